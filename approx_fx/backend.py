@@ -1,0 +1,127 @@
+"""The torch.compile backend: `torch.compile(model, backend="approx_fx", options={"bits": 4})`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from .config import Config
+from .errors import PassFailed
+from .host import inductor, split
+from .joint.graph import read
+from .memory import predicted_peak
+from .partitioner import lower, partition
+from .report import GraphReport, describe, register, saved_bytes
+
+log = logging.getLogger(__name__)
+
+
+def backend(
+    module: fx.GraphModule,
+    inputs: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> Callable[..., Any]:
+    """Compile a traced module. options: the fields of `Config`; mode: torch.compile's mode.
+
+    Raises ApproxFxError for an unknown option or a value out of range.
+    """
+    return compile_with(Config.of(options), module, inputs, mode)
+
+
+def compile_with(
+    config: Config, module: fx.GraphModule, inputs: Sequence[Any], mode: str | None = None
+) -> Callable[..., Any]:
+    """Compile a traced module with a checked Config, and remember its report."""
+    if config.bits is not None and not hasattr(inputs, "__len__"):
+        inputs = list(inputs)
+    run = Pass(config, key=graph_key(module, inputs, config))
+    hook = inductor.Hook(config.key(), run)
+    if config.compiler == "eager":
+        compiled = inductor.compile_eager(module, inputs, hook)
+    else:
+        compiled = inductor.compile_inductor(module, inputs, hook, mode)
+    found = run.reports or _stored(run.key)
+    for graph in found:
+        register(inputs, graph, dataclasses.asdict(config))
+    return compiled
+
+
+@dataclass
+class Pass:
+    """One compile: partitions the joint graphs it is given and collects their reports."""
+
+    config: Config
+    key: str
+    reports: list[GraphReport] = field(default_factory=list)
+
+    def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
+        config, outputs = self.config, options["num_fwd_outputs"]
+        untouched = fx.GraphModule(module, copy.deepcopy(module.graph))
+        theirs = split.torch_partition(untouched, joint_inputs, **options)
+        before = saved_bytes(theirs[1], read(untouched, outputs).fwd_outputs)
+        peak = predicted_peak(*theirs)
+        if config.bits is None:
+            self._keep(GraphReport(self.key, before, before, peak, peak))
+            return theirs
+        try:
+            done = partition(module, outputs, config)
+        except Exception as error:
+            if config.strict:
+                raise
+            reason = str(error) if isinstance(error, PassFailed) else f"{type(error).__name__}: {error}"
+            log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
+            self._keep(GraphReport(self.key, before, before, peak, peak, failed=reason))
+            return theirs
+        self._keep(describe(done, before, (peak, predicted_peak(done.forward, done.backward)), self.key))
+        return lower(done) if config.compiler == "inductor" else (done.forward, done.backward)
+
+    def _keep(self, graph: GraphReport) -> None:
+        self.reports.append(graph)
+        log.debug("saved bytes %d -> %d, %d tensors coded", graph.before, graph.after, len(graph.tensors))
+        path = _path(self.key)
+        if path is not None and self.config.compiler == "inductor":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}.tmp")
+            draft.write_text(json.dumps([dataclasses.asdict(report) for report in self.reports]))
+            draft.replace(path)
+
+
+def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> str:
+    """A key for a traced module's report that can be computed whether or not the compiled graph is cached."""
+    digest = hashlib.sha256(f"{torch.__version__}|{config.key()}|{module.code}".encode())
+    for node in module.graph.nodes:
+        digest.update((node.meta.get("stack_trace") or "").encode())
+    for value in inputs:
+        if isinstance(value, torch.Tensor):
+            shape, strides = tuple(map(str, value.shape)), tuple(map(str, value.stride()))
+            digest.update(f"{shape}{strides}{value.dtype}{value.device}{value.requires_grad}".encode())
+        else:
+            digest.update(str(type(value)).encode())
+    digest.update(f"{torch.is_grad_enabled()}{torch.is_autocast_enabled('cpu')}{torch.is_autocast_enabled('cuda')}".encode())
+    return digest.hexdigest()
+
+
+def _path(key: str) -> Path | None:
+    root = inductor.cache_dir()
+    return root / "approx_fx" / f"{key}.json" if root is not None else None
+
+
+def _stored(key: str) -> list[GraphReport]:
+    """The reports that an earlier process left for the same module, where its compiled graph came from the cache."""
+    path = _path(key)
+    if path is None or not path.exists():
+        return []
+    return [GraphReport.from_json(item) for item in json.loads(path.read_text())]

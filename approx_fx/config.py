@@ -1,0 +1,88 @@
+"""Every option, validated, in one frozen dataclass: the same names in Python, in `options=` and on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .errors import ApproxFxError, did_you_mean
+from .ops.channel import GRIDS
+
+COMPILERS = ("inductor", "eager")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of the pass.
+
+    bits: 1 to 8, the width of the saved codes; None is the exact mode, torch.compile's own partition.
+    grid: the channel quantizer's grid: "gaussian" (Max 1960) or "blpa" (the paper's +-3 sigma).
+    group: elements that share one scale in a group quantizer, at most.
+    min_bytes: a tensor smaller than this is kept exact.
+    stream: residual sums recomputed in a row before the stream is anchored anew (0: each sum is kept).
+    window: convolutions and matrix products a decoded value may stay alive for before it is decoded anew.
+    compiler: "inductor", or "eager" to run both halves as they are (no C++ compiler needed).
+    strict: raise where the pass cannot handle a graph, instead of training that graph exactly.
+    """
+
+    bits: int | None = 4
+    grid: str = "gaussian"
+    group: int = 256
+    min_bytes: int = 4096
+    stream: int = 8
+    window: int = 2
+    compiler: str = "inductor"
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits is not None and (not _is_int(self.bits) or not 1 <= self.bits <= 8):
+            raise ApproxFxError(f"bits={self.bits!r} is not allowed: bits is a whole number from 1 to 8, or None (exact).")
+        _one_of("grid", self.grid, GRIDS)
+        _one_of("compiler", self.compiler, COMPILERS)
+        for name, least in (("group", 8), ("min_bytes", 0), ("stream", 0), ("window", 0)):
+            value = getattr(self, name)
+            if not _is_int(value) or value < least:
+                raise ApproxFxError(f"{name}={value!r} is not allowed: {name} is a whole number, {least} or more.")
+        if not isinstance(self.strict, bool):
+            raise ApproxFxError(f"strict={self.strict!r} is not allowed: strict is True or False.")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any] | None = None) -> Config:
+        """A Config from a mapping; raises ApproxFxError for an unknown name or a value out of range."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in options or {}:
+            if name not in names:
+                allowed = ", ".join(names)
+                raise ApproxFxError(f"unknown option {name!r}.{did_you_mean(name, names)} Allowed: {allowed}.")
+        return cls(**(options or {}))
+
+    def key(self) -> str:
+        """A text that changes with any option and with any source file of this package."""
+        fields = sorted(dataclasses.asdict(self).items())
+        return f"{fields}|{sources_hash()}"
+
+
+@lru_cache(1)
+def sources_hash() -> str:
+    """SHA-256 over this package's Python files, so that compiled graphs of another version are never reused."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        options = ", ".join(repr(option) for option in allowed)
+        raise ApproxFxError(f"{name}={value!r} is not allowed: {name} is one of {options}.{did_you_mean(str(value), allowed)}")

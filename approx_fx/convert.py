@@ -1,0 +1,27 @@
+"""The one-line conversion: `approx_fx.convert(model, bits=4)`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import nn
+
+from .backend import compile_with
+from .config import Config
+from .explain import check_trainable
+from .host.module import call_compiled
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Model:
+    """Compile `model` in place, so that its saved activations are stored in `bits` bits; returns the model.
+
+    The keys of its state_dict do not change. options: the fields of `Config`; dynamic: as in torch.compile.
+    Raises ApproxFxError for an unknown option, and for a model without trainable parameters.
+    """
+    config = Config.of(options)
+    check_trainable(model)
+    call_compiled(model, partial(compile_with, config), dynamic)
+    return model

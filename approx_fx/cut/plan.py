@@ -1,0 +1,162 @@
+"""From the joint graph to what is kept and how: builds the cut's problem, solves it, reads the masks' places off it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from ..config import Config
+from ..errors import PassFailed
+from ..joint.chains import Chain, find_chains
+from ..joint.graph import Joint, ancestors
+from ..joint.masks import Mask, find_masks
+from ..joint.ops import name_of
+from ..joint.values import is_bool, is_float, is_size, tensor
+from ..quantize.base import Quantizer
+from ..quantize.choose import Context, choose, context, owned_mask
+from ..quantize.exact import Exact
+from .network import Problem, minimum_cut
+from .rules import derived_from_inputs, is_residual_sum, recomputable, tolerates
+
+# Prices are bits times this, which leaves room below one bit for a preference between equals.
+SCALE = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the backward gets.
+
+    anchors: kept value -> its quantizer. carried: mask -> the anchor whose code it is a bit of.
+    recompute: value -> what it is computed again from, a ReLU's mask included. relu_masks: ReLU output -> its mask.
+    free: values the backward has or derives exactly by itself.
+    """
+
+    joint: Joint
+    anchors: dict[fx.Node, Quantizer]
+    carried: dict[fx.Node, fx.Node]
+    recompute: dict[fx.Node, tuple[fx.Node, ...]]
+    relu_masks: dict[fx.Node, Mask]
+    free: frozenset[fx.Node]
+    chains: list[Chain]
+
+
+def plan(joint: Joint, config: Config) -> Plan:
+    """Decide what is kept, and how. Raises PassFailed for a graph that the pass cannot handle."""
+    for node in joint.demands:
+        if node in joint.mutated:
+            raise PassFailed(f"the backward reads the old value of {node}, which the forward overwrites")
+    masks = find_masks(joint)
+    chains = find_chains(joint, masks)
+    free = frozenset(derived_from_inputs(joint) | {n for n in joint.order if is_size(n) or _is_constant(n)})
+    readers = frozenset(
+        value
+        for value, consumers in joint.demands.items()
+        if value not in free and is_float(value) and not all(tolerates(consumer, value) for consumer in consumers)
+    )
+    at = context(joint, config, chains, masks, readers)
+    recompute = _recompute(joint, config, at, free)
+    quantizers = {value: choose(value, at) for value in _candidates(joint, recompute, free)}
+    owners = {value: (owned_mask(q),) for value, q in quantizers.items() if owned_mask(q) is not None}
+    cut = minimum_cut(
+        Problem(
+            price={value: _price(value, quantizer) for value, quantizer in quantizers.items()},
+            free=free,
+            recompute=recompute,
+            owners=owners,  # type: ignore[arg-type]
+            demanded=tuple(sorted(joint.demands, key=joint.order.__getitem__)),
+        )
+    )
+    anchors = {value: quantizers[value] for value in sorted(cut.kept, key=joint.order.__getitem__)}
+    carried: dict[fx.Node, fx.Node] = {}
+    for value, quantizer in anchors.items():
+        mask = owned_mask(quantizer)
+        if mask in anchors and mask not in carried:
+            carried[mask] = value  # type: ignore[index]
+    for mask in carried:
+        del anchors[mask]
+    return Plan(
+        joint,
+        anchors,
+        carried,
+        {value: recompute[value] for value in cut.recomputed},
+        at.masks,
+        free,
+        chains,
+    )
+
+
+def _is_constant(node: fx.Node) -> bool:
+    return node.op == "get_attr"
+
+
+def _candidates(joint: Joint, recompute: dict[fx.Node, tuple[fx.Node, ...]], free: frozenset[fx.Node]) -> list[fx.Node]:
+    """Demanded values and everything they might be recomputed from."""
+    seen: dict[fx.Node, None] = {}
+    stack = list(joint.demands)
+    while stack:
+        value = stack.pop()
+        if value not in seen and value not in free:
+            seen[value] = None
+            stack.extend(recompute.get(value, ()))
+    return sorted(seen, key=joint.order.__getitem__)
+
+
+def _recompute(
+    joint: Joint, config: Config, at: Context, free: frozenset[fx.Node]
+) -> dict[fx.Node, tuple[fx.Node, ...]]:
+    """Value -> what it may be recomputed from. A residual stream is anchored anew every `config.stream` sums."""
+    found: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    depth: dict[fx.Node, int] = {}
+    for node in joint.order:
+        if node in joint.backward or node in free or node.op != "call_function":
+            continue
+        inputs = node.all_input_nodes
+        along = max((depth.get(source, 0) for source in inputs), default=0)
+        if is_residual_sum(node):
+            along += 1
+        if not recomputable(node) or node in at.exact_readers:
+            continue
+        if along > config.stream:
+            continue
+        if not (is_float(node) or _is_tuple(node)) and any(is_float(source) and source not in free for source in inputs):
+            continue
+        if name_of(node) == "relu":
+            if node not in at.masks:
+                continue
+            inputs = [*inputs, at.masks[node].node]
+        found[node] = tuple(inputs)
+        depth[node] = along
+    return found
+
+
+def _is_tuple(node: fx.Node) -> bool:
+    return tensor(node) is None and isinstance(node.meta.get("val"), (tuple, list))
+
+
+def _price(value: fx.Node, quantizer: Quantizer) -> int:
+    own = tensor(value)
+    if own is None:
+        return 2**50
+    bits = quantizer.nbytes(own) * 8
+    mask = owned_mask(quantizer)
+    if mask is not None:
+        bits -= _mask_bits(mask)
+    preference = 0 if quantizer.name in ("channel", "relu", "bitmask") else 2
+    return max(bits, 0) * SCALE + preference + (0 if isinstance(quantizer, Exact) else 1)
+
+
+def _mask_bits(mask: fx.Node) -> int:
+    from ..quantize.bitmask import Bitmask
+
+    own = tensor(mask)
+    assert own is not None and is_bool(mask)
+    return Bitmask().nbytes(own) * 8
+
+
+def exact_sources(plan_: Plan) -> set[fx.Node]:
+    """Values that are available exactly: free ones, and those kept exact."""
+    return set(plan_.free) | {value for value, quantizer in plan_.anchors.items() if isinstance(quantizer, Exact)}
+
+
+__all__ = ["Plan", "ancestors", "exact_sources", "plan"]

@@ -1,0 +1,93 @@
+"""Which ops may be recomputed in the backward, and which backward ops may read an approximation: one line a rule.
+
+Recomputing from a dequantized anchor is allowed where the op is cheap and continuous: a small error in gives a small error
+out. Never: reductions, convolutions, matrix products, attention, random numbers (dear), and anything that takes a
+decision (comparisons, rounding, sign, indices), because a decision taken on approximate values is a wrong mask.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from ..joint.graph import Joint
+from ..joint.ops import CASTS, HEAVY, VIEWS, name_of
+from ..joint.values import tensor
+
+# op -> why it may be recomputed
+RECOMPUTE: dict[str, str] = {
+    **dict.fromkeys(VIEWS, "view"),
+    **dict.fromkeys(CASTS, "cast"),
+    # broadcasting and constants
+    **dict.fromkeys("full full_like zeros_like ones_like new_zeros scalar_tensor iota arange empty_like".split(), "constant"),
+    # x, y -> elementwise sums and products; a product of two anchors (SwiGLU) carries the sum of their relative errors
+    **dict.fromkeys("add sub rsub mul div neg addcmul addcdiv lerp".split(), "arithmetic"),
+    # smooth functions of one value
+    **dict.fromkeys("exp exp2 expm1 log log1p log2 sqrt rsqrt reciprocal pow square erf erfc".split(), "smooth"),
+    **dict.fromkeys("sigmoid tanh silu gelu softplus elu mish sin cos logit asinh".split(), "smooth"),
+    # continuous, with a kink whose side is decided elsewhere by an exact mask
+    **dict.fromkeys("relu clamp clamp_min clamp_max hardtanh minimum maximum abs leaky_relu".split(), "kink"),
+    **dict.fromkeys("hardswish hardsigmoid".split(), "kink"),
+    "where": "select",
+    # moving elements
+    **dict.fromkeys("cat stack constant_pad_nd flip roll repeat slice_scatter select_scatter".split(), "move"),
+    # bits of masks
+    **dict.fromkeys("bitwise_or bitwise_and bitwise_not logical_or logical_and logical_not".split(), "logic"),
+    # lossless re-coding of integers
+    "_low_memory_max_pool_offsets_to_indices": "index",
+    "getitem": "part",
+}
+
+# Backward ops that are linear in the activation, or smooth in it. Whatever is not listed reads exact values.
+TOLERANT: frozenset[str] = frozenset(
+    set(RECOMPUTE)
+    | HEAVY
+    | set("sum mean var_mean cumsum native_layer_norm_backward native_group_norm_backward dot mv vdot".split())
+    | set("_softmax_backward_data _log_softmax_backward_data native_dropout_backward".split())
+    | set("avg_pool2d_backward _adaptive_avg_pool2d_backward upsample_nearest2d_backward upsample_bilinear2d_backward".split())
+    | set("sigmoid_backward tanh_backward gelu_backward silu_backward softplus_backward mish_backward".split())
+    # these read the activation's shape alone; where the gradient goes is told by exact indices
+    | set("max_pool2d_with_indices_backward embedding_dense_backward scatter_add index_put index_add scatter".split())
+)
+
+# Their only approximate argument may be the gradient side: positions that are not an activation's place.
+POSITIONS: dict[str, tuple[int, ...]] = {
+    "scatter_add": (0, 3),
+    "scatter": (0, 3),
+    "index_put": (0, 2),
+    "index_add": (0, 3),
+    "embedding_dense_backward": (0,),
+}
+
+
+def recomputable(node: fx.Node) -> bool:
+    """Whether the table allows the node to be computed again in the backward."""
+    return node.op == "call_function" and name_of(node) in RECOMPUTE
+
+
+def tolerates(consumer: fx.Node, value: fx.Node) -> bool:
+    """Whether a backward node may read an approximation of `value`."""
+    name = name_of(consumer)
+    if name not in TOLERANT:
+        return False
+    places = POSITIONS.get(name)
+    return places is None or all(i in places for i, arg in enumerate(consumer.args) if arg is value)
+
+
+def derived_from_inputs(joint: Joint) -> set[fx.Node]:
+    """Nodes that recompute exactly from parameters and inputs alone: transposed weights, casts, constants."""
+    found: set[fx.Node] = set(joint.inputs - joint.mutated)
+    for node in joint.module.graph.nodes:
+        if node.op == "get_attr":
+            found.add(node)
+        elif node not in joint.backward and recomputable(node) and all(i in found for i in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def is_residual_sum(node: fx.Node) -> bool:
+    """Whether the node adds two activations of its own size: a step of a residual stream."""
+    if name_of(node) != "add" or len(node.all_input_nodes) != 2:
+        return False
+    own = tensor(node)
+    addends = [tensor(source) for source in node.all_input_nodes]
+    return own is not None and all(value is not None and value.shape == own.shape for value in addends)

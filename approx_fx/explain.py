@@ -1,0 +1,60 @@
+"""explain: what would be saved, found out with fake tensors; nothing is run."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_map
+
+from .backend import Pass, graph_key
+from .config import Config
+from .errors import ApproxFxError
+from .host import fake, inductor
+from .report import GraphReport, Report
+
+
+def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **options: Any) -> Report:
+    """What is saved for backward when `model(*inputs)` is trained, before and after the pass.
+
+    The model and its inputs are replaced by fake tensors: nothing is run, nothing is allocated. dtype: torch.bfloat16 or
+    torch.float16 for the forward under autocast. options: the fields of `Config`.
+    Raises ApproxFxError for an unknown option, and for a model without trainable parameters.
+    """
+    config = Config.of(options)
+    check_trainable(model)
+    graphs: list[GraphReport] = []
+
+    def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
+        run = Pass(dataclasses.replace(config, compiler="eager"), graph_key(module, values, config))
+        compiled = inductor.compile_eager(module, values, inductor.Hook(config.key(), run))
+        graphs.extend(run.reports)
+        return compiled
+
+    device = next(itertools.chain(model.parameters())).device.type
+    with fake.everything() as mode:
+        replaced = {id(t): mode.from_tensor(t) for t in itertools.chain(model.parameters(), model.buffers())}
+        double = copy.deepcopy(model, replaced)
+        values = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
+        cast = torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
+        with cast, torch.enable_grad(), inductor.fresh_dynamo():
+            torch.compile(double, backend=collect)(*values)
+    return Report(tuple(graphs), dataclasses.asdict(config))
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raise ApproxFxError unless some parameter requires a gradient."""
+    if not isinstance(model, nn.Module):
+        raise ApproxFxError(f"a {type(model).__name__} was given where a torch.nn.Module is expected.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        count = sum(1 for _ in model.parameters())
+        raise ApproxFxError(
+            f"{type(model).__name__} has no trainable parameter ({count} in all, none with requires_grad=True): "
+            "nothing is saved for a backward. Call model.requires_grad_() or unfreeze a layer."
+        )

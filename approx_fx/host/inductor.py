@@ -1,0 +1,85 @@
+"""torch._inductor and torch._dynamo: compiling a traced module with a partitioner of our own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomPartitionerFn
+
+Halves = tuple[fx.GraphModule, fx.GraphModule]
+
+
+@dataclass(frozen=True)
+class Hook(CustomPartitionerFn):
+    """A partitioner for one compile: `run` gets the joint graph, its inputs and torch's keyword arguments.
+
+    key: part of the key under which compiled graphs are cached; it names everything that `run` depends on.
+    """
+
+    key: str
+    run: Callable[..., Halves] = field(compare=False, repr=False)
+
+    def __call__(self, gm: fx.GraphModule, joint_inputs: Sequence[object], **kwargs: Any) -> Halves:
+        return self.run(gm, joint_inputs, **kwargs)
+
+    def uuid(self) -> str:
+        """The cache key's part."""
+        return self.key
+
+
+def compile_inductor(module: fx.GraphModule, inputs: Sequence[Any], hook: Hook, mode: str | None) -> Callable[..., Any]:
+    """Compile with Inductor, partitioned by `hook`. mode: torch.compile's mode, such as 'max-autotune'."""
+    from torch._inductor import list_mode_options
+    from torch._inductor.compile_fx import compile_fx
+
+    patches = {**(list_mode_options(mode) if mode else {}), "custom_partitioner_fn": hook}
+    return compile_fx(module, inputs, config_patches=patches)
+
+
+def compile_eager(module: fx.GraphModule, inputs: Sequence[Any], hook: Hook) -> Callable[..., Any]:
+    """Run both halves as they are, op by op, after the same decompositions and joint passes as Inductor's."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._inductor import config
+    from torch._inductor.compile_fx import partition_fn
+
+    from .decompose import table
+
+    def run(graph: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
+        return make_boxed_func(graph.forward)
+
+    with config.patch(custom_partitioner_fn=hook):
+        return aot_autograd(fw_compiler=run, partition_fn=partition_fn, decompositions=table())(module, inputs)
+
+
+def cache_dir() -> Path | None:
+    """Where Inductor keeps compiled graphs between processes, or None if caching is off."""
+    from torch._inductor import config
+    from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
+
+    if config.force_disable_caches or not config.fx_graph_cache:
+        return None
+    return Path(inductor_cache_dir())
+
+
+def needs_gradients(inputs: Sequence[Any]) -> bool:
+    """Whether a compile for these inputs traces a backward."""
+    return torch.is_grad_enabled() and any(isinstance(i, torch.Tensor) and i.requires_grad for i in inputs)
+
+
+@contextlib.contextmanager
+def fresh_dynamo() -> Iterator[None]:
+    """Trace from scratch, and leave no trace behind: code compiled for fake tensors is of no use to anybody."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    try:
+        yield
+    finally:
+        torch._dynamo.reset()

@@ -1,0 +1,79 @@
+"""torch._functorch.partitioners: splitting a joint graph, and torch.compile's own choice of what to save."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx
+from torch._functorch import config as functorch_config
+from torch._functorch import partitioners
+from torch._functorch.compile_utils import fx_graph_cse, raise_getitems
+
+
+def simplify(joint: fx.GraphModule) -> fx.GraphModule:
+    """Remove dead code and repeated expressions, as torch's partitioner does first."""
+    joint.graph.eliminate_dead_code()
+    if functorch_config.cse:
+        joint.graph = fx_graph_cse(joint.graph)
+    joint.recompile()
+    return joint
+
+
+def split(
+    joint: fx.GraphModule, saved: list[fx.Node], saved_sizes: list[fx.Node], num_fwd_outputs: int
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """(forward, backward) with exactly `saved` tensors and `saved_sizes` (SymInts) passed between them."""
+    forward, backward = partitioners._extract_fwd_bwd_modules(
+        joint, saved, saved_sym_nodes=saved_sizes, num_fwd_outputs=num_fwd_outputs
+    )
+    backward = partitioners.reordering_to_mimic_autograd_engine(backward)
+    return raise_getitems(forward), raise_getitems(backward)
+
+
+def torch_partition(
+    joint: fx.GraphModule, joint_inputs: Sequence[object], **options: Any
+) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """torch.compile's own partition of the joint graph."""
+    return partitioners.min_cut_rematerialization_partition(joint, joint_inputs, **options)
+
+
+def joint_outputs(joint: fx.GraphModule, num_fwd_outputs: int) -> tuple[list[Any], list[Any]]:
+    """(forward outputs, gradients) of a joint graph: nodes, or constants such as None."""
+    output = next(iter(joint.graph.find_nodes(op="output")))
+    flat: list[Any] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, (tuple, list)):
+            for item in value:
+                visit(item)
+        else:
+            flat.append(value)
+
+    visit(output.args[0])
+    return flat[:num_fwd_outputs], flat[num_fwd_outputs:]
+
+
+def is_primal(node: fx.Node) -> bool:
+    """Whether a placeholder is an input of the forward (parameter, buffer, user input, RNG seed)."""
+    return node.op == "placeholder" and not is_tangent(node)
+
+
+def is_tangent(node: fx.Node) -> bool:
+    """Whether a placeholder is an incoming gradient, or the backward's own RNG state."""
+    return node.op == "placeholder" and ("tangents" in str(node.target) or "bwd" in str(node.target))
+
+
+def in_backward_only(node: fx.Node) -> bool:
+    """Whether the node has to run in the backward (a tag, or a mutation made there)."""
+    return partitioners._must_be_in_backward(node)
+
+
+def in_forward_only(node: fx.Node) -> bool:
+    """Whether the node has to run in the forward (a tag, or a mutation made there)."""
+    return partitioners._must_be_in_forward(node)
+
+
+def keep_in_backward(node: fx.Node) -> None:
+    """Tag a node so that the split leaves it out of the forward."""
+    node.meta["partitioner_tag"] = "must_be_in_backward"

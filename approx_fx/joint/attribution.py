@@ -1,0 +1,36 @@
+"""Where a node comes from: module path and source line."""
+
+from __future__ import annotations
+
+import re
+
+from torch import fx
+
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)(?:\n\s*(?P<code>.+))?')
+
+
+def module_of(node: fx.Node) -> str:
+    """Path of the innermost module, such as 'layer1.0.conv1'; '' for the model itself or where it is not known."""
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    if not stack:
+        return ""
+    path = str(list(stack.values())[-1][0])
+    path = re.sub(r"L\['[^']*'\](\._orig_mod)?\.?", "", path)
+    path = re.sub(r"_modules\['([^']*)'\]", r"\1", path)
+    return re.sub(r"\[['\"]?([^'\"\]]*)['\"]?\]", r".\1", path).strip(".")
+
+
+def source_of(node: fx.Node) -> str:
+    """The innermost line of the user's code, as 'file.py:12: code'; '' where it is not known."""
+    frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
+    if not frames:
+        return ""
+    own = [frame for frame in frames if "/torch/" not in frame["file"]] or frames
+    frame = own[-1]
+    name = "/".join(frame["file"].replace("\\", "/").split("/")[-2:])
+    return f"{name}:{frame['line']}" + (f": {frame['code'].strip()}" if frame["code"] else "")
+
+
+def layer_pattern(path: str) -> str:
+    """A module path with its numbers replaced, so that identical layers compare equal: 'layer*.*.conv*'."""
+    return re.sub(r"\d+", "*", path)

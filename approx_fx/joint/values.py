@@ -1,0 +1,62 @@
+"""What a node's value is: its fake tensor, size in bytes, kind of dtype, memory order."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+
+def tensor(node: fx.Node) -> torch.Tensor | None:
+    """The node's fake tensor, or None if its value is not a single tensor."""
+    value = node.meta.get("val")
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether the node's value is a SymInt, SymFloat or SymBool."""
+    return isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat, torch.SymBool))
+
+
+def numel(value: torch.Tensor) -> int:
+    """Elements; a symbolic size counts with the size it was traced with."""
+    count = 1
+    for size in value.shape:
+        count *= size if isinstance(size, int) else int(getattr(size.node, "hint", None) or 1)
+    return count
+
+
+def nbytes(node: fx.Node) -> int:
+    """Bytes of the node's tensor as it is (0 if the value is no tensor)."""
+    value = tensor(node)
+    return 0 if value is None else numel(value) * value.element_size()
+
+
+def is_float(node: fx.Node) -> bool:
+    """Whether the value is a strided real floating point tensor of 16 bits or more."""
+    value = tensor(node)
+    return (
+        value is not None
+        and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        and value.layout == torch.strided
+    )
+
+
+def is_bool(node: fx.Node) -> bool:
+    """Whether the value is a bool tensor."""
+    value = tensor(node)
+    return value is not None and value.dtype == torch.bool
+
+
+def memory_order(value: torch.Tensor) -> list[int] | None:
+    """The dimensions from outermost to innermost if the tensor is dense and non-overlapping, else None."""
+    order = sorted(range(value.ndim), key=lambda dim: (-_hint(value.stride(dim)), dim))
+    expected = 1
+    for dim in reversed(order):
+        if _hint(value.shape[dim]) != 1 and _hint(value.stride(dim)) != expected:
+            return None
+        expected *= _hint(value.shape[dim])
+    return order
+
+
+def _hint(size: object) -> int:
+    return size if isinstance(size, int) else int(getattr(getattr(size, "node", None), "hint", None) or 1)

@@ -1,0 +1,131 @@
+"""Channel quantizer: a uniform grid per channel in units of the batch sigma.
+
+Source: Chakrabarti & Moseley, NeurIPS 2019, Eq. 9, with sigma-optimal steps (Max 1960) as the default grid.
+
+Along one channel with batch mean m and 1/sigma r, the normalised value is z = (x - m) r, seen in the direction of
+gamma: s = sign(gamma), a = s z + b, b = (beta - t) / |gamma|, so that a > 0 exactly where gamma z + beta > t.
+
+    code   q  = clip(floor(a / D) + level, 0, 2^K - 1)         D the step in sigmas
+    value  z~ = s ((q + 1/2 - level) D - b)
+
+b is clamped to +-(2^(K-1) - 1) D first: beyond that the threshold leaves the data's range, the window stays on the data
+and one code is left for the other side. level = round(2^(K-1) - b / D) then lies in [1, 2^K - 1]. For gamma = 0 the whole
+channel lies on one side: level = 0 or 2^K. A stored grid row is (x at code 0's lower edge, signed step in x, level).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .pack import empty_in_order, in_order, pack, packed_length, unpack
+from .registry import define
+
+# Steps in sigmas that minimise the mean square error of a uniform quantizer of a Gaussian (Max 1960, Table II).
+GAUSSIAN_STEP = {1: 1.596, 2: 0.9957, 3: 0.586, 4: 0.3352, 5: 0.1881, 6: 0.1041, 7: 0.0568, 8: 0.0308}
+GRIDS = ("gaussian", "blpa")
+
+
+def step_in_sigmas(bits: int, grid: str) -> float:
+    """The width of a bin in sigmas: Max's optimum, or BLPA's 6 / 2^K (a range of +-3 sigma for every K)."""
+    return GAUSSIAN_STEP[bits] if grid == "gaussian" else 6.0 / 2**bits
+
+
+def _along(row: Tensor, ndim: int, dim: int) -> Tensor:
+    return row.reshape([-1 if index == dim else 1 for index in range(ndim)])
+
+
+def _fake_grid(
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    threshold: float | None,
+    bits: int,
+    grid: str,
+) -> Tensor:
+    return mean.new_empty((3, mean.numel()), dtype=torch.float32)
+
+
+@define(_fake_grid)
+def channel_grid(
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    threshold: float | None,
+    bits: int,
+    grid: str,
+) -> Tensor:
+    """Per-channel grid, float32 [3, C]: lower edge of code 0, signed step, level.
+
+    mean, rstd: C elements, the batch statistics (rstd = 1 / sqrt(var + eps)); weight, bias: gamma and beta, C elements.
+    threshold: the value of gamma z + beta that decides a mask, or None where no mask is read from the codes.
+    """
+    step = step_in_sigmas(bits, grid)
+    half = 2 ** (bits - 1)
+    m, r = mean.reshape(-1).float(), rstd.reshape(-1).float()
+    if threshold is None:
+        low = m - half * step / r
+        return torch.stack([low, step / r, torch.full_like(m, half)])
+    gamma = torch.ones_like(m) if weight is None else weight.reshape(-1).float()
+    beta = torch.zeros_like(m) if bias is None else bias.reshape(-1).float()
+    sign = torch.where(gamma < 0, -1.0, 1.0)
+    constant = gamma == 0
+    offset = (beta - threshold) / torch.where(constant, 1.0, gamma.abs())
+    limit = (half - 1) * step
+    offset = torch.where(constant, 0.0, offset.clamp(-limit, limit))
+    ratio = offset / step
+    level = torch.round(half - ratio) if grid == "gaussian" else half - torch.floor(ratio)
+    # A NaN in gamma or beta makes the values NaN by the lower edge; the level stays a number, and so the side exact.
+    level = torch.nan_to_num(level, nan=float(half)).clamp(1, 2**bits - 1)
+    low = m - sign * (level * step + offset) / r
+    side = torch.where(beta > threshold, 0.0, float(2**bits))
+    return torch.stack([low, sign * step / r, torch.where(constant, side, level)])
+
+
+def _fake_quantize(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, dim: int, pack_dim: int) -> Tensor:
+    shape = list(x.shape)
+    shape[pack_dim] = packed_length(shape[pack_dim], bits)
+    return empty_in_order(x, shape, torch.uint8)
+
+
+@define(_fake_quantize)
+def quantize_channel(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, dim: int, pack_dim: int) -> Tensor:
+    """Codes, uint8, packed along `pack_dim`. x: any float dtype, channels on `dim`; grid: from `channel_grid`.
+
+    side: bool, x's shape, the forward's own comparison, or None. Where given, code >= level exactly where it holds.
+    """
+    low, step, level = (_along(row, x.ndim, dim) for row in (grid[0], grid[1], grid[2]))
+    codes = torch.nan_to_num(torch.floor((x.float() - low) * (1.0 / step)))
+    if side is not None:
+        codes = torch.where(side, torch.maximum(codes, level), torch.minimum(codes, level - 1))
+    return in_order(pack(codes.clamp(0, 2**bits - 1).to(torch.uint8), bits, pack_dim), x)
+
+
+def _fake_dequantize(
+    codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int, dtype: torch.dtype
+) -> Tensor:
+    shape = list(codes.shape)
+    shape[pack_dim] = length
+    return empty_in_order(codes, shape, dtype)
+
+
+@define(_fake_dequantize)
+def dequantize_channel(
+    codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int, dtype: torch.dtype
+) -> Tensor:
+    """The middle of each code's bin, in `dtype`; a channel whose statistics are NaN or Inf comes out as NaN."""
+    middle, step = grid[0] + 0.5 * grid[1], grid[1]
+    values = unpack(codes, bits, pack_dim, length).float()
+    return in_order((_along(middle, codes.ndim, dim) + values * _along(step, codes.ndim, dim)).to(dtype), codes)
+
+
+def _fake_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int) -> Tensor:
+    return _fake_dequantize(codes, grid, bits, dim, pack_dim, length, torch.bool)
+
+
+@define(_fake_side)
+def dequantize_channel_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int) -> Tensor:
+    """The `side` given to `quantize_channel`, exactly: code >= level."""
+    return in_order(unpack(codes, bits, pack_dim, length).float() >= _along(grid[2], codes.ndim, dim), codes)

@@ -1,0 +1,115 @@
+"""What surrounds a kernel: tensors in memory order, the split of a tensor into slots, and the launch itself.
+
+A kernel sees a packed tensor as [outer, codes, row], a row being the packed dimension's first `1 / per_slot`-th times all
+dimensions inside it. A slot is one place of [outer, row]: its `per_slot` codes, one row apart, share its bytes, one row
+apart. So every access of neighbouring slots is to neighbouring memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from ..pack import empty_in_order, memory_order, multiple, packed_length, padded_length
+
+# Tensors of this many elements or more need 64-bit offsets: a margin below 2^31 for the last, partly empty program.
+WIDE_FROM = 2**31 - 2**20
+
+
+@dataclass(frozen=True)
+class Order:
+    """The memory order of a tensor's dimensions, in which a dense tensor is contiguous."""
+
+    dims: tuple[int, ...]
+
+    @classmethod
+    def of(cls, x: Tensor) -> Order:
+        return cls(tuple(memory_order(x)))
+
+    def apply(self, x: Tensor) -> Tensor:
+        """x with its dimensions in this order, contiguous: a view where x is dense and has this order."""
+        return x.permute(self.dims).contiguous()
+
+    def undo(self, x: Tensor) -> Tensor:
+        """The view of x, whose dimensions are in this order, with the dimensions in their plain order."""
+        return x.permute([self.dims.index(dim) for dim in range(len(self.dims))])
+
+    def index(self, dim: int) -> int:
+        """Where dimension `dim` comes in this order."""
+        return self.dims.index(dim)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The arguments by which a kernel finds its slots.
+
+    count: slots; row: slots in a row; full: elements from one outer index to the next; bits: the width of a code.
+    """
+
+    count: int
+    row: int
+    full: int
+    bits: int
+
+    @classmethod
+    def of(cls, shape: Sequence[int], bits: int, pack_dim: int) -> Slots:
+        """The slots of an unpacked tensor of this shape, contiguous, that is packed along `pack_dim`."""
+        inner = math.prod(shape[pack_dim + 1 :])
+        row = padded_length(shape[pack_dim], bits) // multiple(bits) * inner
+        return cls(math.prod(shape[:pack_dim]) * row, row, shape[pack_dim] * inner, bits)
+
+    def arguments(self) -> dict[str, Any]:
+        per_slot = multiple(self.bits)
+        return {
+            "slots": self.count,
+            "row": self.row,
+            "full": self.full,
+            "BITS": self.bits,
+            "PER_SLOT": per_slot,
+            "FLAT": self.count == self.row,
+            "WIDE": self.count * per_slot >= WIDE_FROM,
+            "BLOCK": 512 if per_slot == 8 else 1024,
+        }
+
+
+def packed_shape(shape: Sequence[int], bits: int, pack_dim: int) -> list[int]:
+    """The shape of a tensor of this shape once packed."""
+    return [packed_length(size, bits) if dim == pack_dim else size for dim, size in enumerate(shape)]
+
+
+def empty_packed(x: Tensor, bits: int, pack_dim: int) -> Tensor:
+    """The codes of x, yet to be filled: uint8, in x's memory order."""
+    return empty_in_order(x, packed_shape(x.shape, bits, pack_dim), torch.uint8)
+
+
+def empty_unpacked(codes: Tensor, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:
+    """What `codes` decode to, yet to be filled, in their memory order."""
+    shape = [length if dim == pack_dim else size for dim, size in enumerate(codes.shape)]
+    return empty_in_order(codes, shape, dtype)
+
+
+def as_bytes(x: Tensor) -> Tensor:
+    """A bool tensor's own memory as uint8."""
+    return x.view(torch.uint8)
+
+
+def run(kernel: Any, programs: int, arguments: dict[str, Any], device: Tensor) -> None:
+    """Start `programs` programs of a kernel on `device`'s device.
+
+    The references round every product before they add to it; a fused multiply-add would not.
+    """
+    with torch.cuda.device_of(device):
+        kernel[(programs,)](**arguments, enable_fp_fusion=False)
+
+
+def run_slots(kernel: Any, slots: Slots, device: Tensor, **arguments: Any) -> None:
+    """Start a kernel that handles each slot once."""
+    common = slots.arguments()
+    if slots.count:
+        run(kernel, triton.cdiv(slots.count, common["BLOCK"]), {**arguments, **common}, device)

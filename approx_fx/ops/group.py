@@ -1,0 +1,180 @@
+"""Group quantizers: a scale for each tile of a tensor, found by its smallest and largest value.
+
+A tile is `group` neighbours along `dim` (which `group` divides), times everything along the dimensions `over`.
+Scales are stored as bfloat16, rounded outwards, so that no value of the tile is clipped.
+
+    group   low <= min, step >= (max - low) / 2^K,   q = floor((x - low) / step),   x~ = low + (q + 1/2) step
+    relu    step >= max / (2^K - 1), 0 has code 0,    q = ceil(x / step) >= 1 where x > 0,   x~ = (q - 1/2) step
+
+A NaN or Inf makes its tile's scale NaN or Inf, and so every value of the tile that is not an exact zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .pack import empty_in_order, in_order, pack, packed_length, unpack
+from .registry import define
+
+# bfloat16 keeps 8 significant bits: widening by 2^-7 outweighs both rounding to nearest (2^-9) and truncation.
+MARGIN = 2.0**-7
+
+
+def _tiles(x: Tensor, dim: int, group: int) -> Tensor:
+    return x.unflatten(dim, (x.shape[dim] // group, group))
+
+
+def _reduced(dim: int, over: list[int]) -> list[int]:
+    """The dimensions to reduce, once `dim` has been split in two."""
+    return [dim + 1, *(index + 1 if index > dim else index for index in over)]
+
+
+def _scale_shape(x: Tensor, dim: int, group: int, over: list[int]) -> list[int]:
+    shape = list(x.shape)
+    shape[dim : dim + 1] = [shape[dim] // group, 1]
+    for index in _reduced(dim, over):
+        shape[index] = 1
+    return shape
+
+
+def _smallest(tiles: Tensor, reduced: list[int]) -> Tensor:
+    """The smallest value of each tile, NaN where it holds one; 0 for a tile of no elements."""
+    if tiles.numel() == 0:
+        return tiles.sum(reduced, keepdim=True)
+    return tiles.amin(reduced, keepdim=True)
+
+
+def _largest(tiles: Tensor, reduced: list[int]) -> Tensor:
+    """The largest value of each tile, NaN where it holds one; 0 for a tile of no elements."""
+    if tiles.numel() == 0:
+        return tiles.sum(reduced, keepdim=True)
+    return tiles.amax(reduced, keepdim=True)
+
+
+def _packed(x: Tensor, bits: int, pack_dim: int) -> Tensor:
+    shape = list(x.shape)
+    shape[pack_dim] = packed_length(shape[pack_dim], bits)
+    return empty_in_order(x, shape, torch.uint8)
+
+
+def _unpacked(codes: Tensor, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:
+    shape = list(codes.shape)
+    shape[pack_dim] = length
+    return empty_in_order(codes, shape, dtype)
+
+
+def _fake_quantize_group(
+    x: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int
+) -> tuple[Tensor, Tensor]:
+    scale = x.new_empty([2, *_scale_shape(x, dim, group, over)], dtype=torch.bfloat16)
+    return _packed(x, bits, pack_dim), scale
+
+
+@define(_fake_quantize_group)
+def quantize_group(
+    x: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int
+) -> tuple[Tensor, Tensor]:
+    """(codes uint8 packed along `pack_dim`, scale bfloat16 [2, tiles]: low and step). x: any float dtype."""
+    tiles = _tiles(x.float(), dim, group)
+    reduced = _reduced(dim, over)
+    low, high = _smallest(tiles, reduced), _largest(tiles, reduced)
+    low = (low - low.abs() * MARGIN).to(torch.bfloat16)
+    step = ((high - low.float()) * ((1 + MARGIN) / 2**bits)).to(torch.bfloat16)
+    divisor = torch.where(step == 0, 1.0, step.float())
+    codes = torch.floor((tiles - low.float()) / divisor).clamp(0, 2**bits - 1)
+    codes = torch.nan_to_num(codes).to(torch.uint8).flatten(dim, dim + 1)
+    return in_order(pack(codes, bits, pack_dim), x), torch.stack([low, step]).contiguous()
+
+
+def _fake_dequantize_group(
+    codes: Tensor,
+    scale: Tensor,
+    bits: int,
+    dim: int,
+    group: int,
+    pack_dim: int,
+    length: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return _unpacked(codes, pack_dim, length, dtype)
+
+
+@define(_fake_dequantize_group)
+def dequantize_group(
+    codes: Tensor,
+    scale: Tensor,
+    bits: int,
+    dim: int,
+    group: int,
+    pack_dim: int,
+    length: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The middle of each code's bin, in `dtype`."""
+    low, step = scale[0].float(), scale[1].float()
+    tiles = _tiles(unpack(codes, bits, pack_dim, length).float(), dim, group)
+    return in_order((low + 0.5 * step + tiles * step).flatten(dim, dim + 1).to(dtype), codes)
+
+
+def _fake_quantize_relu(
+    x: Tensor, side: Tensor | None, bits: int, dim: int, group: int, over: list[int], pack_dim: int
+) -> tuple[Tensor, Tensor]:
+    return _packed(x, bits, pack_dim), x.new_empty(_scale_shape(x, dim, group, over), dtype=torch.bfloat16)
+
+
+@define(_fake_quantize_relu)
+def quantize_relu(
+    x: Tensor, side: Tensor | None, bits: int, dim: int, group: int, over: list[int], pack_dim: int
+) -> tuple[Tensor, Tensor]:
+    """(codes uint8 packed along `pack_dim`, scale bfloat16 [tiles]: step). x: any float dtype, x >= 0.
+
+    side: bool, the forward's own x > 0, or None to compare here. Code 0 exactly where it does not hold.
+    """
+    tiles = _tiles(x.float(), dim, group)
+    levels = 2**bits - 1
+    step = (_largest(tiles, _reduced(dim, over)) * ((1 + MARGIN) / levels)).to(torch.bfloat16)
+    divisor = torch.where(step == 0, 1.0, step.float())
+    codes = torch.nan_to_num(torch.ceil(tiles / divisor)).clamp(1, levels).flatten(dim, dim + 1)
+    codes = torch.where(~(x <= 0) if side is None else side, codes, 0.0)
+    return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x), step.contiguous()
+
+
+def _fake_dequantize_relu(
+    codes: Tensor,
+    scale: Tensor,
+    bits: int,
+    dim: int,
+    group: int,
+    pack_dim: int,
+    length: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return _unpacked(codes, pack_dim, length, dtype)
+
+
+@define(_fake_dequantize_relu)
+def dequantize_relu(
+    codes: Tensor,
+    scale: Tensor,
+    bits: int,
+    dim: int,
+    group: int,
+    pack_dim: int,
+    length: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """0 for code 0, else the middle of the code's bin, in `dtype`."""
+    tiles = _tiles(unpack(codes, bits, pack_dim, length).float(), dim, group)
+    values = torch.where(tiles > 0, (tiles - 0.5) * scale.float(), 0.0)
+    return in_order(values.flatten(dim, dim + 1).to(dtype), codes)
+
+
+def _fake_relu_side(codes: Tensor, bits: int, pack_dim: int, length: int) -> Tensor:
+    return _unpacked(codes, pack_dim, length, torch.bool)
+
+
+@define(_fake_relu_side)
+def dequantize_relu_side(codes: Tensor, bits: int, pack_dim: int, length: int) -> Tensor:
+    """The `side` given to `quantize_relu`, exactly: code > 0."""
+    return in_order(unpack(codes, bits, pack_dim, length) > 0, codes)

@@ -1,0 +1,117 @@
+"""Packing codes of 1 to 8 bits into bytes, along one dimension.
+
+A byte holds codes that lie L / f apart along the packed dimension, not neighbours: then both packing and unpacking are
+elementwise on whole slices, stay contiguous in any memory format, and fuse with their producers.
+
+A width is a sum of planes, each a power of two wide, stored one behind the other: 3 = 2 + 1, 5 = 4 + 1, 8 = 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+PLANES: dict[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
+
+
+def multiple(bits: int) -> int:
+    """The number that the packed dimension's length is padded to a multiple of."""
+    return 8 // min(PLANES[bits])
+
+
+def padded_length(length: int, bits: int) -> int:
+    """The length of the packed dimension before packing, padding included."""
+    unit = multiple(bits)
+    return (length + unit - 1) // unit * unit
+
+
+def packed_length(length: int, bits: int) -> int:
+    """The length of the packed dimension, in bytes, after packing."""
+    return padded_length(length, bits) * bits // 8
+
+
+def pack_dim(shape: Sequence[int], bits: int) -> int:
+    """The dimension that wastes least by padding; of equals the first. Symbolic sizes are avoided."""
+    unit = multiple(bits)
+
+    def waste(dim: int) -> float:
+        size = shape[dim]
+        if not isinstance(size, int):
+            return 0.5 if unit > 1 else 0.0
+        return padded_length(size, bits) / size - 1 if size else 0.0
+
+    return min(range(len(shape)), key=lambda dim: (waste(dim), dim), default=0)
+
+
+def memory_order(x: Tensor) -> list[int]:
+    """The dimensions of x from the outermost to the innermost in memory; their plain order if some are expanded.
+
+    A dimension of length 1 goes behind one of the same stride: there its place survives `empty_in_order` and packing.
+    """
+    stride, shape = x.stride(), x.shape
+    if any(stride[dim] == 0 and shape[dim] != 1 for dim in range(x.ndim)):
+        return list(range(x.ndim))
+    return sorted(range(x.ndim), key=lambda dim: (-stride[dim], bool(shape[dim] == 1), dim))
+
+
+def dense_strides(shape: Sequence[int], order: Sequence[int]) -> list[int]:
+    """The strides of a dense tensor whose dimensions lie in memory in this order, the outermost first."""
+    strides, size = [1] * len(shape), 1
+    for dim in reversed(order):
+        strides[dim] = size
+        size = size * max(shape[dim], 1)
+    return strides
+
+
+def empty_in_order(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An empty dense tensor of this shape, its dimensions in memory in the order of x's: what ops return."""
+    return x.new_empty_strided(shape, dense_strides(shape, memory_order(x)), dtype=dtype)
+
+
+def in_order(result: Tensor, x: Tensor) -> Tensor:
+    """`result`, laid out as `empty_in_order(x, ...)`. Seldom a copy: elementwise ops keep their input's order."""
+    order = memory_order(x)
+    if list(result.stride()) == dense_strides(result.shape, order):
+        return result
+    inverse = [order.index(dim) for dim in range(len(order))]
+    return result.permute(order).clone(memory_format=torch.contiguous_format).permute(inverse)
+
+
+def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
+    """Pack uint8 codes in [0, 2**bits) along `dim`: length L becomes packed_length(L, bits), dtype uint8."""
+    if bits == 8:
+        return codes
+    length = codes.shape[dim]
+    padding = padded_length(length, bits) - length
+    if padding:
+        codes = torch.nn.functional.pad(codes, [0, 0] * (codes.ndim - 1 - dim) + [0, padding])
+    total = length + padding
+    packed, shift = [], 0
+    for width in PLANES[bits]:
+        plane = (codes >> shift if shift else codes) & (2**width - 1)
+        step = total * width // 8
+        byte = plane.narrow(dim, 0, step)
+        for index in range(1, 8 // width):
+            byte = byte | (plane.narrow(dim, index * step, step) << (index * width))
+        packed.append(byte)
+        shift += width
+    return packed[0] if len(packed) == 1 else torch.cat(packed, dim)
+
+
+def unpack(packed: Tensor, bits: int, dim: int, length: int) -> Tensor:
+    """The codes, uint8, that `pack` packed; `length` is the unpacked length of `dim`."""
+    if bits == 8:
+        return packed
+    total = padded_length(length, bits)
+    codes, shift, start = None, 0, 0
+    for width in PLANES[bits]:
+        step = total * width // 8
+        byte = packed.narrow(dim, start, step)
+        parts = [(byte >> (index * width)) & (2**width - 1) for index in range(8 // width)]
+        plane = torch.cat(parts, dim) << shift if len(parts) > 1 else parts[0] << shift
+        codes = plane if codes is None else codes | plane
+        shift, start = shift + width, start + step
+    assert codes is not None
+    return codes.narrow(dim, 0, length) if total != length else codes

@@ -1,0 +1,46 @@
+"""Unit-range quantizer: a fixed grid over a known range, such as [0, 1] for a sigmoid or [-1, 1] for tanh.
+
+    q = floor((x - low) / step),   x~ = low + (q + 1/2) step,   step = (high - low) / 2^K
+
+No scale is stored; one element says whether the tensor held a NaN or Inf, and makes every value NaN if it did.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .pack import empty_in_order, in_order, pack, packed_length, unpack
+from .registry import define
+
+
+def _fake_quantize(x: Tensor, low: float, high: float, bits: int, pack_dim: int) -> tuple[Tensor, Tensor]:
+    shape = list(x.shape)
+    shape[pack_dim] = packed_length(shape[pack_dim], bits)
+    return empty_in_order(x, shape, torch.uint8), x.new_empty((1,), dtype=torch.float32)
+
+
+@define(_fake_quantize)
+def quantize_unit(x: Tensor, low: float, high: float, bits: int, pack_dim: int) -> tuple[Tensor, Tensor]:
+    """(codes uint8 packed along `pack_dim`, float32 [1]: 0, or NaN if x holds a NaN or Inf). x: any float dtype."""
+    poison = (x.float() * 0.0).sum().reshape(1)
+    codes = torch.floor((x.float() - low) * (2**bits / (high - low))).clamp(0, 2**bits - 1)
+    return in_order(pack(torch.nan_to_num(codes).to(torch.uint8), bits, pack_dim), x), poison
+
+
+def _fake_dequantize(
+    codes: Tensor, poison: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
+) -> Tensor:
+    shape = list(codes.shape)
+    shape[pack_dim] = length
+    return empty_in_order(codes, shape, dtype)
+
+
+@define(_fake_dequantize)
+def dequantize_unit(
+    codes: Tensor, poison: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
+) -> Tensor:
+    """The middle of each code's bin, in `dtype`."""
+    step = (high - low) / 2**bits
+    values = unpack(codes, bits, pack_dim, length).float() * step + (low + 0.5 * step)
+    return in_order((values + poison.reshape([1] * codes.ndim)).to(dtype), codes)

@@ -1,0 +1,61 @@
+"""The pass: joint graph in, (forward, backward) out. Read, cut, choose, rewrite, split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from .config import Config
+from .cut.plan import Plan, plan
+from .errors import PassFailed
+from .host import split
+from .joint.graph import read
+from .joint.values import is_size
+from .quantize.base import Stored
+from .rewrite.decode import Decoder
+from .rewrite.inline import inline_ops
+from .rewrite.insert import insert_quantizers
+from .rewrite.verify import Rewritten, verify
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Both halves as the pass made them, our ops visible, with the plan behind them.
+
+    stored: anchor -> the nodes that are saved for it. copies: clone -> the value it stands for.
+    """
+
+    plan: Plan
+    stored: dict[fx.Node, Stored]
+    forward: fx.GraphModule
+    backward: fx.GraphModule
+    copies: dict[fx.Node, fx.Node]
+
+
+def partition(module: fx.GraphModule, num_fwd_outputs: int, config: Config) -> Partition:
+    """Partition a joint graph; it is changed in place. Raises PassFailed where the graph cannot be handled."""
+    if any("recompute" in node.meta for node in module.graph.nodes):
+        raise PassFailed("the graph holds regions under torch.utils.checkpoint, whose policy comes first")
+    joint = read(split.simplify(module), num_fwd_outputs)
+    decided = plan(joint, config)
+    stored = insert_quantizers(decided)
+    decoder = Decoder(decided, stored, config.window)
+    decoder.run()
+    saved = list(dict.fromkeys(node for nodes in stored.values() for node in nodes))
+    inputs = [node for node in module.graph.find_nodes(op="placeholder") if node in joint.inputs and not is_size(node)]
+    sizes = [node for node in joint.order if is_size(node) and node not in joint.backward]
+    forward, backward = split.split(module, inputs + saved, sizes, num_fwd_outputs)
+    done = Partition(decided, stored, forward, backward, decoder.made)
+    verify(Rewritten(decided, forward, backward, decoder.made))
+    return done
+
+
+def lower(done: Partition) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Both halves with our ops inlined as aten, for a compiler that fuses."""
+    return inline_ops(done.forward), inline_ops(done.backward)
+
+
+__all__ = ["Partition", "Sequence", "Any", "lower", "partition"]

@@ -1,0 +1,134 @@
+"""The table that picks a quantizer for a value: the first line that applies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ..config import Config
+from ..joint.chains import Chain
+from ..joint.graph import Joint
+from ..joint.masks import Mask
+from ..joint.ops import SAME_PLACE, VIEWS, name_of, through
+from ..joint.values import is_bool, is_float, memory_order, nbytes, tensor
+from .base import Quantizer
+from .bitmask import Bitmask
+from .channel import Channel
+from .exact import Exact
+from .group import Group, Relu
+from .unit import BOUNDS, Unit
+
+# Reductions that others are normalised with, and ops whose float output is a decision taken on the input.
+STATISTICS = frozenset("var_mean var std std_mean amax amin logsumexp rsqrt".split())
+DECISIONS = frozenset("sign sgn round floor ceil trunc heaviside sort topk".split())
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the choice may look at. chains: value -> the normalisation it enters; masks: ReLU output -> its mask."""
+
+    joint: Joint
+    config: Config
+    chains: dict[fx.Node, Chain]
+    masks: dict[fx.Node, Mask]
+    exact_readers: frozenset[fx.Node]
+
+
+def context(joint: Joint, config: Config, chains: list[Chain], masks: list[Mask], readers: frozenset[fx.Node]) -> Context:
+    """Index chains and masks by the values they apply to."""
+    by_value: dict[fx.Node, Chain] = {}
+    for chain in chains:
+        value = chain.x
+        by_value.setdefault(value, chain)
+        while name_of(value) in SAME_PLACE and isinstance(value.args[0], fx.Node):
+            value = value.args[0]
+            by_value.setdefault(value, chain)
+    relus = {mask.value: mask for mask in masks if _is_relu_mask(mask)}
+    return Context(joint, config, by_value, relus, readers)
+
+
+def _is_relu_mask(mask: Mask) -> bool:
+    return name_of(mask.value) == "relu" and mask.threshold == 0 and mask.op in ("le", "gt")
+
+
+def _exact(value: fx.Node, at: Context) -> Quantizer | None:
+    own = tensor(value)
+    if own is None or own.layout != torch.strided:
+        return Exact("sparse")
+    if own.is_complex():
+        return Exact("complex")
+    if value in at.joint.fwd_outputs:
+        return Exact("output")
+    if value in at.exact_readers and not is_bool(value):
+        return Exact("reader")
+    if nbytes(value) < at.config.min_bytes:
+        return Exact("small")
+    if _is_statistic(value):
+        return Exact("statistic")
+    if not is_bool(value) and not own.dtype.is_floating_point:
+        return Exact("integer")
+    if name_of(value) in DECISIONS:
+        return Exact("decision")
+    if not is_bool(value) and not is_float(value):
+        return Exact("dtype")
+    return Exact("not dense") if memory_order(own) is None else None
+
+
+def _is_statistic(value: fx.Node) -> bool:
+    source = through(value, VIEWS | SAME_PLACE)
+    if name_of(source) == "getitem" and isinstance(source.args[0], fx.Node):
+        source = source.args[0]
+    return name_of(source) in STATISTICS
+
+
+def _bitmask(value: fx.Node, at: Context) -> Quantizer | None:
+    return Bitmask() if is_bool(value) else None
+
+
+def _channel(value: fx.Node, at: Context) -> Quantizer | None:
+    chain = at.chains.get(value)
+    if chain is None or tensor(value).shape != tensor(chain.x).shape:  # type: ignore[union-attr]
+        return None
+    own = tensor(value).shape  # type: ignore[union-attr]
+    aligned = [mask for mask in chain.masks if tensor(mask.node).shape == own]  # type: ignore[union-attr]
+    return Channel(at.config.bits or 8, at.config.grid, chain, aligned[0] if aligned else None)
+
+
+def _relu(value: fx.Node, at: Context) -> Quantizer | None:
+    source = through(value, SAME_PLACE)
+    if name_of(source) != "relu":
+        return None
+    return Relu(at.config.bits or 8, at.config.group, at.masks.get(source))
+
+
+def _unit(value: fx.Node, at: Context) -> Quantizer | None:
+    bounds = BOUNDS.get(name_of(through(value, SAME_PLACE)))
+    return Unit(at.config.bits or 8, *bounds) if bounds else None
+
+
+def _group(value: fx.Node, at: Context) -> Quantizer | None:
+    return Group(at.config.bits or 8, at.config.group)
+
+
+TABLE: tuple[Callable[[fx.Node, Context], Quantizer | None], ...] = (_exact, _bitmask, _channel, _relu, _unit, _group)
+
+
+def choose(value: fx.Node, at: Context) -> Quantizer:
+    """The quantizer for a value, exact if coding it would not make it smaller."""
+    for line in TABLE:
+        quantizer = line(value, at)
+        if quantizer is not None:
+            own = tensor(value)
+            if own is not None and not isinstance(quantizer, Exact) and quantizer.nbytes(own) >= nbytes(value):
+                return Exact("small")
+            return quantizer
+    raise AssertionError("the table's last line applies to every value")
+
+
+def owned_mask(quantizer: Quantizer) -> fx.Node | None:
+    """The mask node that is a bit of the quantizer's code, if any."""
+    mask = getattr(quantizer, "mask", None)
+    return mask.node if mask is not None else None

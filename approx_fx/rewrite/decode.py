@@ -1,0 +1,93 @@
+"""Dequantize in the backward: right before the first use, and the recompute slice cloned behind it.
+
+A decoded value lives for `window` convolutions or matrix products of the backward; a later reader gets a fresh copy. That
+trades a little arithmetic for not holding decoded activations across the backward, which would undo the saving.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from ..cut.plan import Plan
+from ..joint.ops import HEAVY, name_of
+from ..quantize.base import Stored
+from ..quantize.exact import Exact
+from .nodes import Builder
+
+aten = torch.ops.aten
+
+
+@dataclass
+class Decoder:
+    """Points every backward use of an approximated value at a clone made from the stored codes.
+
+    copies: value -> (clone, heavy op index at which it was made). masks: (mask, its copy), for the verifier.
+    """
+
+    plan: Plan
+    stored: dict[fx.Node, Stored]
+    window: int
+    copies: dict[fx.Node, tuple[fx.Node, int]] = field(default_factory=dict)
+    made: dict[fx.Node, fx.Node] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Rewrite all backward readers, in graph order."""
+        joint = self.plan.joint
+        readers = [node for node in joint.module.graph.nodes if node in joint.backward and node.op != "output"]
+        builder = Builder(joint.module.graph)
+        heavy = 0
+        for reader in readers:
+            heavy += name_of(reader) in HEAVY
+            for value in reader.all_input_nodes:
+                if value not in joint.backward and self.changed(value):
+                    with builder.before(reader, value) as build:
+                        reader.replace_input_with(value, self.copy(value, build, heavy))
+
+    def changed(self, value: fx.Node) -> bool:
+        """Whether the backward gets the value through a code, directly or by recomputation."""
+        memo: dict[fx.Node, bool] = self._changed
+        if value not in memo:
+            plan = self.plan
+            if value in plan.anchors:
+                memo[value] = not isinstance(plan.anchors[value], Exact)
+            else:
+                memo[value] = value in plan.carried or any(map(self.changed, plan.recompute.get(value, ())))
+        return memo[value]
+
+    _changed: dict[fx.Node, bool] = field(default_factory=dict)
+
+    def copy(self, value: fx.Node, build: Builder, heavy: int) -> fx.Node:
+        """The value as the backward sees it: itself if exact, else a decoded or recomputed copy."""
+        if not self.changed(value):
+            return value
+        if value in self.copies and heavy - self.copies[value][1] <= self.window:
+            return self.copies[value][0]
+        build = Builder(build.graph, True, value, build.mode)
+        clone = self._make(value, build, heavy)
+        self.copies[value] = (clone, heavy)
+        self.made[clone] = value
+        return clone
+
+    def _make(self, value: fx.Node, build: Builder, heavy: int) -> fx.Node:
+        plan = self.plan
+        if value in plan.anchors:
+            return plan.anchors[value].dequantize(build, self.stored[value], value)
+        if value in plan.carried:
+            anchor = plan.carried[value]
+            return plan.anchors[anchor].dequantize_mask(build, self.stored[anchor], anchor)  # type: ignore[attr-defined]
+        env = {source: self.copy(source, build, heavy) for source in plan.recompute[value]}
+        args = fx.map_arg(value.args, lambda node: env.get(node, node))
+        kwargs = fx.map_arg(value.kwargs, lambda node: env.get(node, node))
+        clone = build.call(value.target, *args, **kwargs)  # type: ignore[arg-type]
+        mask = plan.relu_masks.get(value)
+        return clone if mask is None else self._masked(clone, env[mask.node], mask.positive, build)
+
+    def _masked(self, value: fx.Node, mask: fx.Node, positive: bool, build: Builder) -> fx.Node:
+        """where(mask, max(recomputed, 0), 0): the value may be approximate, its zeros may not."""
+        own = value.meta["val"]
+        zero = build.call(aten.full.default, [], 0.0, dtype=own.dtype, device=own.device)
+        picked = (value, zero) if positive else (zero, value)
+        return build.call(aten.where.self, mask, *picked)

@@ -1,0 +1,81 @@
+"""For Inductor: replace each of our ops by its reference, traced to aten, so that it fuses with its neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._pytree import tree_flatten, tree_map
+
+from ..host import fake
+from ..host.decompose import trace
+from ..ops import reference_of
+
+
+def inline_ops(module: fx.GraphModule) -> fx.GraphModule:
+    """Splice the traced references into the graph, in place."""
+    graph, traced = module.graph, {}
+    mode = fake.mode_of(graph)
+    for node in list(graph.nodes):
+        reference = reference_of(node.target) if node.op == "call_function" else None
+        if reference is None:
+            continue
+        key = _key(node)
+        if key not in traced:
+            traced[key] = _trace(reference, node, mode)
+        outputs = _splice(graph, node, traced[key])
+        if isinstance(outputs, fx.Node):
+            node.replace_all_uses_with(outputs)
+        else:
+            for user in list(node.users):
+                user.replace_all_uses_with(outputs[user.args[1]])
+                graph.erase_node(user)
+        graph.erase_node(node)
+    graph.lint()
+    module.recompile()
+    return module
+
+
+def _key(node: fx.Node) -> str:
+    def describe(item: Any) -> Any:
+        if not isinstance(item, fx.Node):
+            return repr(item)
+        value = item.meta["val"]
+        if not isinstance(value, torch.Tensor):
+            return repr(value)
+        return (tuple(map(str, value.shape)), tuple(map(str, value.stride())), value.dtype, value.device)
+
+    return repr((str(node.target), tree_map(describe, (node.args, node.kwargs))))
+
+
+def _trace(reference: Any, node: fx.Node, mode: Any) -> fx.GraphModule:
+    """The reference as a graph of aten ops; its placeholders are the node's node arguments, in order."""
+    flat, spec = tree_flatten((node.args, node.kwargs))
+    holes = [index for index, item in enumerate(flat) if isinstance(item, fx.Node)]
+
+    def call(*values: Any) -> Any:
+        filled = list(flat)
+        for index, value in zip(holes, values, strict=True):
+            filled[index] = value
+        args, kwargs = torch.utils._pytree.tree_unflatten(filled, spec)
+        return reference(*args, **kwargs)
+
+    return trace(call, [flat[index].meta["val"] for index in holes], mode)
+
+
+def _splice(graph: fx.Graph, node: fx.Node, body: fx.GraphModule) -> Any:
+    flat, _ = tree_flatten((node.args, node.kwargs))
+    arguments = iter([item for item in flat if isinstance(item, fx.Node)])
+    env: dict[fx.Node, Any] = {}
+    with graph.inserting_before(node):
+        for inner in body.graph.nodes:
+            if inner.op == "placeholder":
+                env[inner] = next(arguments)
+            elif inner.op == "output":
+                return fx.map_arg(inner.args[0], env.__getitem__)
+            else:
+                copy = graph.node_copy(inner, env.__getitem__)
+                copy.meta = {**node.meta, "val": inner.meta["val"]}
+                env[inner] = copy
+    raise AssertionError("a traced graph ends with an output")

@@ -1,0 +1,54 @@
+"""The one constructor of new nodes: it computes their meta and carries over where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from ..host import fake, split
+
+# Where a new node comes from, for error messages, reports and profilers.
+ATTRIBUTION = ("stack_trace", "nn_module_stack", "fwd_nn_module_stack", "source_fn_stack", "original_aten", "seq_nr", "custom")
+
+
+@dataclass
+class Builder:
+    """Makes nodes in `graph`, at the place that `at` last opened."""
+
+    graph: fx.Graph
+    in_backward: bool = False
+    origin: fx.Node | None = None
+    mode: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.mode = self.mode or fake.mode_of(self.graph)
+
+    @contextmanager
+    def before(self, place: fx.Node, origin: fx.Node) -> Iterator[Builder]:
+        """New nodes go right before `place`, in the backward, attributed to `origin`."""
+        with self.graph.inserting_before(place):
+            yield Builder(self.graph, True, origin, self.mode)
+
+    @contextmanager
+    def behind(self, inputs: list[fx.Node], origin: fx.Node) -> Iterator[Builder]:
+        """New nodes go right behind the last of `inputs`, in the forward, attributed to `origin`."""
+        place = max(inputs)
+        if place.op == "placeholder":
+            place = max(self.graph.find_nodes(op="placeholder"))
+        with self.graph.inserting_before(place.next):
+            yield Builder(self.graph, False, origin, self.mode)
+
+    def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """A new node calling `target`; its meta["val"] is what the call returns on fake tensors."""
+        node = self.graph.call_function(target, args, kwargs)
+        node.meta["val"] = fake.evaluate(self.mode, target, args, kwargs)
+        for key in ATTRIBUTION:
+            if self.origin is not None and key in self.origin.meta:
+                node.meta[key] = self.origin.meta[key]
+        if self.in_backward:
+            split.keep_in_backward(node)
+        return node

@@ -1,0 +1,330 @@
+"""Triton kernels against their references, bit for bit: on a GPU, or else in Triton's interpreter in a process apart.
+
+And without a GPU: every kernel compiles to PTX and machine code for three generations of NVIDIA GPUs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed: there are no kernels to test", allow_module_level=True)
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from approx_fx.ops import OPS, cuda
+from approx_fx.ops.cuda import group as group_kernels
+from approx_fx.ops.cuda import launch
+from approx_fx.ops.cuda.launch import Order
+from approx_fx.ops.cuda.tiles import Tiles
+
+ROOT = Path(__file__).parents[1]
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+NO_DEVICE = DEVICE == "cpu" and not INTERPRETED
+
+runs_kernels = pytest.mark.skipif(NO_DEVICE, reason="no GPU: test_in_the_interpreter runs this in a process apart")
+every_width = pytest.mark.parametrize("bits", range(1, 9))
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SHAPES_4D = ((1, 1, 1, 1), (2, 4, 3, 5), (1, 6, 7, 3), (9, 4, 1, 1), (3, 0, 2, 2), (0, 2, 3, 3), (5, 2, 16, 17))
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.permute(2, 0, 3, 1).contiguous().permute(1, 3, 0, 2),
+    "sliced": lambda x: torch.cat([x, x], 3)[..., ::2],
+    "expanded": lambda x: x[:1].expand(x.shape[0], -1, -1, -1),
+}
+
+
+def kernel_of(name: str) -> Callable[..., Any]:
+    """The op as registered for CUDA; in the interpreter, which has no CUDA tensors, the registered function itself."""
+    if DEVICE == "cuda":
+        return OPS[name].overload
+    module = next(getattr(cuda, part) for part in cuda.__all__ if hasattr(getattr(cuda, part), name))
+    return getattr(module, name)
+
+
+def assert_same(actual: Tensor, expected: Tensor, case: str) -> None:
+    """Equal shapes, dtypes, strides and values, where NaN equals NaN and 0 equals -0."""
+    assert (actual.shape, actual.dtype, actual.stride()) == (expected.shape, expected.dtype, expected.stride()), case
+    torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=0, equal_nan=True, msg=lambda text: f"{case}: {text}")
+
+
+def check(name: str, *arguments: Any, case: str) -> Any:
+    """The reference's outputs on the CPU, after comparing them with the kernel's."""
+    expected = OPS[name].reference(*arguments)
+    moved = [value.to(DEVICE) if isinstance(value, Tensor) else value for value in arguments]
+    actual = kernel_of(name)(*moved)
+    outputs = (actual, expected) if isinstance(expected, tuple) else ((actual,), (expected,))
+    for one, other in zip(*outputs, strict=True):
+        assert_same(one, other, f"{name} {case}")
+    return expected
+
+
+def values(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    """Normal values of unlike magnitudes, some exact zeros; for even seeds with NaN, Inf and subnormals among them."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator) * 10 ** torch.randint(-2, 3, shape, generator=generator).float()
+    x = torch.where(torch.rand(shape, generator=generator) < 0.1, 0.0, x)
+    if seed % 2 == 0 and x.numel() > 8:
+        flat = x.view(-1)
+        places = torch.randperm(x.numel(), generator=generator)[:5]
+        flat[places] = torch.tensor([float("nan"), float("inf"), float("-inf"), 1e-40, -1e-40])
+    return x.to(dtype)
+
+
+def inputs(bits: int) -> Iterator[tuple[str, Tensor, torch.dtype]]:
+    """(description, input, output dtype): each shape in each layout, the dtypes taking turns."""
+    for seed, (shape, layout) in enumerate(itertools.product(SHAPES_4D, LAYOUTS)):
+        dtype = DTYPES[(seed + bits) % 3]
+        x = LAYOUTS[layout](values(shape, dtype, seed + 100 * bits))
+        yield f"{layout} {list(shape)} {dtype} {bits} bits", x, DTYPES[(seed + bits) // 3 % 3]
+
+
+def pack_dims(x: Tensor) -> Iterator[int]:
+    yield from range(x.ndim)
+
+
+@runs_kernels
+@every_width
+def test_channel(bits: int) -> None:
+    for index, (case, x, dtype) in enumerate(inputs(bits)):
+        generator = torch.Generator().manual_seed(index)
+        channels = x.shape[1]
+        mean, weight, bias = (torch.randn(channels, generator=generator) for _ in range(3))
+        rstd = torch.rand(channels, generator=generator) + 0.1
+        if channels > 2:
+            weight[0], rstd[1], mean[2] = 0.0, float("nan"), float("inf")
+        grid = OPS["channel_grid"].reference(mean, rstd, weight, bias, 0.0, bits, "gaussian")
+        side = None if index % 3 == 0 else x > 0.3
+        if index % 3 == 2 and side is not None:
+            side = side.contiguous()
+        for pack_dim in pack_dims(x):
+            named = f"{case} packed along {pack_dim}"
+            codes = check("quantize_channel", x, grid, side, bits, 1, pack_dim, case=named)
+            length = x.shape[pack_dim]
+            check("dequantize_channel", codes, grid, bits, 1, pack_dim, length, dtype, case=named)
+            check("dequantize_channel_side", codes, grid, bits, 1, pack_dim, length, case=named)
+
+
+def tilings(x: Tensor) -> Iterator[tuple[int, int, list[int]]]:
+    """(dim, group, over): tiles over a part of the channels and all places, over neighbours, over everything, ..."""
+    if 0 in x.shape:
+        yield 1, max(x.shape[1], 1), [2, 3]
+        return
+    half = max(x.shape[1] // 2, 1)
+    yield 1, half, [2, 3]
+    yield 1, half, []
+    yield 3, x.shape[3], []
+    yield 1, x.shape[1], [0, 2, 3]
+    yield 0, 1, [2]
+    yield 1, half, [1]
+    yield 2, x.shape[2], [0]
+
+
+@runs_kernels
+@every_width
+def test_group(bits: int) -> None:
+    for index, (case, x, dtype) in enumerate(inputs(bits)):
+        for number, (dim, group, over) in enumerate(tilings(x)):
+            pack_dim = (index + number) % 4
+            named = f"{case} packed along {pack_dim}, tiles of {group} along {dim} over {over}"
+            codes, scale = check("quantize_group", x, bits, dim, group, over, pack_dim, case=named)
+            length = x.shape[pack_dim]
+            check("dequantize_group", codes, scale, bits, dim, group, pack_dim, length, dtype, case=named)
+
+
+@runs_kernels
+@every_width
+def test_relu(bits: int) -> None:
+    for index, (case, x, dtype) in enumerate(inputs(bits)):
+        x = torch.relu(x)
+        side = None if index % 3 == 0 else (x > 0).contiguous()
+        for number, (dim, group, over) in enumerate(tilings(x)):
+            pack_dim = (index + number) % 4
+            named = f"{case} packed along {pack_dim}, tiles of {group} along {dim} over {over}"
+            codes, scale = check("quantize_relu", x, side, bits, dim, group, over, pack_dim, case=named)
+            length = x.shape[pack_dim]
+            check("dequantize_relu", codes, scale, bits, dim, group, pack_dim, length, dtype, case=named)
+            check("dequantize_relu_side", codes, bits, pack_dim, length, case=named)
+
+
+@runs_kernels
+@every_width
+def test_unit(bits: int) -> None:
+    for index, (case, x, dtype) in enumerate(inputs(bits)):
+        low, high = ((0.0, 1.0), (-1.0, 1.0), (-0.3, 0.7))[index % 3]
+        pack_dim = index % 4
+        codes, poison = check("quantize_unit", x, low, high, bits, pack_dim, case=case)
+        check("dequantize_unit", codes, poison, low, high, bits, pack_dim, x.shape[pack_dim], dtype, case=case)
+        poison = torch.tensor([float("nan")])
+        check("dequantize_unit", codes, poison, low, high, bits, pack_dim, x.shape[pack_dim], dtype, case=case)
+
+
+@runs_kernels
+def test_bitmask() -> None:
+    for case, x, _ in inputs(1):
+        for pack_dim in pack_dims(x):
+            named = f"{case} packed along {pack_dim}"
+            codes = check("quantize_bitmask", x > 0.2, pack_dim, case=named)
+            check("dequantize_bitmask", codes, pack_dim, x.shape[pack_dim], case=named)
+
+
+@runs_kernels
+@pytest.mark.parametrize("shape", [(4099,), (3, 1031), (17, 2, 129)], ids=str)
+def test_many_programs(shape: tuple[int, ...]) -> None:
+    """Shapes of one to three dimensions that no whole number of programs covers."""
+    x = values(shape, torch.float32, 1)
+    last = len(shape) - 1
+    for bits, pack_dim in itertools.product((1, 3, 4, 8), (0, last)):
+        case = f"{list(shape)} {bits} bits packed along {pack_dim}"
+        codes, scale = check("quantize_group", x, bits, last, shape[-1], [], pack_dim, case=case)
+        check("dequantize_group", codes, scale, bits, last, shape[-1], pack_dim, shape[pack_dim], x.dtype, case=case)
+        codes, poison = check("quantize_unit", x, -1.0, 1.0, bits, pack_dim, case=case)
+        check("dequantize_unit", codes, poison, -1.0, 1.0, bits, pack_dim, shape[pack_dim], x.dtype, case=case)
+
+
+@runs_kernels
+@pytest.mark.parametrize("test", [test_channel, test_group, test_relu, test_unit], ids=lambda test: test.__name__)
+def test_wide_offsets(test: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels' 64-bit offsets, which else only tensors of 2^31 elements get."""
+    monkeypatch.setattr(launch, "WIDE_FROM", 0)
+    monkeypatch.setattr(group_kernels, "WIDE_FROM", 0)
+    test(5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_more_than_int32_on_a_gpu() -> None:
+    """A tensor of more than 2^31 elements, which needs some 15 GB, decodes near its input to its very end."""
+    if torch.cuda.mem_get_info()[0] < 20 * 2**30:
+        pytest.skip("needs 20 GB of free GPU memory")
+    x = torch.linspace(-1, 1, 2**16, device="cuda", dtype=torch.bfloat16).repeat(2**15 + 8, 1)
+    codes, scale = OPS["quantize_group"].overload(x, 4, 1, 256, [], 0)
+    back = OPS["dequantize_group"].overload(codes, scale, 4, 1, 256, 0, x.shape[0], x.dtype)
+    assert (back[-1] - x[-1]).abs().max() < 0.02
+    assert torch.equal(back[0], back[-1])
+
+
+@pytest.mark.skipif(DEVICE == "cuda" or INTERPRETED, reason="the other tests of this file run the kernels directly")
+def test_in_the_interpreter() -> None:
+    """All tests above that run kernels, in a process where Triton interprets them."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header"]
+    done = subprocess.run([*command, __file__], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout, done.stdout
+
+
+def test_tiles_as_four_numbers() -> None:
+    order = Order((0, 1, 2, 3))
+
+    def numbers(order: Order, dim: int, group: int, over: list[int]) -> tuple[int, ...] | None:
+        tiles = Tiles.of((2, 6, 5, 7), order, dim, group, over)
+        return tiles and (tiles.kept1, tiles.reduced1, tiles.kept2, tiles.reduced2)
+
+    assert numbers(order, 1, 3, [2, 3]) == (4, 105, 1, 1)
+    assert numbers(order, 1, 3, []) == (4, 3, 35, 1)
+    assert numbers(order, 1, 6, [0, 2, 3]) == (1, 420, 1, 1)
+    assert numbers(order, 1, 6, [0]) == (1, 12, 35, 1)
+    assert numbers(Order((0, 2, 3, 1)), 1, 3, [2, 3]) == (2, 35, 2, 3)
+    assert numbers(order, 1, 3, [0, 3]) is None
+
+
+def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> list[tuple[Any, dict[str, Any]]]:
+    """Every kernel with the arguments it is started with, for input and output of this dtype and 3-bit codes."""
+    found: list[tuple[Any, dict[str, Any]]] = []
+
+    def record(kernel: Any, programs: int, arguments: dict[str, Any], device: Tensor) -> None:
+        found.append((kernel, arguments))
+
+    monkeypatch.setattr(launch, "run", record)
+    monkeypatch.setattr(group_kernels, "run", record)
+    x = torch.zeros(2, 6, 5, 7, dtype=dtype)
+    side = x > 0
+    grid = torch.ones(3, 6)
+    codes = cuda.channel.quantize_channel(x, grid, side, 3, 1, 0)
+    cuda.channel.dequantize_channel(codes, grid, 3, 1, 0, 2, dtype)
+    cuda.channel.dequantize_channel_side(codes, grid, 3, 1, 0, 2)
+    _, scale = cuda.group.quantize_group(x, 3, 1, 3, [], 0)
+    cuda.group.dequantize_group(codes, scale, 3, 1, 3, 0, 2, dtype)
+    _, scale = cuda.group.quantize_relu(x, side, 3, 1, 3, [2, 3], 0)
+    cuda.group.dequantize_relu(codes, scale, 3, 1, 3, 0, 2, dtype)
+    _, poison = cuda.unit.quantize_unit(x, 0.0, 1.0, 3, 0)
+    cuda.unit.dequantize_unit(codes, poison, 0.0, 1.0, 3, 0, 2, dtype)
+    cuda.bitmask.quantize_bitmask(side, 0)
+    cuda.bitmask.dequantize_relu_side(codes, 3, 0, 2)
+    return found
+
+
+TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
+
+
+def compiled(kernel: Any, arguments: dict[str, Any], capability: int) -> Any:
+    """A kernel compiled for arguments like these, as the launch would on a GPU of that compute capability."""
+    signature, constants = {}, {}
+    for parameter in kernel.params:
+        value = arguments[parameter.name]
+        if isinstance(value, Tensor):
+            signature[parameter.name] = TYPES[value.dtype]
+        elif isinstance(value, float):
+            signature[parameter.name] = "fp32"
+        elif parameter.is_constexpr or value == 1:
+            signature[parameter.name] = "constexpr"
+            constants[parameter.name] = value
+        else:
+            signature[parameter.name] = "i32"
+    target = GPUTarget("cuda", capability, 32)
+    return triton.compile(ASTSource(kernel, signature, constants), target=target, options={"enable_fp_fusion": False})
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize(("capability", "dtype"), [(80, torch.float32), (90, torch.bfloat16), (100, torch.float16)])
+def test_compiles(
+    capability: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    found = launches(monkeypatch, dtype)
+    assert len(found) == 13 and len({kernel.fn for kernel, _ in found}) == 9
+    for kernel, arguments in found:
+        code = compiled(kernel, arguments, capability)
+        ptx = code.asm["ptx"]
+        assert f".target sm_{capability}" in ptx
+        assert code.asm["cubin"][:4] == b"\x7fELF"
+        # What would round otherwise than the references: contraction, approximate division, flushed subnormals.
+        for wrong in ("fma.rn", "div.full", "div.approx", "rcp.approx", ".ftz", "mad.rn.f32"):
+            assert wrong not in ptx, f"{kernel.fn.__module__}.{kernel.fn.__name__}: {wrong}"
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+def test_fusion_would_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The check for `fma` above is one that fails without the launch option."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    real = triton.compile
+    monkeypatch.setattr(triton, "compile", lambda source, target, options: real(source, target=target))
+    kernel, arguments = next(pair for pair in launches(monkeypatch, torch.float32) if pair[0].fn.__name__ == "_dequantize")
+    assert "fma.rn" in compiled(kernel, arguments, 90).asm["ptx"]
+
+
+def test_launch_forbids_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda **arguments: given.update(arguments, grid=grid)
+
+    launch.run(Kernel(), 7, {"x": 1}, torch.zeros(1))
+    assert given == {"grid": (7,), "x": 1, "enable_fp_fusion": False}

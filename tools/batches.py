@@ -1,0 +1,68 @@
+"""Batches of a data set, in an order and with an augmentation that depend on (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tools.data import Dataset
+from tools.errors import UserError
+
+PADDING = 4
+
+
+def train_steps(dataset: Dataset, batch: int) -> int:
+    """Batches in one epoch of training; the last, smaller one is dropped so that shapes stay static.
+
+    Raises:
+        UserError: `batch` is below 1 or above the number of training images.
+    """
+    images = len(dataset.train_x)
+    if not 1 <= batch <= images:
+        raise UserError(f"A batch of {batch} was asked for; {dataset.title} allows 1 to {images} training images.")
+    return images // batch
+
+
+def train_batches(
+    dataset: Dataset, batch: int, seed: int, epoch: int, augment: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of (x float32 [batch, C, H, W] normalised, y int64 [batch]), shuffled."""
+    order = torch.randperm(len(dataset.train_x), generator=_generator(seed, epoch, "order"))
+    draws = _generator(seed, epoch, "augment")
+    for start in range(0, train_steps(dataset, batch) * batch, batch):
+        index = order[start : start + batch].to(dataset.train_x.device)
+        x = dataset.train_x[index]
+        yield dataset.normalise(crop_and_flip(x, draws) if augment else x), dataset.train_y[index]
+
+
+def evaluation_batches(dataset: Dataset, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The test images in order: (x float32 [batch, C, H, W] normalised, y int64 [at most batch]).
+
+    The last x is filled up with repeated images, so that shapes stay static; its y tells how many rows count.
+    """
+    images = len(dataset.test_x)
+    for start in range(0, images, batch):
+        index = torch.arange(start, start + batch, device=dataset.test_x.device).clamp_max(images - 1)
+        yield dataset.normalise(dataset.test_x[index]), dataset.test_y[start : start + batch]
+
+
+def crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:
+    """`x` [B, C, H, W], each image padded by 4 zeros, cropped back at a random place, and mirrored half the time."""
+    images, _, height, width = x.shape
+    top = torch.randint(0, 2 * PADDING + 1, (images, 1), generator=generator)
+    left = torch.randint(0, 2 * PADDING + 1, (images, 1), generator=generator)
+    mirror = torch.rand(images, 1, generator=generator) < 0.5
+    rows = (top + torch.arange(height)).to(x.device)
+    columns = torch.where(mirror, left + torch.arange(width).flip(0), left + torch.arange(width)).to(x.device)
+    padded = torch.nn.functional.pad(x, (PADDING,) * 4)
+    image = torch.arange(images, device=x.device)[:, None, None]
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
+    """A generator of its own for each (seed, epoch, purpose)."""
+    entropy = [seed, epoch, *purpose.encode()]
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))

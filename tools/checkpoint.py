@@ -1,0 +1,57 @@
+"""Files that are either the old one or the new one, never half of one; and the checkpoint of a run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tools.errors import UserError
+from tools.settings import Settings, differences
+
+FIELDS = ("settings", "model", "optimizer", "scheduler", "rng", "cuda_rng", "record")
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Save `state`, which has the keys FIELDS, at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def read(path: Path, settings: Settings) -> dict[str, Any] | None:
+    """The state stored at `path`, tensors on the CPU; None where there is no file.
+
+    Raises:
+        UserError: the file is damaged, or was made with settings other than `settings`.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = [name for name in FIELDS if name not in state]
+    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(f"The checkpoint {path} is damaged; delete it, or start anew with --fresh.") from error
+    if missing:
+        raise UserError(f"The checkpoint {path} lacks {', '.join(missing)}; delete it, or start anew with --fresh.")
+    other = differences(state["settings"], asdict(settings))
+    if other:
+        raise UserError(
+            f"The checkpoint {path} was made with {other}. "
+            "Give the same settings, another --out, or start anew with --fresh."
+        )
+    stored: dict[str, Any] = state
+    return stored
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put `text` at `path` in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
