@@ -52,7 +52,7 @@ def compile_with(
     if config.compiler == "eager":
         compiled = inductor.compile_eager(module, inputs, hook)
     else:
-        compiled = inductor.compile_inductor(module, inputs, hook, mode)
+        compiled = inductor.compile_inductor(module, inputs, hook, mode, save_inputs=config.bits is not None)
     found = run.reports or _stored(run.key)
     for graph in found:
         register(inputs, graph, dataclasses.asdict(config))

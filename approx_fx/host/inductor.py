@@ -12,6 +12,8 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
+from .outputs import SaveInputsAsTheyAre
+
 Halves = tuple[fx.GraphModule, fx.GraphModule]
 
 
@@ -33,12 +35,22 @@ class Hook(CustomPartitionerFn):
         return self.key
 
 
-def compile_inductor(module: fx.GraphModule, inputs: Sequence[Any], hook: Hook, mode: str | None) -> Callable[..., Any]:
-    """Compile with Inductor, partitioned by `hook`. mode: torch.compile's mode, such as 'max-autotune'."""
-    from torch._inductor import list_mode_options
+def compile_inductor(
+    module: fx.GraphModule, inputs: Sequence[Any], hook: Hook, mode: str | None, save_inputs: bool
+) -> Callable[..., Any]:
+    """Compile with Inductor, partitioned by `hook`.
+
+    mode: torch.compile's mode, such as 'max-autotune'. save_inputs: save inputs themselves, not copies of them in
+    another layout; a post-grad pass that the user has set goes first.
+    """
+    from torch._inductor import config, list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
-    patches = {**(list_mode_options(mode) if mode else {}), "custom_partitioner_fn": hook}
+    patches: dict[str, Any] = {**(list_mode_options(mode) if mode else {}), "custom_partitioner_fn": hook}
+    if save_inputs:
+        theirs = config.post_grad_custom_post_pass
+        if theirs is None:
+            patches["post_grad_custom_post_pass"] = SaveInputsAsTheyAre()
     return compile_fx(module, inputs, config_patches=patches)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import empty_in_order, in_order, pack, packed_length, unpack
+from .pack import empty_in_order, in_order, in_plain_order, pack, packed_length, unpack
 from .registry import define
 
 # bfloat16 keeps 8 significant bits: widening by 2^-7 outweighs both rounding to nearest (2^-9) and truncation.
@@ -84,7 +84,7 @@ def quantize_group(
     divisor = torch.where(step == 0, 1.0, step.float())
     codes = torch.floor((tiles - low.float()) / divisor).clamp(0, 2**bits - 1)
     codes = torch.nan_to_num(codes).to(torch.uint8).flatten(dim, dim + 1)
-    return in_order(pack(codes, bits, pack_dim), x), torch.stack([low, step]).contiguous()
+    return in_order(pack(codes, bits, pack_dim), x), in_plain_order(torch.stack([low, step]))
 
 
 def _fake_dequantize_group(
@@ -137,7 +137,7 @@ def quantize_relu(
     divisor = torch.where(step == 0, 1.0, step.float())
     codes = torch.nan_to_num(torch.ceil(tiles / divisor)).clamp(1, levels).flatten(dim, dim + 1)
     codes = torch.where(~(x <= 0) if side is None else side, codes, 0.0)
-    return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x), step.contiguous()
+    return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x), in_plain_order(step)
 
 
 def _fake_dequantize_relu(

@@ -70,13 +70,21 @@ def empty_in_order(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tenso
     return x.new_empty_strided(shape, dense_strides(shape, memory_order(x)), dtype=dtype)
 
 
-def in_order(result: Tensor, x: Tensor) -> Tensor:
-    """`result`, laid out as `empty_in_order(x, ...)`. Seldom a copy: elementwise ops keep their input's order."""
-    order = memory_order(x)
+def _laid_out(result: Tensor, order: Sequence[int]) -> Tensor:
     if list(result.stride()) == dense_strides(result.shape, order):
         return result
     inverse = [order.index(dim) for dim in range(len(order))]
-    return result.permute(order).clone(memory_format=torch.contiguous_format).permute(inverse)
+    return result.permute(*order).clone(memory_format=torch.contiguous_format).permute(inverse)
+
+
+def in_order(result: Tensor, x: Tensor) -> Tensor:
+    """`result`, laid out as `empty_in_order(x, ...)`. Seldom a copy: elementwise ops keep their input's order."""
+    return _laid_out(result, memory_order(x))
+
+
+def in_plain_order(result: Tensor) -> Tensor:
+    """`result`, laid out as `torch.empty`: with strides that its shape alone decides, also along lengths of 1."""
+    return _laid_out(result, range(result.ndim))
 
 
 def pack(codes: Tensor, bits: int, dim: int) -> Tensor:

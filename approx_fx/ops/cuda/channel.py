@@ -16,13 +16,13 @@ from torch import Tensor
 
 from .. import channel
 from .launch import Order, Slots, as_bytes, empty_packed, empty_unpacked, run_slots
-from .pack import empty_word, extract, insert, load_word, locate, narrow, store_word, widen
+from .pack import empty_word, extract, floor_code, insert, load_word, locate, narrow, store_word, widen
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["channels", "apart"])
 def _quantize(
     x,
-    grid,
+    rows,
     side,
     codes,
     inner,
@@ -42,10 +42,10 @@ def _quantize(
     outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = empty_word(BITS, PER_SLOT, BLOCK)
     within = rest
-    row_of = grid + (outer * full + rest) // inner % channels
+    row_of = rows + (outer * full + rest) // inner % channels
     low = tl.load(row_of, mask=live, other=0.0)
     inverse = tl.math.div_rn(1.0, tl.load(row_of + channels, mask=live, other=1.0))
-    level = tl.load(row_of + 2 * channels, mask=live, other=0.0)
+    level = tl.load(row_of + 2 * channels, mask=live, other=0.0).to(tl.int32)
     for j in tl.static_range(PER_SLOT):
         valid = live & (within < full)
         if ALONG:
@@ -53,23 +53,22 @@ def _quantize(
                 row_of += apart
                 low = tl.load(row_of, mask=valid, other=0.0)
                 inverse = tl.math.div_rn(1.0, tl.load(row_of + channels, mask=valid, other=1.0))
-                level = tl.load(row_of + 2 * channels, mask=valid, other=0.0)
+                level = tl.load(row_of + 2 * channels, mask=valid, other=0.0).to(tl.int32)
         value = widen(tl.load(x + (outer * full + within), mask=valid, other=0.0))
-        code = tl.floor((value - low) * inverse)
-        code = tl.where(code == code, code, 0.0)
+        code = floor_code((value - low) * inverse, BITS)
         if SIDE:
             above = tl.load(side + (outer * full + within), mask=valid, other=0) != 0
-            code = tl.where(above, tl.maximum(code, level), tl.minimum(code, level - 1.0))
-        code = tl.minimum(tl.maximum(code, 0.0), (1 << BITS) - 1.0)
-        word = insert(word, tl.where(valid, code, 0.0).to(tl.int32), j, BITS, PER_SLOT)
+            code = tl.where(above, tl.maximum(code, level), tl.minimum(code, level - 1))
+            code = tl.minimum(tl.maximum(code, 0), (1 << BITS) - 1)
+        word = insert(word, tl.where(valid, code, 0), j, BITS, PER_SLOT)
         within += row
     store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["channels", "apart"])
 def _dequantize(
     codes,
-    grid,
+    rows,
     out,
     inner,
     channels,
@@ -89,7 +88,7 @@ def _dequantize(
     outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = load_word(codes, outer, rest, row, live, BITS, PER_SLOT, BLOCK)
     within = rest
-    row_of = grid + (outer * full + rest) // inner % channels
+    row_of = rows + (outer * full + rest) // inner % channels
     low = tl.load(row_of, mask=live, other=0.0)
     step = tl.load(row_of + channels, mask=live, other=0.0)
     level = tl.load(row_of + 2 * channels, mask=live, other=0.0)
@@ -130,7 +129,7 @@ def quantize_channel(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, di
         slots,
         x,
         x=source,
-        grid=grid.contiguous(),
+        rows=grid.contiguous(),
         side=source if side is None else as_bytes(order.apply(side)),
         codes=order.apply(codes),
         SIDE=side is not None,
@@ -152,7 +151,7 @@ def _decode(
         slots,
         codes,
         codes=order.apply(codes),
-        grid=grid.contiguous(),
+        rows=grid.contiguous(),
         out=as_bytes(target) if side else target,
         SIDE=side,
         **_channels(target.shape, slots, dim, pack_dim),

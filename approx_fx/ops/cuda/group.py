@@ -14,11 +14,11 @@ from torch import Tensor
 
 from .. import group as reference
 from .launch import WIDE_FROM, Order, Slots, as_bytes, empty_packed, empty_unpacked, run, run_slots
-from .pack import empty_word, extract, insert, load_word, locate, narrow, store_word, widen
+from .pack import ceil_code, empty_word, extract, floor_code, insert, load_word, locate, narrow, store_word, widen
 from .tiles import Tiles, tile_of
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "size", "reduced1"])
 def _find_scales(
     x,
     scale,
@@ -66,7 +66,7 @@ def _find_scales(
         tl.store(scale + tiles + tile, narrow((highest - widen(rounded)) * shrink, tl.bfloat16), mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "reduced1", "apart"])
 def _quantize(
     x,
     scale,
@@ -100,25 +100,23 @@ def _quantize(
         value = widen(tl.load(x + (outer * full + within), mask=valid, other=0.0))
         if RELU:
             step = widen(tl.load(scale + tile, mask=valid, other=1.0))
-            code = tl.ceil(tl.math.div_rn(value, tl.where(step == 0.0, 1.0, step)))
-            code = tl.minimum(tl.maximum(tl.where(code == code, code, 0.0), 1.0), (1 << BITS) - 1.0)
+            code = tl.maximum(ceil_code(tl.math.div_rn(value, tl.where(step == 0.0, 1.0, step)), BITS), 1)
             if SIDE:
                 above = tl.load(side + (outer * full + within), mask=valid, other=0) != 0
-                code = tl.where(above, code, 0.0)
+                code = tl.where(above, code, 0)
             else:
-                code = tl.where(value <= 0.0, 0.0, code)
+                code = tl.where(value <= 0.0, 0, code)
         else:
             low = widen(tl.load(scale + tile, mask=valid, other=0.0))
             step = widen(tl.load(scale + tiles + tile, mask=valid, other=1.0))
-            code = tl.floor(tl.math.div_rn(value - low, tl.where(step == 0.0, 1.0, step)))
-            code = tl.minimum(tl.maximum(tl.where(code == code, code, 0.0), 0.0), (1 << BITS) - 1.0)
-        word = insert(word, tl.where(valid, code, 0.0).to(tl.int32), j, BITS, PER_SLOT)
+            code = floor_code(tl.math.div_rn(value - low, tl.where(step == 0.0, 1.0, step)), BITS)
+        word = insert(word, tl.where(valid, code, 0), j, BITS, PER_SLOT)
         within += row
         tile += apart
     store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "reduced1", "apart"])
 def _dequantize(
     codes,
     scale,
@@ -168,8 +166,8 @@ def _scales(x: Tensor, tiles: Tiles, bits: int, relu: bool) -> Tensor:
     scale = x.new_empty(shape, dtype=torch.bfloat16)
     # Neighbours in memory belong to one tile, or for a short run to neighbouring tiles.
     run_length = tiles.size if tiles.kept2 == 1 else tiles.reduced2
-    block = min(triton.next_power_of_2(tiles.size), 1024 if run_length >= 32 else 16)
-    per_program = min(triton.next_power_of_2(max(tiles.count, 1)), 2048 // block)
+    block = max(16, min(triton.next_power_of_2(tiles.size), 1024)) if run_length >= 32 else 16
+    per_program = 2048 // block
     arguments: dict[str, Any] = {
         "x": x,
         "scale": scale,

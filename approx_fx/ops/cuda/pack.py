@@ -34,6 +34,26 @@ def narrow(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def _clamped(ratio, BITS: tl.constexpr):
+    """ratio, float32, within the range of codes; NaN becomes 0."""
+    return tl.minimum(tl.maximum(tl.where(ratio == ratio, ratio, 0.0), 0.0), (1 << BITS) - 1.0)
+
+
+@triton.jit
+def floor_code(ratio, BITS: tl.constexpr):
+    """clamp(floor(ratio)), int32. Where nothing is negative, truncation is floor: tl.floor would flush subnormals."""
+    return _clamped(ratio, BITS).to(tl.int32)
+
+
+@triton.jit
+def ceil_code(ratio, BITS: tl.constexpr):
+    """clamp(ceil(ratio)), int32."""
+    ratio = _clamped(ratio, BITS)
+    code = ratio.to(tl.int32)
+    return tl.where(code.to(tl.float32) < ratio, code + 1, code)
+
+
+@triton.jit
 def locate(slots, row, FLAT: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
     """(outer index, place in the row, whether the slot exists) of this program's slots, int32 or int64 [BLOCK]."""
     slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

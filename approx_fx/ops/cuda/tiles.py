@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..pack import in_plain_order
 from .launch import Order, Slots
 
 
@@ -104,7 +105,7 @@ class Tiles:
 
     def to_plain(self, scale: Tensor) -> Tensor:
         """A scale in memory order, `shape`, as the op returns it: plain order, contiguous, the tiled dimension split."""
-        return self.order.undo(scale).contiguous().unsqueeze(self.dim + 1)
+        return in_plain_order(self.order.undo(scale)).unsqueeze(self.dim + 1)
 
     def to_memory(self, scale: Tensor) -> Tensor:
         """The reverse of `to_plain`."""

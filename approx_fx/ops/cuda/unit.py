@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import unit
 from .launch import Order, Slots, empty_packed, empty_unpacked, run_slots
-from .pack import empty_word, extract, insert, load_word, locate, narrow, store_word, widen
+from .pack import empty_word, extract, floor_code, insert, load_word, locate, narrow, store_word, widen
 
 
 @triton.jit
@@ -36,9 +36,8 @@ def _quantize(
         valid = live & (within < full)
         value = widen(tl.load(x + (outer * full + within), mask=valid, other=0.0))
         poisoned = tl.where(value * 0.0 == 0.0, poisoned, 1)
-        code = tl.floor((value - low) * inverse)
-        code = tl.minimum(tl.maximum(tl.where(code == code, code, 0.0), 0.0), (1 << BITS) - 1.0)
-        word = insert(word, tl.where(valid, code, 0.0).to(tl.int32), j, BITS, PER_SLOT)
+        code = floor_code((value - low) * inverse, BITS)
+        word = insert(word, tl.where(valid, code, 0), j, BITS, PER_SLOT)
         within += row
     store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
     # Every program that writes here writes the same.

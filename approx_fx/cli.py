@@ -1,0 +1,120 @@
+"""approx-fx: explain and compare from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .errors import ApproxFxError, did_you_mean
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+TARGET = Annotated[str, typer.Argument(help="package.module:factory or path/file.py:factory")]
+BATCH = Annotated[int | None, typer.Option(help="batch size given to the factory")]
+BITS = Annotated[str, typer.Option(help="1 to 8, or exact")]
+DTYPE = Annotated[str, typer.Option(help="float32, or bfloat16 for autocast")]
+GRID = Annotated[str, typer.Option(help="the channel quantizer's grid: gaussian or blpa")]
+AS_JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
+DTYPES = ("float32", "bfloat16")
+
+
+@app.command()
+def explain(
+    target: TARGET,
+    batch: BATCH = None,
+    bits: BITS = "4",
+    dtype: DTYPE = "float32",
+    grid: GRID = "gaussian",
+    as_json: AS_JSON = False,
+) -> None:
+    """What would be saved for backward, before and after; nothing is run."""
+    import torch
+
+    from .explain import explain as explain_model
+    from .target import load
+
+    checked = _dtype(dtype)
+    made = load(target, batch)
+    cast = torch.bfloat16 if checked == "bfloat16" else None
+    report = explain_model(made.model, *made.inputs, dtype=cast, bits=_bits(bits), grid=grid)
+    print(report.to_json() if as_json else report)
+
+
+@app.command()
+def compare(
+    target: TARGET,
+    batch: BATCH = None,
+    bits: BITS = "4",
+    dtype: DTYPE = "float32",
+    grid: GRID = "gaussian",
+    steps: Annotated[int, typer.Option(help="timed steps of each system")] = 10,
+    against: Annotated[str, typer.Option(help="systems to compare with: compile,eager")] = "compile",
+    compiler: Annotated[str, typer.Option(help="inductor or eager")] = "inductor",
+    as_json: AS_JSON = False,
+) -> None:
+    """Measure one training step against others: time, peak memory, saved bytes, gradients."""
+    from .compare import compare as compare_systems
+    from .config import Config
+
+    config = Config(bits=_bits(bits), grid=grid, compiler=compiler)
+    names = tuple(name.strip() for name in against.split(",") if name.strip())
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        result = compare_systems(target, batch, config, _dtype(dtype), steps, names, status.update)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    from .render import size
+
+    table = Table(title=f"{result['target']}, one step on {result['device']}", title_justify="left")
+    for column in ("system", "step", "first step", "peak", "saved"):
+        table.add_column(column, justify="left" if column == "system" else "right")
+    for name, run in result["runs"].items():
+        table.add_row(
+            name, f"{run['step_seconds'] * 1000:.0f} ms", f"{run['compile_seconds']:.1f} s",
+            size(run["peak_bytes"]), size(run["saved_bytes"]),
+        )  # fmt: skip
+    ratio, gradient = result["ratio"], result["gradient"]
+    Console().print(table)
+    print(
+        f"against {result['against']}: step {ratio['step']:.2f}x, compile {ratio['compile']:.2f}x (lower is better); "
+        f"peak {ratio['peak']:.1f}x, saved {ratio['saved']:.1f}x smaller\n"
+        f"gradient cosine {gradient['cosine']:.4f}, relative error {gradient['relative_error']:.3f}; "
+        f"loss {'equal bit for bit' if result['loss_equal'] else 'NOT equal'}"
+    )
+
+
+def _bits(text: str) -> int | None:
+    if text.lower() in ("exact", "none"):
+        return None
+    if not text.lstrip("-").isdigit():
+        raise ApproxFxError(f"--bits {text!r} is not allowed: a whole number from 1 to 8, or exact.{did_you_mean(text, ['exact'])}")
+    return int(text)
+
+
+def _dtype(text: str) -> str:
+    if text not in DTYPES:
+        raise ApproxFxError(f"--dtype {text!r} is not allowed: float32 or bfloat16.{did_you_mean(text, DTYPES)}")
+    return text
+
+
+def main() -> None:
+    """Entry point: an error of the user's is one sentence and exit status 2."""
+    try:
+        app()
+    except ApproxFxError as error:
+        print(f"approx-fx: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
