@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,7 +41,8 @@ runs_kernels = pytest.mark.skipif(NO_DEVICE, reason="no GPU: test_in_the_interpr
 every_width = pytest.mark.parametrize("bits", range(1, 9))
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-SHAPES_4D = ((1, 1, 1, 1), (2, 4, 3, 5), (1, 6, 7, 3), (9, 4, 1, 1), (3, 0, 2, 2), (0, 2, 3, 3), (5, 2, 16, 17), (17, 6, 3, 8))
+EMPTY = ((3, 0, 2, 2), (0, 2, 3, 3))
+SHAPES = ((1, 1, 1, 1), (2, 4, 3, 5), (1, 6, 7, 3), (9, 4, 1, 1), (5, 2, 16, 17), (17, 6, 3, 8), *EMPTY)
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda x: x.contiguous(),
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -61,7 +63,8 @@ def kernel_of(name: str) -> Callable[..., Any]:
 def assert_same(actual: Tensor, expected: Tensor, case: str) -> None:
     """Equal shapes, dtypes, strides and values, where NaN equals NaN and 0 equals -0."""
     assert (actual.shape, actual.dtype, actual.stride()) == (expected.shape, expected.dtype, expected.stride()), case
-    torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=0, equal_nan=True, msg=lambda text: f"{case}: {text}")
+    unequal = (actual.cpu() != expected) & ~((actual.cpu() != actual.cpu()) & (expected != expected))
+    assert not unequal.any(), f"{case}: {int(unequal.sum())} of {unequal.numel()} differ"
 
 
 def check(name: str, *arguments: Any, case: str) -> Any:
@@ -88,7 +91,7 @@ def values(shape: tuple[int, ...], dtype: torch.dtype, seed: int, special: bool)
 
 def inputs(bits: int) -> Iterator[tuple[str, Tensor, torch.dtype]]:
     """(description, input, output dtype): every third pair of a shape and a layout, the dtypes taking turns."""
-    for seed, (shape, layout) in enumerate(itertools.product(SHAPES_4D, LAYOUTS)):
+    for seed, (shape, layout) in enumerate(itertools.product(SHAPES, LAYOUTS)):
         turn, rest = divmod(seed + bits, 3)
         if rest == 0:
             dtype = DTYPES[turn % 3]
@@ -219,11 +222,12 @@ def test_more_than_int32_on_a_gpu() -> None:
 @pytest.mark.skipif(DEVICE == "cuda" or INTERPRETED, reason="the other tests of this file run the kernels directly")
 def test_in_the_interpreter() -> None:
     """All tests above that run kernels, in a process where Triton interprets them."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-W", "ignore", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-W", "ignore", "-m", "pytest", "-x", "-p", "no:cacheprovider", "-o", "addopts="]
     done = subprocess.run([*command, __file__], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) >= 5 * 8, done.stdout
 
 
 def test_tiles_as_four_numbers() -> None:
@@ -231,7 +235,7 @@ def test_tiles_as_four_numbers() -> None:
 
     def numbers(order: Order, dim: int, group: int, over: list[int]) -> tuple[int, ...] | None:
         tiles = Tiles.of((2, 6, 5, 7), order, dim, group, over)
-        return tiles and (tiles.kept1, tiles.reduced1, tiles.kept2, tiles.reduced2)
+        return None if tiles is None else (tiles.kept1, tiles.reduced1, tiles.kept2, tiles.reduced2)
 
     assert numbers(order, 1, 3, [2, 3]) == (4, 105, 1, 1)
     assert numbers(order, 1, 3, []) == (4, 3, 35, 1)
@@ -241,9 +245,12 @@ def test_tiles_as_four_numbers() -> None:
     assert numbers(order, 1, 3, [0, 3]) is None
 
 
-def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> list[tuple[Any, dict[str, Any]]]:
-    """Every kernel with the arguments it is started with, for input and output of this dtype and 3-bit codes."""
-    found: list[tuple[Any, dict[str, Any]]] = []
+Launch = tuple[Any, dict[str, Any]]
+
+
+def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bits: int, pack_dim: int) -> list[Launch]:
+    """Every kernel with the arguments it is started with, for input and output of this dtype."""
+    found: list[Launch] = []
 
     def record(kernel: Any, programs: int, arguments: dict[str, Any], device: Tensor) -> None:
         found.append((kernel, arguments))
@@ -251,26 +258,25 @@ def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> list[tuple[
     monkeypatch.setattr(launch, "run", record)
     monkeypatch.setattr(group_kernels, "run", record)
     x = torch.zeros(2, 6, 5, 7, dtype=dtype)
-    side = x > 0
-    grid = torch.ones(3, 6)
-    codes = cuda.channel.quantize_channel(x, grid, side, 3, 1, 0)
-    cuda.channel.dequantize_channel(codes, grid, 3, 1, 0, 2, dtype)
-    cuda.channel.dequantize_channel_side(codes, grid, 3, 1, 0, 2)
-    _, scale = cuda.group.quantize_group(x, 3, 1, 3, [], 0)
-    cuda.group.dequantize_group(codes, scale, 3, 1, 3, 0, 2, dtype)
-    _, scale = cuda.group.quantize_relu(x, side, 3, 1, 3, [2, 3], 0)
-    cuda.group.dequantize_relu(codes, scale, 3, 1, 3, 0, 2, dtype)
-    _, poison = cuda.unit.quantize_unit(x, 0.0, 1.0, 3, 0)
-    cuda.unit.dequantize_unit(codes, poison, 0.0, 1.0, 3, 0, 2, dtype)
-    cuda.bitmask.quantize_bitmask(side, 0)
-    cuda.bitmask.dequantize_relu_side(codes, 3, 0, 2)
+    length, side, grid = x.shape[pack_dim], x > 0, torch.ones(3, 6)
+    codes = cuda.channel.quantize_channel(x, grid, side, bits, 1, pack_dim)
+    cuda.channel.dequantize_channel(codes, grid, bits, 1, pack_dim, length, dtype)
+    cuda.channel.dequantize_channel_side(codes, grid, bits, 1, pack_dim, length)
+    _, scale = cuda.group.quantize_group(x, bits, 1, 3, [], pack_dim)
+    cuda.group.dequantize_group(codes, scale, bits, 1, 3, pack_dim, length, dtype)
+    _, scale = cuda.group.quantize_relu(x, side, bits, 1, 3, [2, 3], pack_dim)
+    cuda.group.dequantize_relu(codes, scale, bits, 1, 3, pack_dim, length, dtype)
+    _, poison = cuda.unit.quantize_unit(x, 0.0, 1.0, bits, pack_dim)
+    cuda.unit.dequantize_unit(codes, poison, 0.0, 1.0, bits, pack_dim, length, dtype)
+    cuda.bitmask.quantize_bitmask(side, pack_dim)
+    cuda.bitmask.dequantize_relu_side(codes, bits, pack_dim, length)
     return found
 
 
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
 
 
-def compiled(kernel: Any, arguments: dict[str, Any], capability: int) -> Any:
+def compiled(kernel: Any, arguments: dict[str, Any], capability: int, fusion: bool = False) -> Any:
     """A kernel compiled for arguments like these, as the launch would on a GPU of that compute capability."""
     signature, constants = {}, {}
     for parameter in kernel.params:
@@ -279,22 +285,42 @@ def compiled(kernel: Any, arguments: dict[str, Any], capability: int) -> Any:
             signature[parameter.name] = TYPES[value.dtype]
         elif isinstance(value, float):
             signature[parameter.name] = "fp32"
-        elif parameter.is_constexpr or value == 1:
+        elif parameter.is_constexpr or (value == 1 and not parameter.do_not_specialize):
             signature[parameter.name] = "constexpr"
             constants[parameter.name] = value
         else:
-            signature[parameter.name] = "i32"
+            signature[parameter.name] = "i64" if arguments["WIDE"] else "i32"
     target = GPUTarget("cuda", capability, 32)
-    return triton.compile(ASTSource(kernel, signature, constants), target=target, options={"enable_fp_fusion": False})
+    return triton.compile(ASTSource(kernel, signature, constants), target=target, options={"enable_fp_fusion": fusion})
+
+
+# Widths of one, two and three planes, words of 32 and 64 bits; the dimension outside, along and inside the channels.
+COMPILED = [
+    (80, torch.float32, 3, 0, False),
+    (80, torch.bfloat16, 8, 3, False),
+    (90, torch.bfloat16, 5, 1, False),
+    (90, torch.float32, 7, 0, True),
+    (100, torch.float16, 4, 3, False),
+    (100, torch.float16, 7, 1, False),
+]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
-@pytest.mark.parametrize(("capability", "dtype"), [(80, torch.float32), (90, torch.bfloat16), (100, torch.float16)])
+@pytest.mark.parametrize(("capability", "dtype", "bits", "pack_dim", "wide"), COMPILED)
 def test_compiles(
-    capability: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capability: int,
+    dtype: torch.dtype,
+    bits: int,
+    pack_dim: int,
+    wide: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    found = launches(monkeypatch, dtype)
+    if wide:
+        monkeypatch.setattr(launch, "WIDE_FROM", 0)
+        monkeypatch.setattr(group_kernels, "WIDE_FROM", 0)
+    found = launches(monkeypatch, dtype, bits, pack_dim)
     assert len(found) == 13 and len({kernel.fn for kernel, _ in found}) == 9
     for kernel, arguments in found:
         code = compiled(kernel, arguments, capability)
@@ -308,12 +334,11 @@ def test_compiles(
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 def test_fusion_would_show(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The check for `fma` above is one that fails without the launch option."""
+    """Without the launch option the compiler does contract: the check for `fma` above can fail."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    real = triton.compile
-    monkeypatch.setattr(triton, "compile", lambda source, target, options: real(source, target=target))
-    kernel, arguments = next(pair for pair in launches(monkeypatch, torch.float32) if pair[0].fn.__name__ == "_dequantize")
-    assert "fma.rn" in compiled(kernel, arguments, 90).asm["ptx"]
+    found = launches(monkeypatch, torch.float32, 3, 0)
+    kernel, arguments = next((kernel, arguments) for kernel, arguments in found if kernel.fn.__name__ == "_dequantize")
+    assert "fma.rn" in compiled(kernel, arguments, 90, fusion=True).asm["ptx"]
 
 
 def test_launch_forbids_fusion(monkeypatch: pytest.MonkeyPatch) -> None:

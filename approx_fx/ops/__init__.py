@@ -7,7 +7,7 @@ from contextlib import suppress
 from . import bitmask, channel, group, unit
 from .registry import OPS, Op, reference_of
 
-with suppress(ModuleNotFoundError):
+with suppress(ImportError):
     from . import cuda  # noqa: F401  Registers the kernels, where triton can be imported.
 
 __all__ = ["OPS", "Op", "bitmask", "channel", "group", "reference_of", "unit"]

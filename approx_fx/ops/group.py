@@ -72,9 +72,7 @@ def _fake_quantize_group(
 
 
 @define(_fake_quantize_group)
-def quantize_group(
-    x: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int
-) -> tuple[Tensor, Tensor]:
+def quantize_group(x: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int) -> tuple[Tensor, Tensor]:
     """(codes uint8 packed along `pack_dim`, scale bfloat16 [2, tiles]: low and step). x: any float dtype."""
     tiles = _tiles(x.float(), dim, group)
     reduced = _reduced(dim, over)

@@ -1,5 +1,8 @@
 """Kernels of `quantize_bitmask`, and of the two ops that decode "the code is not 0"."""
 
+# Triton gives kernel parameters their types at each launch.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 import torch

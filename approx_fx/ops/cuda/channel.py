@@ -4,6 +4,9 @@ An element's channel is (element // inner) % channels, in memory order. The code
 dimension: in one channel, unless that dimension is the channels' own (ALONG); then they are `apart` channels apart.
 """
 
+# Triton gives kernel parameters their types at each launch.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 import math
@@ -48,12 +51,11 @@ def _quantize(
     level = tl.load(row_of + 2 * channels, mask=live, other=0.0).to(tl.int32)
     for j in tl.static_range(PER_SLOT):
         valid = live & (within < full)
-        if ALONG:
-            if j > 0:
-                row_of += apart
-                low = tl.load(row_of, mask=valid, other=0.0)
-                inverse = tl.math.div_rn(1.0, tl.load(row_of + channels, mask=valid, other=1.0))
-                level = tl.load(row_of + 2 * channels, mask=valid, other=0.0).to(tl.int32)
+        if ALONG and j > 0:
+            row_of += apart
+            low = tl.load(row_of, mask=valid, other=0.0)
+            inverse = tl.math.div_rn(1.0, tl.load(row_of + channels, mask=valid, other=1.0))
+            level = tl.load(row_of + 2 * channels, mask=valid, other=0.0).to(tl.int32)
         value = widen(tl.load(x + (outer * full + within), mask=valid, other=0.0))
         code = floor_code((value - low) * inverse, BITS)
         if SIDE:
@@ -94,12 +96,11 @@ def _dequantize(
     level = tl.load(row_of + 2 * channels, mask=live, other=0.0)
     for j in tl.static_range(PER_SLOT):
         valid = live & (within < full)
-        if ALONG:
-            if j > 0:
-                row_of += apart
-                low = tl.load(row_of, mask=valid, other=0.0)
-                step = tl.load(row_of + channels, mask=valid, other=0.0)
-                level = tl.load(row_of + 2 * channels, mask=valid, other=0.0)
+        if ALONG and j > 0:
+            row_of += apart
+            low = tl.load(row_of, mask=valid, other=0.0)
+            step = tl.load(row_of + channels, mask=valid, other=0.0)
+            level = tl.load(row_of + 2 * channels, mask=valid, other=0.0)
         code = extract(word, j, BITS, PER_SLOT, BLOCK).to(tl.float32)
         if SIDE:
             tl.store(out + (outer * full + within), (code >= level).to(tl.uint8), mask=valid)
@@ -168,8 +169,6 @@ def dequantize_channel(
 
 
 @channel.dequantize_channel_side.definition.register_kernel("cuda")
-def dequantize_channel_side(
-    codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int
-) -> Tensor:
+def dequantize_channel_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int) -> Tensor:
     """See `approx_fx.ops.channel.dequantize_channel_side`."""
     return _decode(codes, grid, bits, dim, pack_dim, length, torch.bool, side=True)

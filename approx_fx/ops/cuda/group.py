@@ -3,6 +3,9 @@
 Two steps: one program for some tiles finds their scales, then each slot is quantized or decoded by its tiles' scales.
 """
 
+# Triton gives kernel parameters their types at each launch.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 from typing import Any
@@ -234,9 +237,7 @@ def _decode(
 
 
 @reference.quantize_group.definition.register_kernel("cuda")
-def quantize_group(
-    x: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int
-) -> tuple[Tensor, Tensor]:
+def quantize_group(x: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int) -> tuple[Tensor, Tensor]:
     """See `approx_fx.ops.group.quantize_group`."""
     tiles = Tiles.of(x.shape, Order.of(x), dim, group, over)
     if tiles is None:

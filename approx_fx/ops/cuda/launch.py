@@ -1,8 +1,8 @@
 """What surrounds a kernel: tensors in memory order, the split of a tensor into slots, and the launch itself.
 
-A kernel sees a packed tensor as [outer, codes, row], a row being the packed dimension's first `1 / per_slot`-th times all
-dimensions inside it. A slot is one place of [outer, row]: its `per_slot` codes, one row apart, share its bytes, one row
-apart. So every access of neighbouring slots is to neighbouring memory.
+A kernel sees a tensor as [outer, per_slot, row] and its codes as [outer, bytes, row]: a row is a `per_slot`-th of the
+packed dimension, padding included, times all dimensions inside it. A slot is one place of [outer, row]: its `per_slot`
+codes, each a row apart, share its bytes, each a row apart. So neighbouring slots access neighbouring memory.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Order:
 
     @classmethod
     def of(cls, x: Tensor) -> Order:
+        """The order of x's dimensions, as the references keep it."""
         return cls(tuple(memory_order(x)))
 
     def apply(self, x: Tensor) -> Tensor:
@@ -65,6 +66,7 @@ class Slots:
         return cls(math.prod(shape[:pack_dim]) * row, row, shape[pack_dim] * inner, bits)
 
     def arguments(self) -> dict[str, Any]:
+        """The arguments by these names that every kernel over slots takes."""
         per_slot = multiple(self.bits)
         return {
             "slots": self.count,

@@ -4,6 +4,9 @@ A slot's bytes are gathered in one word, byte b at bit 8 b. A code's bits go to 
 that plane in a slot, code j is field j // n of byte j % n, which is the layout of `approx_fx.ops.pack`.
 """
 
+# Triton gives kernel parameters their types at each launch.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 import triton
@@ -16,21 +19,23 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 @triton.jit
 def widen(x):
     """float32 of a loaded value."""
-    if INTERPRETED:
-        if x.dtype == tl.bfloat16:
-            return (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
-    return x.to(tl.float32)
+    if INTERPRETED and x.dtype == tl.bfloat16:
+        value = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    else:
+        value = x.to(tl.float32)
+    return value
 
 
 @triton.jit
 def narrow(x, dtype: tl.constexpr):
     """A float32 value in `dtype`, rounded to nearest, ties to even."""
-    if INTERPRETED:
-        if dtype == tl.bfloat16:
-            word = x.to(tl.int32, bitcast=True)
-            word = tl.where(x == x, (word + 0x7FFF + ((word >> 16) & 1)) >> 16, 0x7FC0)
-            return word.to(tl.int16).to(tl.bfloat16, bitcast=True)
-    return x.to(dtype)
+    if INTERPRETED and dtype == tl.bfloat16:
+        word = x.to(tl.int32, bitcast=True)
+        word = tl.where(x == x, (word + 0x7FFF + ((word >> 16) & 1)) >> 16, 0x7FC0)
+        value = word.to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        value = x.to(dtype)
+    return value
 
 
 @triton.jit
@@ -56,18 +61,19 @@ def ceil_code(ratio, BITS: tl.constexpr):
 @triton.jit
 def locate(slots, row, FLAT: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
     """(outer index, place in the row, whether the slot exists) of this program's slots, int32 or int64 [BLOCK]."""
-    slot = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    program = tl.program_id(0)
     if WIDE:
-        slot = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        program = program.to(tl.int64)
+    slot = program * BLOCK + tl.arange(0, BLOCK)
     if FLAT:
-        return slot * 0, slot, slot < slots
-    return slot // row, slot % row, slot < slots
+        outer, rest = slot * 0, slot
+    else:
+        outer, rest = slot // row, slot % row
+    return outer, rest, slot < slots
 
 
 @triton.jit
-def _insert_plane(
-    word, code, J: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, PER_SLOT: tl.constexpr
-):
+def _insert_plane(word, code, J: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, PER_SLOT: tl.constexpr):
     if BITS & WIDTH:
         WIDER: tl.constexpr = BITS - BITS % (2 * WIDTH)
         BYTES: tl.constexpr = PER_SLOT * WIDTH // 8
@@ -77,9 +83,7 @@ def _insert_plane(
 
 
 @triton.jit
-def _extract_plane(
-    code, word, J: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, PER_SLOT: tl.constexpr
-):
+def _extract_plane(code, word, J: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, PER_SLOT: tl.constexpr):
     if BITS & WIDTH:
         WIDER: tl.constexpr = BITS - BITS % (2 * WIDTH)
         BYTES: tl.constexpr = PER_SLOT * WIDTH // 8
@@ -91,9 +95,7 @@ def _extract_plane(
 @triton.jit
 def empty_word(BITS: tl.constexpr, PER_SLOT: tl.constexpr, BLOCK: tl.constexpr):
     """Words of no codes, [BLOCK]: int32, or int64 where a slot has more than four bytes."""
-    if BITS * PER_SLOT > 32:
-        return tl.zeros([BLOCK], tl.int64)
-    return tl.zeros([BLOCK], tl.int32)
+    return tl.zeros([BLOCK], tl.int64 if BITS * PER_SLOT > 32 else tl.int32)
 
 
 @triton.jit

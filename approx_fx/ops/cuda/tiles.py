@@ -4,6 +4,9 @@ In memory order the dimensions alternate between those that tell tiles apart (ke
 Neighbours of a kind merge, so that [kept1, reduced1, kept2, reduced2], each 1 or more, covers all common cases.
 """
 
+# Triton gives kernel parameters their types at each launch.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 import math
@@ -12,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from ..pack import in_plain_order
@@ -63,14 +65,15 @@ class Tiles:
                 merged.append(size)
         if len(merged) > 4:
             return None
-        merged += [1] * (4 - len(merged))
-        return cls(*merged, order, tuple(shape[index] for index in order.dims), tuple(scale), dim)
+        kept1, reduced1, kept2, reduced2 = merged + [1] * (4 - len(merged))
+        memory = tuple(shape[index] for index in order.dims)
+        return cls(kept1, reduced1, kept2, reduced2, order, memory, tuple(scale), dim)
 
     @classmethod
     def of_codes(
         cls, codes: Tensor, scale: Sequence[int], dim: int, group: int, pack_dim: int, length: int
     ) -> Tiles | None:
-        """The tiles of the tensor that `codes` decode to, given its scale's shape: a length of 1 is a reduced dimension."""
+        """The tiles of the tensor that `codes` decode to, given its scale's shape: reduced where its length is 1."""
         shape = [length if index == pack_dim else size for index, size in enumerate(codes.shape)]
         kept = [size // group if index == dim else size for index, size in enumerate(shape)]
         plain = [*scale[: dim + 1], *scale[dim + 2 :]]
@@ -90,7 +93,7 @@ class Tiles:
     def arguments(self, slots: Slots, pack_dim: int) -> dict[str, Any]:
         """The arguments that say which tile a code of a slot is in.
 
-        From one code of a slot to the next the tile moves by `apart`, unless the packed dimension is the tiled one (ALONG).
+        From one code of a slot to the next the tile moves by `apart`, unless the tiled dimension is packed (ALONG).
         """
         place = self.order.index(pack_dim)
         inside, steps = math.prod(self.memory[place + 1 :]), math.prod(self.shape[place + 1 :])
@@ -104,7 +107,7 @@ class Tiles:
         }
 
     def to_plain(self, scale: Tensor) -> Tensor:
-        """A scale in memory order, `shape`, as the op returns it: plain order, contiguous, the tiled dimension split."""
+        """A scale in memory order, `shape`, as the op returns it: contiguous in plain order, `dim` split."""
         return in_plain_order(self.order.undo(scale)).unsqueeze(self.dim + 1)
 
     def to_memory(self, scale: Tensor) -> Tensor:

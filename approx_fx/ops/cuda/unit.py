@@ -1,5 +1,8 @@
 """Kernels of the unit-range quantizer: `quantize_unit`, `dequantize_unit`."""
 
+# Triton gives kernel parameters their types at each launch.
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
 from __future__ import annotations
 
 import torch
@@ -95,7 +98,5 @@ def dequantize_unit(
     slots = Slots.of(target.shape, bits, order.index(pack_dim))
     step = (high - low) / 2**bits
     middle = low + 0.5 * step
-    run_slots(
-        _dequantize, slots, codes, codes=order.apply(codes), poison=poison, out=target, step=step, middle=middle
-    )
+    run_slots(_dequantize, slots, codes, codes=order.apply(codes), poison=poison, out=target, step=step, middle=middle)
     return out
