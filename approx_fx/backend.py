@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from .config import Config
 from .errors import PassFailed
@@ -42,11 +42,13 @@ def backend(
 
 
 def compile_with(
-    config: Config, module: fx.GraphModule, inputs: Sequence[Any], mode: str | None = None
+    config: Config,
+    module: fx.GraphModule,
+    inputs: Sequence[Any],
+    mode: str | None = None,
+    owners: Sequence[nn.Parameter] = (),
 ) -> Callable[..., Any]:
-    """Compile a traced module with a checked Config, and remember its report."""
-    if config.bits is not None and not hasattr(inputs, "__len__"):
-        inputs = list(inputs)
+    """Compile a traced module with a checked Config, and remember its report under its parameters and `owners`."""
     run = Pass(config, key=graph_key(module, inputs, config))
     hook = inductor.Hook(config.key(), run)
     if config.compiler == "eager":
@@ -55,27 +57,37 @@ def compile_with(
         compiled = inductor.compile_inductor(module, inputs, hook, mode, save_inputs=config.bits is not None)
     found = run.reports or _stored(run.key)
     for graph in found:
-        register(inputs, graph, dataclasses.asdict(config))
+        register([*inputs, *owners], graph, dataclasses.asdict(config))
     return compiled
 
 
 @dataclass
 class Pass:
-    """One compile: partitions the joint graphs it is given and collects their reports."""
+    """One compile: partitions the joint graphs it is given and collects their reports.
+
+    thorough: also carry out torch's own partition, to predict its peak (explain does; a compile need not wait for it).
+    """
 
     config: Config
     key: str
+    thorough: bool = False
     reports: list[GraphReport] = field(default_factory=list)
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
         config, outputs = self.config, options["num_fwd_outputs"]
-        untouched = fx.GraphModule(module, copy.deepcopy(module.graph))
-        theirs = split.torch_partition(untouched, joint_inputs, **options)
-        before = saved_bytes(theirs[1], read(untouched, outputs).fwd_outputs)
-        peak = predicted_peak(*theirs)
+        untouched = split.simplify(_copy(module))
+        saved: list[fx.Node] = []
+        peak = 0
+        if self.thorough:
+            theirs = split.torch_partition(_copy(untouched), joint_inputs, **options)
+            names = {node.name for node in theirs[1].graph.find_nodes(op="placeholder")}
+            saved, peak = [node for node in untouched.graph.nodes if node.name in names], predicted_peak(*theirs)
+        elif not split.has_policies(untouched):
+            saved = split.torch_saved(untouched, outputs)
+        before = saved_bytes(saved, read(untouched, outputs).fwd_outputs)
         if config.bits is None:
             self._keep(GraphReport(self.key, before, before, peak, peak))
-            return theirs
+            return split.torch_partition(module, joint_inputs, **options)
         try:
             done = partition(module, outputs, config)
         except Exception as error:
@@ -84,7 +96,7 @@ class Pass:
             reason = str(error) if isinstance(error, PassFailed) else f"{type(error).__name__}: {error}"
             log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
             self._keep(GraphReport(self.key, before, before, peak, peak, failed=reason))
-            return theirs
+            return split.torch_partition(untouched, joint_inputs, **options)
         self._keep(describe(done, before, (peak, predicted_peak(done.forward, done.backward)), self.key))
         return lower(done) if config.compiler == "inductor" else (done.forward, done.backward)
 
@@ -97,6 +109,10 @@ class Pass:
             draft = path.with_suffix(f".{os.getpid()}.tmp")
             draft.write_text(json.dumps([dataclasses.asdict(report) for report in self.reports]))
             draft.replace(path)
+
+
+def _copy(module: fx.GraphModule) -> fx.GraphModule:
+    return fx.GraphModule(module, copy.deepcopy(module.graph))
 
 
 def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> str:

@@ -23,5 +23,6 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     """
     config = Config.of(options)
     check_trainable(model)
-    call_compiled(model, partial(compile_with, config), dynamic)
+    owners = list(model.parameters())[:1]
+    call_compiled(model, partial(compile_with, config, owners=owners), dynamic)
     return model

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx
 
@@ -37,7 +35,7 @@ class Partition:
 
 def partition(module: fx.GraphModule, num_fwd_outputs: int, config: Config) -> Partition:
     """Partition a joint graph; it is changed in place. Raises PassFailed where the graph cannot be handled."""
-    if any("recompute" in node.meta for node in module.graph.nodes):
+    if split.has_policies(module):
         raise PassFailed("the graph holds regions under torch.utils.checkpoint, whose policy comes first")
     joint = read(split.simplify(module), num_fwd_outputs)
     decided = plan(joint, config)
@@ -56,6 +54,3 @@ def partition(module: fx.GraphModule, num_fwd_outputs: int, config: Config) -> P
 def lower(done: Partition) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Both halves with our ops inlined as aten, for a compiler that fuses."""
     return inline_ops(done.forward), inline_ops(done.backward)
-
-
-__all__ = ["Partition", "Sequence", "Any", "lower", "partition"]

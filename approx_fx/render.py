@@ -64,9 +64,10 @@ def kept_cells(report: Report) -> list[list[str]]:
 def headline(report: Report) -> str:
     """The totals in one line."""
     peak = report.predicted_peak
+    was = f"{size(peak['before'])} -> " if peak["before"] else ""
     line = (
         f"saved for backward: {size(report.saved_before)} -> {size(report.saved_after)} ({report.ratio:.1f}x smaller), "
-        f"predicted peak {size(peak['before'])} -> {size(peak['after'])}, {len(report.graphs)} graph(s)"
+        f"predicted peak {was}{size(peak['after'])}, {len(report.graphs)} graph(s)"
     )
     if not report.graphs:
         return "nothing was compiled for training yet: run a forward with gradients enabled first"

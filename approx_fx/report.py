@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -68,7 +67,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class GraphReport:
-    """One compiled graph. failed: why the pass left the graph exact, or ''. peak: predicted bytes, parameters excluded."""
+    """One compiled graph. failed: why the pass left the graph exact, or ''.
+
+    peak_before, peak_after: predicted bytes, parameters excluded; peak_before is 0 where it was not worked out.
+    """
 
     key: str
     before: int
@@ -153,7 +155,7 @@ class Report:
 
 
 def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> GraphReport:
-    """The report of one partitioned graph. before: bytes that torch's own partition saves."""
+    """The report of one partitioned graph. before: bytes that torch's own partition saves; peaks: before, after."""
     readers = _readers(done)
     used = {node.name for node in done.backward.graph.find_nodes(op="placeholder")}
     rows: list[Row] = []
@@ -173,18 +175,20 @@ def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> 
             Row(*where, quantizer.name, quantizer.bits, nbytes(value), sum(map(nbytes, nodes)),
                 readers.get(value, ()), source_of(value), carries)  # fmt: skip
         )
-    return GraphReport(key, before, saved_bytes(done.backward, done.plan.joint.fwd_outputs), *peaks, tuple(rows), tuple(kept))
+    stored = [node for nodes in done.stored.values() for node in nodes if node.name in used]
+    after = saved_bytes(stored, done.plan.joint.fwd_outputs)
+    return GraphReport(key, before, after, *peaks, tuple(rows), tuple(kept))
 
 
-def saved_bytes(backward: fx.GraphModule, outputs: Iterable[fx.Node]) -> int:
-    """Bytes a backward module gets from its forward: no inputs, no outputs, no gradients; aliases count once."""
-    names = {node.name for node in outputs} | {through(node, VIEWS - _COPYING).name for node in outputs}
-    total = 0
-    for node in backward.graph.find_nodes(op="placeholder"):
-        if is_size(node) or node.name in names or node.name.startswith(("primals", "tangents", "fwd_", "bwd_")):
-            continue
-        total += nbytes(node)
-    return total
+def saved_bytes(saved: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> int:
+    """Bytes of the saved nodes of a joint graph: no inputs, no outputs, no sizes; aliases count once."""
+    alive = {through(node, VIEWS - _COPYING) for node in outputs}
+    roots: dict[fx.Node, int] = {}
+    for node in saved:
+        root = through(node, VIEWS - _COPYING)
+        if root.op != "placeholder" and root.op != "get_attr" and root not in alive and not is_size(node):
+            roots[root] = max(roots.get(root, 0), nbytes(node))
+    return sum(roots.values())
 
 
 def _readers(done: Partition) -> dict[fx.Node, tuple[str, ...]]:
@@ -230,4 +234,4 @@ def report(model: nn.Module) -> Report:
     return Report(tuple(graph for graph, _ in graphs.values()), options)
 
 
-__all__ = ["GraphReport", "Kept", "Report", "Row", "describe", "register", "report", "saved_bytes", "torch"]
+__all__ = ["GraphReport", "Kept", "Report", "Row", "describe", "register", "report", "saved_bytes"]

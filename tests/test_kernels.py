@@ -67,11 +67,18 @@ def assert_same(actual: Tensor, expected: Tensor, case: str) -> None:
     assert not unequal.any(), f"{case}: {int(unequal.sum())} of {unequal.numel()} differ"
 
 
+def on_device(value: Any) -> Any:
+    """A tensor on the device with the strides it has, also where elements overlap or leave gaps; else the value."""
+    if not isinstance(value, Tensor):
+        return value
+    whole = value.as_strided((value.untyped_storage().nbytes() // value.element_size(),), (1,), 0)
+    return whole.to(DEVICE).as_strided(value.shape, value.stride(), value.storage_offset())
+
+
 def check(name: str, *arguments: Any, case: str) -> Any:
     """The reference's outputs on the CPU, after comparing them with the kernel's."""
     expected = OPS[name].reference(*arguments)
-    moved = [value.to(DEVICE) if isinstance(value, Tensor) else value for value in arguments]
-    actual = kernel_of(name)(*moved)
+    actual = kernel_of(name)(*map(on_device, arguments))
     outputs = (actual, expected) if isinstance(expected, tuple) else ((actual,), (expected,))
     for one, other in zip(*outputs, strict=True):
         assert_same(one, other, f"{name} {case}")
@@ -90,12 +97,12 @@ def values(shape: tuple[int, ...], dtype: torch.dtype, seed: int, special: bool)
 
 
 def inputs(bits: int) -> Iterator[tuple[str, Tensor, torch.dtype]]:
-    """(description, input, output dtype): every third pair of a shape and a layout, the dtypes taking turns."""
+    """(description, input, output dtype): every fourth pair of a shape and a layout, the dtypes taking turns."""
     for seed, (shape, layout) in enumerate(itertools.product(SHAPES, LAYOUTS)):
-        turn, rest = divmod(seed + bits, 3)
+        turn, rest = divmod(seed + bits, 4)
         if rest == 0:
             dtype = DTYPES[turn % 3]
-            x = LAYOUTS[layout](values(shape, dtype, seed + 100 * bits, special=turn % 2 == 0))
+            x = LAYOUTS[layout](values(shape, dtype, seed + 100 * bits, special=(seed // 5 + bits // 2) % 2 == 0))
             yield f"{layout} {list(shape)} {dtype} {bits} bits", x, DTYPES[(turn + turn // 3) % 3]
 
 
@@ -199,7 +206,7 @@ def test_many_programs(shape: tuple[int, ...]) -> None:
 
 
 @runs_kernels
-@pytest.mark.parametrize("test", [test_channel, test_group, test_relu, test_unit], ids=lambda test: test.__name__)
+@pytest.mark.parametrize("test", [test_channel, test_group], ids=lambda test: test.__name__)
 def test_wide_offsets(test: Callable[[int], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernels' 64-bit offsets, which else only tensors of 2^31 elements get."""
     monkeypatch.setattr(launch, "WIDE_FROM", 0)
@@ -227,7 +234,7 @@ def test_in_the_interpreter() -> None:
     done = subprocess.run([*command, __file__], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed[1]) >= 5 * 8, done.stdout
+    assert passed and int(passed[1]) >= 4 * 8, done.stdout
 
 
 def test_tiles_as_four_numbers() -> None:
@@ -243,6 +250,29 @@ def test_tiles_as_four_numbers() -> None:
     assert numbers(order, 1, 6, [0]) == (1, 12, 35, 1)
     assert numbers(Order((0, 2, 3, 1)), 1, 3, [2, 3]) == (2, 35, 2, 3)
     assert numbers(order, 1, 3, [0, 3]) is None
+
+
+def test_refuses_what_does_not_fit() -> None:
+    """The references' errors, not accesses out of bounds: raised before any launch, and so without a GPU."""
+    x, grid, codes = torch.zeros(4, 6, 5), torch.ones(3, 6), torch.zeros(1, 6, 5, dtype=torch.uint8)
+    scale = torch.zeros(4, 2, 1, 5, dtype=torch.bfloat16)
+    refused: list[tuple[str, tuple[Any, ...]]] = [
+        ("quantize_channel", (x, grid[:, :5], None, 2, 1, 0)),
+        ("quantize_channel", (x, grid, x[:, :5] > 0, 2, 1, 0)),
+        ("dequantize_channel", (codes, grid[:, :5], 2, 1, 0, 4, x.dtype)),
+        ("dequantize_channel", (codes, grid, 4, 1, 0, 4, x.dtype)),
+        ("quantize_group", (x, 2, 1, 4, [], 0)),
+        ("quantize_relu", (x, x[:, :5] > 0, 2, 1, 3, [], 0)),
+        ("dequantize_relu", (codes, scale[:3], 2, 1, 3, 0, 4, x.dtype)),
+        ("dequantize_relu", (codes, scale, 2, 1, 4, 0, 4, x.dtype)),
+        ("dequantize_relu_side", (codes, 4, 0, 4)),
+        ("dequantize_bitmask", (codes, 0, 9)),
+    ]
+    for name, arguments in refused:
+        with pytest.raises(RuntimeError):
+            OPS[name].reference(*arguments)
+        with pytest.raises(RuntimeError):
+            kernel_of(name)(*map(on_device, arguments))
 
 
 Launch = tuple[Any, dict[str, Any]]
@@ -301,7 +331,6 @@ COMPILED = [
     (90, torch.bfloat16, 5, 1, False),
     (90, torch.float32, 7, 0, True),
     (100, torch.float16, 4, 3, False),
-    (100, torch.float16, 7, 1, False),
 ]
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
+from .decompose import table
+from .fake import mode_of
 from .outputs import SaveInputsAsTheyAre
 
 Halves = tuple[fx.GraphModule, fx.GraphModule]
@@ -57,17 +59,27 @@ def compile_inductor(
 def compile_eager(module: fx.GraphModule, inputs: Sequence[Any], hook: Hook) -> Callable[..., Any]:
     """Run both halves as they are, op by op, after the same decompositions and joint passes as Inductor's."""
     from functorch.compile import make_boxed_func
-    from torch._dynamo.backends.common import aot_autograd
-    from torch._inductor import config
-    from torch._inductor.compile_fx import partition_fn
-
-    from .decompose import table
 
     def run(graph: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
         return make_boxed_func(graph.forward)
 
-    with config.patch(custom_partitioner_fn=hook):
-        return aot_autograd(fw_compiler=run, partition_fn=partition_fn, decompositions=table())(module, inputs)
+    return compile_halves(module, inputs, hook, run)
+
+
+def compile_halves(
+    module: fx.GraphModule, inputs: Sequence[Any], hook: Hook, compiler: Callable[..., Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Trace, partition by `hook`, and hand each half to `compiler` (module, example inputs -> boxed callable)."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._inductor import config
+    from torch._inductor.compile_fx import partition_fn
+    from torch._inductor.virtualized import V
+
+    def partition(joint: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
+        with config.patch(custom_partitioner_fn=hook), V.set_fake_mode(mode_of(joint.graph)):
+            return partition_fn(joint, joint_inputs, **options)
+
+    return aot_autograd(fw_compiler=compiler, partition_fn=partition, decompositions=table())(module, inputs)
 
 
 def cache_dir() -> Path | None:

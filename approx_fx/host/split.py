@@ -38,6 +38,27 @@ def torch_partition(
     return partitioners.min_cut_rematerialization_partition(joint, joint_inputs, **options)
 
 
+def torch_saved(joint: fx.GraphModule, num_fwd_outputs: int) -> list[fx.Node]:
+    """What torch.compile's own partition of a simplified joint graph saves, without carrying the partition out."""
+    info = partitioners.classify_nodes(joint, [], num_fwd_outputs)
+    if not info.required_bw_nodes:
+        return []
+    for node in reversed(joint.graph.nodes):
+        if node.op == "output":
+            node.dist_from_bw = int(1e9)
+        elif not info.is_required_fw(node):
+            node.dist_from_bw = 0
+        else:
+            node.dist_from_bw = min((user.dist_from_bw + 1 for user in node.users), default=int(1e9))
+    budget = functorch_config.activation_memory_budget
+    return partitioners.choose_saved_values_set(joint.graph, info, memory_budget=budget)
+
+
+def has_policies(joint: fx.GraphModule) -> bool:
+    """Whether regions of the graph are under torch.utils.checkpoint or a selective policy."""
+    return any("recompute" in node.meta for node in joint.graph.nodes)
+
+
 def joint_outputs(joint: fx.GraphModule, num_fwd_outputs: int) -> tuple[list[Any], list[Any]]:
     """(forward outputs, gradients) of a joint graph: nodes, or constants such as None."""
     output = next(iter(joint.graph.find_nodes(op="output")))

@@ -76,7 +76,7 @@ def quantize_bitmask(mask: Tensor, pack_dim: int) -> Tensor:
 def _nonzero(codes: Tensor, bits: int, pack_dim: int, length: int) -> Tensor:
     """bool: where the code is not 0."""
     order = Order.of(codes)
-    out = empty_unpacked(codes, pack_dim, length, torch.bool)
+    out = empty_unpacked(codes, bits, pack_dim, length, torch.bool)
     target = order.apply(out)
     slots = Slots.of(target.shape, bits, order.index(pack_dim))
     run_slots(unpack_nonzero, slots, codes, codes=order.apply(codes), out=as_bytes(target))

@@ -130,8 +130,8 @@ def quantize_channel(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, di
         slots,
         x,
         x=source,
-        rows=grid.contiguous(),
-        side=source if side is None else as_bytes(order.apply(side)),
+        rows=grid.expand(3, source.shape[dim]).contiguous(),
+        side=source if side is None else as_bytes(order.apply(side.expand_as(x))),
         codes=order.apply(codes),
         SIDE=side is not None,
         **_channels(source.shape, slots, dim, pack_dim),
@@ -143,7 +143,7 @@ def _decode(
     codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int, dtype: torch.dtype, side: bool
 ) -> Tensor:
     order = Order.of(codes)
-    out = empty_unpacked(codes, pack_dim, length, dtype)
+    out = empty_unpacked(codes, bits, pack_dim, length, dtype)
     target = order.apply(out)
     dim, pack_dim = order.index(dim), order.index(pack_dim)
     slots = Slots.of(target.shape, bits, pack_dim)
@@ -152,7 +152,7 @@ def _decode(
         slots,
         codes,
         codes=order.apply(codes),
-        rows=grid.contiguous(),
+        rows=grid.expand(3, target.shape[dim]).contiguous(),
         out=as_bytes(target) if side else target,
         SIDE=side,
         **_channels(target.shape, slots, dim, pack_dim),

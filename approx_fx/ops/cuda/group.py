@@ -18,7 +18,13 @@ from torch import Tensor
 from .. import group as reference
 from .launch import WIDE_FROM, Order, Slots, as_bytes, empty_packed, empty_unpacked, run, run_slots
 from .pack import ceil_code, empty_word, extract, floor_code, insert, load_word, locate, narrow, store_word, widen
-from .tiles import Tiles, tile_of
+from .tiles import Tiles
+
+
+@triton.jit
+def tile_of(element, reduced1, kept2, reduced2):
+    """The tile that an element lies in, both counted in memory order. See `Tiles` for the rest."""
+    return element // (reduced1 * kept2 * reduced2) * kept2 + element // reduced2 % kept2
 
 
 @triton.jit(do_not_specialize=["tiles", "size", "reduced1"])
@@ -205,7 +211,7 @@ def _encode(
         x,
         x=source,
         scale=scale,
-        side=source if side is None else as_bytes(tiles.order.apply(side)),
+        side=source if side is None else as_bytes(tiles.order.apply(side.expand_as(x))),
         codes=tiles.order.apply(codes),
         tiles=tiles.count,
         RELU=relu,
@@ -219,7 +225,7 @@ def _decode(
     codes: Tensor, scale: Tensor, tiles: Tiles, bits: int, pack_dim: int, length: int, dtype: torch.dtype, relu: bool
 ) -> Tensor:
     """The values. scale: in memory order."""
-    out = empty_unpacked(codes, pack_dim, length, dtype)
+    out = empty_unpacked(codes, bits, pack_dim, length, dtype)
     target = tiles.order.apply(out)
     slots = Slots.of(target.shape, bits, tiles.order.index(pack_dim))
     run_slots(

@@ -90,8 +90,11 @@ def empty_packed(x: Tensor, bits: int, pack_dim: int) -> Tensor:
     return empty_in_order(x, packed_shape(x.shape, bits, pack_dim), torch.uint8)
 
 
-def empty_unpacked(codes: Tensor, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:
+def empty_unpacked(codes: Tensor, bits: int, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:
     """What `codes` decode to, yet to be filled, in their memory order."""
+    if codes.shape[pack_dim] != packed_length(length, bits):
+        found = f"{codes.shape[pack_dim]} bytes along dimension {pack_dim}"
+        raise RuntimeError(f"{length} codes of {bits} bits take {packed_length(length, bits)} bytes, not {found}.")
     shape = [length if dim == pack_dim else size for dim, size in enumerate(codes.shape)]
     return empty_in_order(codes, shape, dtype)
 

@@ -4,9 +4,6 @@ In memory order the dimensions alternate between those that tell tiles apart (ke
 Neighbours of a kind merge, so that [kept1, reduced1, kept2, reduced2], each 1 or more, covers all common cases.
 """
 
-# Triton gives kernel parameters their types at each launch.
-# mypy: allow-untyped-defs, allow-incomplete-defs
-
 from __future__ import annotations
 
 import math
@@ -14,17 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import triton
 from torch import Tensor
 
 from ..pack import in_plain_order
 from .launch import Order, Slots
-
-
-@triton.jit
-def tile_of(element, reduced1, kept2, reduced2):
-    """The tile that an element lies in, both counted in memory order."""
-    return element // (reduced1 * kept2 * reduced2) * kept2 + element // reduced2 % kept2
 
 
 @dataclass(frozen=True)
@@ -42,7 +32,9 @@ class Tiles:
 
     @classmethod
     def of(cls, shape: Sequence[int], order: Order, dim: int, group: int, over: Sequence[int]) -> Tiles | None:
-        """The tiles of a tensor of this shape, or None where four numbers can't tell them."""
+        """The tiles of a tensor of this shape, or None: four numbers can't tell them, or they don't fit."""
+        if shape[dim] % group:
+            return None
         sizes: list[tuple[bool, int]] = []
         scale = []
         for index in order.dims:
@@ -112,4 +104,4 @@ class Tiles:
 
     def to_memory(self, scale: Tensor) -> Tensor:
         """The reverse of `to_plain`."""
-        return self.order.apply(scale.squeeze(self.dim + 1))
+        return self.order.apply(scale.squeeze(self.dim + 1)).expand(self.shape).contiguous()

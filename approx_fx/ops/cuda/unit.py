@@ -93,7 +93,7 @@ def dequantize_unit(
 ) -> Tensor:
     """See `approx_fx.ops.unit.dequantize_unit`."""
     order = Order.of(codes)
-    out = empty_unpacked(codes, pack_dim, length, dtype)
+    out = empty_unpacked(codes, bits, pack_dim, length, dtype)
     target = order.apply(out)
     slots = Slots.of(target.shape, bits, order.index(pack_dim))
     step = (high - low) / 2**bits

@@ -1,0 +1,101 @@
+"""Small networks, one for each structure that the pass has to recognise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+
+class ConvBnRelu(nn.Module):
+    def __init__(self, activation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = conv(3, 16), nn.BatchNorm2d(16), conv(16, 16)
+        self.activation = activation or nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.activation(self.norm(self.first(x))))
+
+
+class Residual(nn.Module):
+    """Post-activation: conv, BN, ReLU, conv, BN, sum, ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = conv(3, 16), nn.BatchNorm2d(16)
+        self.a, self.norm_a, self.b, self.norm_b = conv(16, 16), nn.BatchNorm2d(16), conv(16, 16), nn.BatchNorm2d(16)
+        self.last = conv(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem_norm(self.stem(x)))
+        y = self.norm_b(self.b(torch.relu(self.norm_a(self.a(x)))))
+        return self.last(torch.relu(x + y))
+
+
+class PreActivation(nn.Module):
+    """BN, ReLU, conv, sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.conv = conv(3, 16), nn.BatchNorm2d(16), conv(16, 16)
+        self.last_norm, self.last = nn.BatchNorm2d(16), conv(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.conv(torch.relu(self.norm(x)))
+        return self.last(torch.relu(self.last_norm(x)))
+
+
+class NoRelu(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = conv(3, 16), nn.BatchNorm2d(16), conv(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.norm(self.first(x)))
+
+
+class Plain(nn.Module):
+    """Convolutions with ReLU and no normalisation, then sigmoid and tanh."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = conv(3, 16), conv(16, 16), conv(16, 16), conv(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(torch.tanh(self.c(torch.sigmoid(self.b(torch.relu(self.a(x)))))))
+
+
+class Dropout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 128), nn.Linear(128, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.dropout(torch.relu(self.a(x)), 0.5, True))
+
+
+def images(batch: int = 8, size: int = 16) -> Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def rows(batch: int = 64) -> Tensor:
+    return torch.randn(batch, 64, generator=torch.Generator().manual_seed(1))
+
+
+PATTERNS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
+    "conv_bn_relu": lambda: (ConvBnRelu(), (images(),)),
+    "conv_bn_relu6": lambda: (ConvBnRelu(nn.ReLU6()), (images(),)),
+    "conv_bn_hardswish": lambda: (ConvBnRelu(nn.Hardswish()), (images(),)),
+    "conv_bn_inplace": lambda: (ConvBnRelu(nn.ReLU(inplace=True)), (images(),)),
+    "residual": lambda: (Residual(), (images(),)),
+    "pre_activation": lambda: (PreActivation(), (images(),)),
+    "no_relu": lambda: (NoRelu(), (images(),)),
+    "plain": lambda: (Plain(), (images(),)),
+    "dropout": lambda: (Dropout(), (rows(),)),
+}
