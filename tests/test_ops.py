@@ -1,277 +1,337 @@
-"""The ops' references: registration, expected numbers on tiny tensors, and BLPA's grid against the paper's formula."""
+"""The ops by example: packed bytes spelled out, grids against the paper's formula, its flaws, opcheck, refusals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from approx_fx.ops import OPS, reference_of
-from approx_fx.ops import pack as packing
+from approx_fx.ops import OPS, bitmask, channel, group, reference_of, unit
+from approx_fx.ops.pack import (
+    dense_strides,
+    memory_order,
+    multiple,
+    pack,
+    pack_dim,
+    packed_length,
+    padded_length,
+    unpack,
+)
 
-NAN = float("nan")
-T, F = True, False
+WIDTHS = range(1, 9)
+every_width = pytest.mark.parametrize("bits", WIDTHS)
 
-
-def call(name: str, *arguments: Any) -> Any:
-    return OPS[name].overload(*arguments)
-
-
-def samples() -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Arguments for every op: contiguous, channels last with padding, transposed, and of no elements."""
-    torch.manual_seed(0)
-    plain, last = torch.randn(4, 6, 2, 3), torch.randn(3, 4, 5, 3).to(memory_format=torch.channels_last)
-    turned, empty = torch.randn(5, 3).bfloat16().T, torch.zeros(2, 0, 3, dtype=torch.float16)
-    for x, bits, pack_dim in ((plain, 2, 1), (last, 3, 0), (turned, 5, 1), (empty, 4, 0)):
-        channels, length = x.shape[1], x.shape[pack_dim]
-        mean, rstd, weight, bias = torch.randn(channels), torch.rand(channels), torch.randn(channels), None
-        yield "channel_grid", (mean, rstd, weight, bias, 0.0, bits, "blpa")
-        yield "channel_grid", (mean, rstd, None, mean, None, bits, "gaussian")
-        grid = call("channel_grid", mean, rstd, weight, bias, 0.0, bits, "gaussian")
-        yield "quantize_channel", (x, grid, None, bits, 1, pack_dim)
-        yield "quantize_channel", (x, grid, x > 0, bits, 1, pack_dim)
-        codes = call("quantize_channel", x, grid, None, bits, 1, pack_dim)
-        yield "dequantize_channel", (codes, grid, bits, 1, pack_dim, length, x.dtype)
-        yield "dequantize_channel_side", (codes, grid, bits, 1, pack_dim, length)
-        yield "quantize_group", (x, bits, 1, max(channels, 1), [0], pack_dim)
-        codes, scale = call("quantize_group", x, bits, 1, max(channels, 1), [0], pack_dim)
-        yield "dequantize_group", (codes, scale, bits, 1, max(channels, 1), pack_dim, length, x.dtype)
-        yield "quantize_relu", (x.relu(), None, bits, 1, 1, [], pack_dim)
-        yield "quantize_relu", (x.relu(), x > 0, bits, 1, 1, [0], pack_dim)
-        codes, scale = call("quantize_relu", x.relu(), None, bits, 1, 1, [], pack_dim)
-        yield "dequantize_relu", (codes, scale, bits, 1, 1, pack_dim, length, x.dtype)
-        yield "dequantize_relu_side", (codes, bits, pack_dim, length)
-        yield "quantize_unit", (x, -1.0, 1.0, bits, pack_dim)
-        codes, poison = call("quantize_unit", x, -1.0, 1.0, bits, pack_dim)
-        yield "dequantize_unit", (codes, poison, -1.0, 1.0, bits, pack_dim, length, x.dtype)
-        yield "quantize_bitmask", (x > 0, pack_dim)
-        yield "dequantize_bitmask", (call("quantize_bitmask", x > 0, pack_dim), pack_dim, length)
-
-
-@pytest.mark.parametrize("name", OPS)
-def test_opcheck(name: str) -> None:
-    """Schema, autograd registration, fake implementation, and tracing with symbolic shapes."""
-    cases = [arguments for op, arguments in samples() if op == name]
-    assert len(cases) >= 4
-    for arguments in cases:
-        torch.library.opcheck(OPS[name].overload, arguments)
-
-
-def test_registry() -> None:
-    for name, op in OPS.items():
-        assert op.name == name and reference_of(op.overload) is op.reference
-    assert reference_of(torch.ops.aten.add.Tensor) is None
-    assert reference_of("approx_fx::quantize_unit") is None
-
-
-# (bits, codes, bytes): a byte's lowest bits hold the code of the first of its places; wider planes come first.
-LAYOUT = [
+# Codes and their bytes, worked out by hand. A byte's lowest bits hold the first code.
+PACKED = [
+    # One byte holds codes 0..7: 0b01001101.
     (1, [1, 0, 1, 1, 0, 0, 1, 0], [0b01001101]),
-    (1, [1, 1, 0, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0], [0b10100001, 0b00010011]),
-    (1, [1, 1, 1], [0b00000111]),
-    (2, [3, 0, 1, 2], [0b10_01_00_11]),
-    (2, [3, 0, 1, 2, 2, 3, 0, 1], [0b00_10_01_11, 0b01_11_10_00]),
-    (2, [1, 2, 3, 1, 2], [0b00_10_11_01, 0b00_00_01_10]),
-    (3, [0, 1, 2, 3, 4, 5, 6, 7], [0b10_00_10_00, 0b11_01_11_01, 0b11110000]),
-    (3, [5], [0b00_00_00_01, 0, 0b00000001]),
-    (4, [1, 15], [0xF1]),
-    (4, [1, 2, 3, 4], [0x31, 0x42]),
-    (4, [1, 2, 3, 4, 5], [0x41, 0x52, 0x03]),
-    (5, [31, 0, 16, 1, 2, 3, 4, 5], [0x2F, 0x30, 0x40, 0x51, 0b00000101]),
-    (6, [63, 1, 18, 32], [0x2F, 0x01, 0b10_01_00_11]),
-    (7, [127, 0, 0, 0, 0, 0, 0, 64], [0x0F, 0, 0, 0, 0x03, 0, 0b10000001]),
-    (8, [1, 255, 7], [1, 255, 7]),
+    # Nine codes are padded to 16 and lie 2 apart: codes 0, 2, .. 14 and codes 1, 3, .. 15.
+    (1, [1, 1, 0, 0, 1, 0, 1, 0, 1], [0b00011101, 0b00000001]),
+    # 3 + 1 * 4 + 2 * 16 + 0 * 64.
+    (2, [3, 1, 2, 0], [0b00100111]),
+    # Eight codes lie 2 apart: 3, 2, 1, 0 and 1, 0, 2, 3.
+    (2, [3, 1, 2, 0, 1, 2, 0, 3], [0b00011011, 0b11100001]),
+    # The plane of the lower two bits, 1 2 3 0 1 2 3 0, codes 2 apart; then that of the third bit, 1 0 1 0 0 1 0 1.
+    (3, [5, 2, 7, 0, 1, 6, 3, 4], [0b11011101, 0b00100010, 0b10100101]),
+    # 5 + 9 * 16; then with padding 3 + 7 * 16 and 12 + 0 * 16.
+    (4, [5, 9], [0x95]),
+    (4, [3, 12, 7], [0x73, 0x0C]),
+    # Planes of 4, 2 and 1 bits: 0x7F = 15 + 7 * 16, its three upper bits 111 in two planes.
+    (7, [0x7F, 0, 0, 0, 0x01, 0, 0, 0], [0x1F, 0, 0, 0, 0x03, 0, 0x01]),
+    (8, [200, 7, 255], [200, 7, 255]),
 ]
 
 
-@pytest.mark.parametrize(("bits", "codes", "expected"), LAYOUT)
-def test_packed_layout(bits: int, codes: list[int], expected: list[int]) -> None:
-    source, target = torch.tensor(codes, dtype=torch.uint8), torch.tensor(expected, dtype=torch.uint8)
-    assert packing.packed_length(len(codes), bits) == len(expected)
-    for ndim, dim in ((1, 0), (2, 0), (3, 1), (3, 2)):
-        shape = [-1 if index == dim else 1 for index in range(ndim)]
-        packed = packing.pack(source.reshape(shape), bits, dim)
-        assert torch.equal(packed, target.reshape(shape))
-        assert torch.equal(packing.unpack(packed, bits, dim, len(codes)), source.reshape(shape))
+@pytest.mark.parametrize(("bits", "codes", "expected"), PACKED)
+def test_packed_bytes(bits: int, codes: list[int], expected: list[int]) -> None:
+    packed = pack(torch.tensor(codes, dtype=torch.uint8), bits, 0)
+    assert packed.tolist() == expected
+    assert packed_length(len(codes), bits) == len(expected)
+    assert unpack(packed, bits, 0, len(codes)).tolist() == codes
 
 
-def test_packed_layout_of_a_matrix() -> None:
-    codes = torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8]], dtype=torch.uint8)
-    assert packing.pack(codes, 4, 0).tolist() == [[0x51, 0x62], [0x73, 0x84]]
-    assert packing.pack(codes, 4, 1).tolist() == [[0x21], [0x43], [0x65], [0x87]]
+@every_width
+def test_packing_keeps_all_codes_in_any_dimension(bits: int) -> None:
+    codes = torch.randint(0, 2**bits, (3, 17, 5), generator=torch.Generator().manual_seed(bits)).to(torch.uint8)
+    for dim, length in enumerate(codes.shape):
+        packed = pack(codes, bits, dim)
+        assert packed.shape[dim] == padded_length(length, bits) * bits // 8
+        assert torch.equal(unpack(packed, bits, dim, length), codes)
 
 
-def test_pack_dim() -> None:
-    assert packing.pack_dim([32, 3, 8, 8], 1) == 0
-    assert packing.pack_dim([3, 16, 8, 8], 1) == 1
-    assert packing.pack_dim([3, 15, 7, 31], 1) == 3
-    assert packing.pack_dim([3, 15], 8) == 0
-    assert packing.pack_dim([], 4) == 0
+def test_sizes() -> None:
+    assert [multiple(bits) for bits in WIDTHS] == [8, 4, 8, 2, 8, 4, 8, 1]
+    assert [packed_length(16, bits) for bits in WIDTHS] == [2 * bits for bits in WIDTHS]
+    assert [packed_length(1, bits) for bits in WIDTHS] == [1, 1, 3, 1, 5, 3, 7, 1]
+    assert packed_length(0, 3) == 0
 
 
-def test_channel_numbers() -> None:
-    grid = torch.tensor([[-2.0, 20.0], [1.0, -10.0], [2.0, 1.0]])
-    x = torch.tensor([[-5.0, 50.0], [-1.5, 20.0], [-0.5, 8.0], [0.25, -5.0], [9.0, NAN]])
-    codes = call("quantize_channel", x, grid, None, 2, 1, 1)
-    assert codes.tolist() == [[0], [0], [0b01_01], [0b10_10], [0b11]]
-    values = call("dequantize_channel", codes, grid, 2, 1, 1, 2, torch.float32)
-    assert values.tolist() == [[-1.5, 15.0], [-1.5, 15.0], [-0.5, 5.0], [0.5, -5.0], [1.5, 15.0]]
-    side = torch.tensor([[F, T], [T, F], [F, F], [F, T], [T, T]])
-    codes = call("quantize_channel", x, grid, side, 2, 1, 1)
-    assert codes.tolist() == [[0b01_00], [0b00_10], [0b00_01], [0b10_01], [0b01_11]]
-    assert torch.equal(call("dequantize_channel_side", codes, grid, 2, 1, 1, 2), side)
+def test_pack_dim_wastes_least() -> None:
+    assert pack_dim((16, 64, 7, 7), 1) == 0
+    assert pack_dim((3, 64, 7, 7), 1) == 1
+    assert pack_dim((3, 64, 7, 7), 8) == 0
+    assert pack_dim((3, 5, 7), 4) == 2
+    assert pack_dim((), 4) == 0
 
 
-def test_channel_grid_numbers() -> None:
-    mean, rstd, weight, bias = (torch.tensor([value]) for value in (1.0, 0.5, 2.0, 1.0))
-    assert call("channel_grid", mean, rstd, weight, bias, 0.0, 2, "blpa").flatten().tolist() == [-6.0, 3.0, 2.0]
-    assert call("channel_grid", mean, rstd, -weight, bias, 0.0, 2, "blpa").flatten().tolist() == [8.0, -3.0, 2.0]
-    assert call("channel_grid", mean, rstd, weight, bias, None, 2, "blpa").flatten().tolist() == [-5.0, 3.0, 2.0]
-    assert call("channel_grid", mean, rstd, None, None, 0.0, 2, "blpa").flatten().tolist() == [-5.0, 3.0, 2.0]
+def test_memory_order() -> None:
+    x = torch.zeros(2, 3, 4, 5)
+    assert memory_order(x) == [0, 1, 2, 3]
+    assert memory_order(x.contiguous(memory_format=torch.channels_last)) == [0, 2, 3, 1]
+    assert memory_order(x.permute(3, 0, 2, 1)) == [1, 3, 2, 0]
+    assert memory_order(x[:, :, ::2]) == [0, 1, 2, 3]
+    assert memory_order(torch.zeros(2, 1, 1, 1).expand(2, 3, 4, 5)) == [0, 1, 2, 3]
+    assert dense_strides((2, 3, 4, 5), [0, 2, 3, 1]) == [60, 1, 15, 3]
+    # A packed dimension that shrank to 1 is found where it was, here in the middle.
+    codes = torch.empty_strided((1, 4, 5), dense_strides((1, 4, 5), [1, 0, 2]))
+    assert memory_order(codes) == [1, 0, 2]
 
 
-def test_group_numbers() -> None:
-    x = torch.tensor([[0.0, 1.0, 2.0, 3.0], [7.0, 7.0, 7.0, 7.0], [0.0, 0.0, 0.0, 0.0]])
-    codes, scale = call("quantize_group", x, 2, 1, 4, [], 1)
-    # 3 (1 + 2^-7) / 4 = 0.755859375 lies between two bfloat16 numbers; 7 - 7 * 2^-7 = 6.9453125 does, too.
-    assert scale[:, :, 0, 0].tolist() == [[0.0, 6.9375, 0.0], [0.7578125, 0.0157470703125, 0.0]]
-    assert codes.tolist() == [[0b11_10_01_00], [0b11_11_11_11], [0]]
-    values = call("dequantize_group", codes, scale, 2, 1, 4, 1, 4, torch.float32)
-    assert values[0].tolist() == [0.37890625, 1.13671875, 1.89453125, 2.65234375]
-    assert values[1].tolist() == [6.99261474609375] * 4 and values[2].tolist() == [0.0] * 4
+X = torch.linspace(-1, 1, 2 * 4 * 3 * 3).reshape(2, 4, 3, 3)
+STATISTICS = (torch.zeros(4), torch.ones(4), torch.tensor([1.0, -1, 2, 0]), torch.tensor([0.5, 0.5, -9, 1]))
+LAST = X.contiguous(memory_format=torch.channels_last)
 
 
-def test_relu_numbers() -> None:
-    x = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, NAN, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    codes, scale = call("quantize_relu", x, None, 2, 1, 4, [], 1)
-    assert scale[0].tolist() == [[1.0078125]] and scale[1].isnan().all() and scale[2].tolist() == [[0.0]]
-    assert codes.tolist() == [[0b11_10_01_00], [0b00_01_01_00], [0]]
-    values = call("dequantize_relu", codes, scale, 2, 1, 4, 1, 4, torch.float32)
-    assert values[0].tolist() == [0.0, 0.50390625, 1.51171875, 2.51953125]
-    assert values[1].isnan().tolist() == [F, T, T, F] and values[2].tolist() == [0.0] * 4
-    side = torch.tensor([[T, F, F, T]] * 3)
-    codes, _ = call("quantize_relu", x, side, 2, 1, 4, [], 1)
-    assert codes.tolist() == [[0b11_00_00_01], [0b01_00_00_01], [0b01_00_00_01]]
-    assert torch.equal(call("dequantize_relu_side", codes, 2, 1, 4), side)
+def opcheck_cases() -> list[tuple[str, tuple[Any, ...]]]:
+    grid = channel.channel_grid.reference(*STATISTICS, 0.0, 4, "gaussian")
+    codes = channel.quantize_channel.reference(X, grid, X > 0, 4, 1, 0)
+    group_codes, group_scale = group.quantize_group.reference(X, 3, 1, 2, [2, 3], 1)
+    relu_codes, relu_scale = group.quantize_relu.reference(X.relu(), None, 4, 1, 2, [], 1)
+    unit_codes, poison = unit.quantize_unit.reference(X, -1.0, 1.0, 5, 0)
+    mask_codes = bitmask.quantize_bitmask.reference(X > 0, 1)
+    return [
+        ("channel_grid", (*STATISTICS, 0.0, 4, "gaussian")),
+        ("channel_grid", (*STATISTICS[:2], None, None, None, 2, "blpa")),
+        ("quantize_channel", (X, grid, X > 0, 4, 1, 0)),
+        ("quantize_channel", (LAST.bfloat16(), grid, None, 3, 1, 1)),
+        ("dequantize_channel", (codes, grid, 4, 1, 0, 2, torch.float16)),
+        ("dequantize_channel_side", (codes, grid, 4, 1, 0, 2)),
+        ("quantize_group", (X, 3, 1, 2, [2, 3], 1)),
+        ("quantize_group", (LAST, 4, 1, 2, [], 0)),
+        ("dequantize_group", (group_codes, group_scale, 3, 1, 2, 1, 4, torch.float32)),
+        ("quantize_relu", (X.relu(), None, 4, 1, 2, [], 1)),
+        ("quantize_relu", (LAST.relu(), LAST > 0, 1, 1, 4, [0, 2, 3], 3)),
+        ("dequantize_relu", (relu_codes, relu_scale, 4, 1, 2, 1, 4, torch.bfloat16)),
+        ("dequantize_relu_side", (relu_codes, 4, 1, 4)),
+        # Eight bits are not packed: codes must not come out as the very tensor that went in.
+        ("dequantize_relu_side", (X.to(torch.uint8), 8, 1, 4)),
+        ("quantize_relu", (X.relu(), X > 0, 8, 1, 2, [], 1)),
+        ("quantize_unit", (X, -1.0, 1.0, 5, 0)),
+        ("dequantize_unit", (unit_codes, poison, -1.0, 1.0, 5, 0, 2, torch.float32)),
+        ("quantize_bitmask", (X > 0, 1)),
+        ("dequantize_bitmask", (mask_codes, 1, 4)),
+    ]
 
 
-def test_unit_numbers() -> None:
-    x = torch.tensor([0.0, 0.3, 0.5, 0.99, 1.0, -9.0])
-    codes, poison = call("quantize_unit", x, 0.0, 1.0, 2, 0)
-    assert codes.tolist() == [0b00_11_10_00, 0b00_00_11_01] and poison.tolist() == [0.0]
-    values = call("dequantize_unit", codes, poison, 0.0, 1.0, 2, 0, 6, torch.float32)
-    assert values.tolist() == [0.125, 0.375, 0.625, 0.875, 0.875, 0.125]
-    x[3] = NAN
-    codes, poison = call("quantize_unit", x, -1.0, 1.0, 1, 0)
-    assert codes.tolist() == [0b010111] and poison.isnan().all()
-    assert call("dequantize_unit", codes, poison, -1.0, 1.0, 1, 0, 6, torch.float32).isnan().all()
+def test_opcheck_covers_every_op() -> None:
+    assert {name for name, _ in opcheck_cases()} == set(OPS)
 
 
-def test_bitmask_numbers() -> None:
-    mask = torch.tensor([T, F, T, T, F, F, F, F, T])
-    assert call("quantize_bitmask", mask, 0).tolist() == [0b00010011, 0b00000010]
+@pytest.mark.parametrize(
+    ("name", "arguments"), opcheck_cases(), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_opcheck(name: str, arguments: tuple[Any, ...]) -> None:
+    """Schema (no output is an input), autograd registration, fake implementation, dynamic shapes."""
+    result = torch.library.opcheck(OPS[name].definition, arguments)
+    assert set(result.values()) == {"SUCCESS"} and len(result) == 4
 
 
-def paper(x: Tensor, beta: Tensor, gamma: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Eq. 9 in float64 for x [N, C]: codes q, the level that q reaches where a > 0, a / step, and the decoded x."""
-    x, beta, gamma = x.double(), beta.double(), gamma.double()
-    sigma = (x.var(0, correction=0) + 1e-5).sqrt()
+def test_reference_of() -> None:
+    assert reference_of(torch.ops.approx_fx.quantize_unit.default) is OPS["quantize_unit"].reference
+    assert reference_of(torch.ops.aten.add.Tensor) is None
+    assert reference_of("output") is None
+
+
+# The channel quantizer against the paper's formula.
+
+
+def paper(x: Tensor, gamma: Tensor, beta: Tensor, bits: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """BLPA (Chakrabarti & Moseley 2019), float64: (codes, decoded x, how far each ratio is from a whole number).
+
+    x: [N, C]; gamma > 0. Along a channel a = (x - mean) / sqrt(var + eps) + beta / gamma, the shift puts a's range in
+    [0, 2^K), and ReLU's mask is code >= shift.
+    """
+    x, gamma, beta = x.double(), gamma.double(), beta.double()
+    mean, sigma = x.mean(0), (x.var(0, unbiased=False) + eps).sqrt()
     b = beta / gamma
-    a = (x - x.mean(0)) / sigma + b
-    shift = (2 ** (bits - 1) - torch.floor(b * 2**bits / 6)).clamp(min=1)
-    q = (torch.floor(a * 2**bits / 6) + shift).clamp(0, 2**bits - 1)
-    return q, shift, a * 2**bits / 6, ((q + 0.5 - shift) * 6 / 2**bits - b) * sigma + x.mean(0)
+    ratio = ((x - mean) / sigma + b) * 2**bits / 6
+    shift = (2 ** (bits - 1) - (b * 2**bits / 6).floor()).clamp(min=1)
+    codes = (ratio.floor() + shift).clamp(0, 2**bits - 1)
+    decoded = ((codes + 0.5 - shift) * 6 / 2**bits - b) * sigma + mean
+    return codes, decoded, (ratio - ratio.round()).abs()
 
 
-def encoded(
-    x: Tensor, beta: Tensor, gamma: Tensor, bits: int, side: Tensor | None = None, pack_dim: int = 0
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(grid, codes, decoded side, decoded x) of x [N, C] on BLPA's grid with its own statistics."""
-    mean, rstd = x.mean(0), (x.var(0, correction=0) + 1e-5).rsqrt()
-    grid = call("channel_grid", mean, rstd, gamma, beta, 0.0, bits, "blpa")
-    packed = call("quantize_channel", x, grid, side, bits, 1, pack_dim)
-    place = (grid, bits, 1, pack_dim, x.shape[pack_dim])
-    values, above = call("dequantize_channel", packed, *place, x.dtype), call("dequantize_channel_side", packed, *place)
-    return grid, packing.unpack(packed, bits, pack_dim, x.shape[pack_dim]), above, values
+def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(mean, 1 / sigma) of each channel of [N, C], as batch norm saves them."""
+    return x.mean(0), (x.var(0, unbiased=False) + eps).rsqrt()
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_blpa_is_the_papers_formula(bits: int) -> None:
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_blpa_is_the_papers(bits: int) -> None:
     generator = torch.Generator().manual_seed(bits)
-    x = torch.randn(500, 64, generator=generator) * 3 + torch.randn(64, generator=generator)
-    gamma = torch.rand(64, generator=generator) + 0.5
-    # Up to where the threshold leaves codes on both sides of it: 3 sigma, less half a step of 6 / 2^(K-1) sigma.
-    beta = gamma * (torch.rand(64, generator=generator) * 2 - 1) * (2 ** (bits - 1) - 1) * 6 / 2**bits
-    q, shift, ratio, decoded = paper(x, beta, gamma, bits)
-    grid, codes, above, values = encoded(x, beta, gamma, bits)
-    assert torch.equal(grid[2].double(), shift)
-    # float32 may put a value on the other side of a bin's edge only if it lies on the edge but for rounding.
-    inside = (ratio - ratio.round()).abs() > 1e-4
-    assert inside.float().mean() > 0.99
-    assert torch.equal(codes.double()[inside], q[inside])
-    torch.testing.assert_close(values.double()[inside], decoded[inside], rtol=1e-5, atol=1e-4)
-    assert torch.equal(above[inside], (ratio > 0)[inside]) and 0.1 < above.float().mean() < 0.9
+    x = torch.randn(500, 6, generator=generator) * 3 + 1
+    gamma = torch.rand(6, generator=generator) + 0.5
+    # Up to half of the window: there the paper's shift leaves codes for both sides.
+    beta = gamma * torch.tensor([-1.4, -0.7, -0.1, 0.2, 0.8, 1.4])
+    grid = channel.channel_grid.reference(*statistics(x, 1e-5), gamma, beta, 0.0, bits, "blpa")
+    codes = channel.quantize_channel.reference(x, grid, None, bits, 1, 0)
+    decoded = channel.dequantize_channel.reference(codes, grid, bits, 1, 0, 500, torch.float32)
+    expected_codes, expected, margin = paper(x, gamma, beta, bits, 1e-5)
+    clear = margin > 1e-4
+    assert clear.float().mean() > 0.95
+    assert torch.equal(unpack(codes, bits, 0, 500)[clear].double(), expected_codes[clear])
+    torch.testing.assert_close(decoded[clear].double(), expected[clear], rtol=1e-5, atol=1e-5)
+    side = channel.dequantize_channel_side.reference(codes, grid, bits, 1, 0, 500)
+    z = (x.double() - x.double().mean(0)) / (x.double().var(0, unbiased=False) + 1e-5).sqrt()
+    assert torch.equal(side[clear], (gamma * z + beta > 0)[clear])
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("offset", [-1e6, -50.0, -3.5, 3.5, 50.0, 1e6])
-def test_blpa_far_from_the_data(bits: int, offset: float) -> None:
-    """beta / gamma beyond 3 sigma: the paper's window leaves the data, or its mask has no codes; here neither does."""
-    x = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
-    x[0] = 8.0
-    gamma = torch.tensor([1.0, 0.2, 3.0])
-    beta = offset * gamma
-    side = gamma * x + beta > 0
-    assert side.any() or offset < -10
-    _, _, above, values = encoded(x, beta, gamma, bits, side)
-    assert torch.equal(above, side)
-    z, sigma = (x - x.mean(0)) / x.std(0), x.std(0)
-    central = z.abs() < 3
-    error = (values - x).abs() / sigma
-    # The one code kept for the other side costs its bin's values a step.
-    assert (error[central] <= 1.5 * 6 / 2**bits * 1.01).all()
-    _, codes, _, values = encoded(x, beta, gamma, bits)
-    assert ((values - x).abs() / sigma)[central].max() <= 0.5 * 6 / 2**bits * 1.01
-    assert codes.unique().numel() >= 0.75 * 2**bits
-    q, shift, _, decoded = paper(x, beta, gamma, bits)
-    if offset > 0:
-        assert ((decoded - x).abs() / sigma)[central].max() > 0.5 * 6 / 2**bits * 1.01
-    elif side.any():
-        assert not torch.equal(q >= shift, side)
+def round_trip(x: Tensor, gamma: Tensor, beta: Tensor, bits: int, grid: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(decoded x, decoded side, the forward's side, step in x per channel) of x, [N, C], before batch norm and ReLU."""
+    mean, rstd = statistics(x, 1e-5)
+    side = (x - mean) * rstd * gamma + beta > 0
+    rows = channel.channel_grid.reference(mean, rstd, gamma, beta, 0.0, bits, grid)
+    codes = channel.quantize_channel.reference(x, rows, side, bits, 1, 0)
+    decoded = channel.dequantize_channel.reference(codes, rows, bits, 1, 0, len(x), x.dtype)
+    return decoded, channel.dequantize_channel_side.reference(codes, rows, bits, 1, 0, len(x)), side, rows[1].abs()
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_blpa_negative_and_zero_gamma(bits: int) -> None:
-    x = torch.randn(1000, 5, generator=torch.Generator().manual_seed(1)) * 2 + 5
-    gamma = torch.tensor([-1.0, -0.3, 0.0, 0.0, -0.0])
-    beta = torch.tensor([0.5, -0.1, 0.7, -0.7, 0.0])
-    mean, sigma = x.mean(0), (x.var(0, correction=0) + 1e-5).sqrt()
-    normal = gamma * (x - mean) / sigma + beta
-    grid, _, above, values = encoded(x, beta, gamma, bits, normal > 0)
-    assert torch.equal(above, normal > 0)
-    assert grid[2, 2:].tolist() == [0, 2**bits, 2**bits]
-    central = (x - mean).abs() < 3 * sigma
-    error = (values - x).abs() / sigma
-    assert error[:, 2:][central[:, 2:]].max() <= 3 / 2**bits * 1.01
-    grid, _, above, values = encoded(x, beta, gamma, bits)
-    low, high = torch.minimum(grid[0], grid[0] + 2**bits * grid[1]), torch.maximum(grid[0], grid[0] + 2**bits * grid[1])
-    inside = (x > low) & (x < high)
-    assert inside.float().mean() > 0.8 and ((values - x).abs() / sigma)[inside].max() <= 3 / 2**bits * 1.01
-    if bits > 1:
-        assert torch.equal(above, normal > 0)
+# Beyond the paper: thresholds off the data's range, gamma negative or 0, a batch that the pack factor does not divide.
+BEYOND = [-50.0, -3.5, 3.5, 1e4, -1e30, 1e30]
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("batch", [1, 3, 7, 9])
-def test_blpa_odd_batch(bits: int, batch: int) -> None:
-    """A batch that the pack factor does not divide decodes as it does packed along the channels."""
-    x = torch.randn(batch, 16, generator=torch.Generator().manual_seed(2))
-    beta, gamma = torch.linspace(-4, 4, 16), torch.linspace(-2, 2, 16)
+@pytest.mark.parametrize("grid", channel.GRIDS)
+@every_width
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_threshold_beyond_the_data(bits: int, grid: str, sign: float) -> None:
+    x = torch.randn(511, len(BEYOND), generator=torch.Generator().manual_seed(bits)).clamp(-3, 3)
+    gamma = torch.full((len(BEYOND),), 0.7 * sign)
+    decoded, side, expected, step = round_trip(x, gamma, torch.tensor(BEYOND) * 0.7, bits, grid)
+    assert torch.equal(side, expected)
+    # The window stays on the data: one bin at its edge is lost to the other side, where nothing lies.
+    half = 2 ** (bits - 1) * step
+    inside = (x - x.mean(0)).abs() < half
+    assert inside.float().mean() > 0.6
+    lost = 1.0 if bits > 1 else 2.0
+    assert ((decoded - x).abs() <= (0.5 + lost) * step + 1e-4)[inside].all()
+    assert ((decoded - x).abs() > 0.5 * step + 1e-4)[inside].float().mean() < (0.2 if bits > 1 else 0.6)
+
+
+@pytest.mark.parametrize("grid", channel.GRIDS)
+@every_width
+def test_gamma_negative_or_zero(bits: int, grid: str) -> None:
+    x = torch.randn(333, 4, generator=torch.Generator().manual_seed(bits))
+    gamma, beta = torch.tensor([-1.5, -0.01, 0.0, 0.0]), torch.tensor([0.4, -0.002, 0.3, -0.3])
+    decoded, side, expected, step = round_trip(x, gamma, beta, bits, grid)
+    assert torch.equal(side, expected)
+    assert expected[:, 2].all() and not expected[:, 3].any()
+    assert 0.1 < expected[:, 0].float().mean() < 0.9
+    inside = (x - x.mean(0)).abs() < 2 ** (bits - 1) * step
+    # All codes are free for the data of a channel that lies on one side; elsewhere some lie across the threshold.
+    assert ((decoded - x).abs() <= 0.5 * step + 1e-5)[:, 2:][inside[:, 2:]].all()
+    if bits > 2:
+        close = ((decoded - x).abs() <= 0.5 * step + 1e-5)[:, :2]
+        assert close[inside[:, :2]].float().mean() > 0.7
+
+
+@every_width
+@pytest.mark.parametrize("batch", [1, 3, 5, 7, 9, 13])
+def test_batch_not_divided_by_the_pack_factor(bits: int, batch: int) -> None:
+    x = torch.randn(batch, 4, 3, 3, generator=torch.Generator().manual_seed(batch))
     side = x > 0.1
-    _, codes, above, values = encoded(x, beta, gamma, bits, side)
-    _, expected, _, decoded = encoded(x, beta, gamma, bits, side, pack_dim=1)
-    assert torch.equal(codes, expected) and torch.equal(values, decoded) and torch.equal(above, side)
-    assert packing.packed_length(batch, bits) < batch * bits / 8 + bits
+    rows = channel.channel_grid.reference(torch.zeros(4), torch.ones(4), None, None, 0.1, bits, "gaussian")
+    codes = channel.quantize_channel.reference(x, rows, side, bits, 1, 0)
+    assert codes.shape[0] == packed_length(batch, bits)
+    assert torch.equal(channel.dequantize_channel_side.reference(codes, rows, bits, 1, 0, batch), side)
+
+
+def test_channel_of_nan_statistics() -> None:
+    """Values of a NaN channel are NaN, its side exact, the other channels as ever."""
+    x = torch.randn(8, 3)
+    x[2, 1] = math.nan
+    mean, rstd = statistics(x, 1e-5)
+    side = ~(x <= 0)
+    for gamma in (torch.ones(3), torch.tensor([1.0, math.nan, 1])):
+        rows = channel.channel_grid.reference(mean, rstd, gamma, torch.zeros(3), 0.0, 3, "gaussian")
+        codes = channel.quantize_channel.reference(x, rows, side, 3, 1, 0)
+        decoded = channel.dequantize_channel.reference(codes, rows, 3, 1, 0, 8, torch.float32)
+        assert decoded[:, 1].isnan().all() and decoded[:, [0, 2]].isfinite().all()
+        assert torch.equal(channel.dequantize_channel_side.reference(codes, rows, 3, 1, 0, 8), side)
+
+
+def test_max_steps_beat_three_sigma() -> None:
+    """The default grid's reason to be: at any width it loses less of a Gaussian than +-3 sigma does."""
+    x = torch.randn(20000, 1, generator=torch.Generator().manual_seed(0))
+    for bits in range(1, 7):
+        errors = []
+        for grid in channel.GRIDS:
+            rows = channel.channel_grid.reference(*statistics(x, 0.0), None, None, None, bits, grid)
+            codes = channel.quantize_channel.reference(x, rows, None, bits, 1, 0)
+            decoded = channel.dequantize_channel.reference(codes, rows, bits, 1, 0, len(x), x.dtype)
+            errors.append((decoded - x).square().mean())
+        assert errors[0] < errors[1]
+
+
+# The other quantizers by example.
+
+
+def test_unit_values() -> None:
+    x = torch.tensor([0.0, 0.24, 0.25, 0.6, 1.0, 1.5, -0.1])
+    codes, poison = unit.quantize_unit.reference(x, 0.0, 1.0, 2, 0)
+    assert unpack(codes, 2, 0, 7).tolist() == [0, 0, 1, 2, 3, 3, 0]
+    decoded = unit.dequantize_unit.reference(codes, poison, 0.0, 1.0, 2, 0, 7, torch.float32)
+    assert decoded.tolist() == [0.125, 0.125, 0.375, 0.625, 0.875, 0.875, 0.125]
+
+
+def test_group_values() -> None:
+    x = torch.tensor([[0.0, 1.0, 2.0, 3.9], [-8.0, -8.0, -8.0, -8.0]])
+    codes, scale = group.quantize_group.reference(x, 2, 1, 4, [], 1)
+    assert scale.shape == (2, 2, 1, 1) and scale.dtype == torch.bfloat16
+    # Rounded outwards: low 0 and -8 (1 + 2^-7), steps 3.9 / 4 and 2^-7 8 / 4, each (1 + 2^-7) times, in bfloat16.
+    assert scale.flatten().tolist() == [0.0, -8.0625, 0.984375, 0.0157470703125]
+    assert unpack(codes, 2, 1, 4).tolist() == [[0, 1, 2, 3], [3, 3, 3, 3]]
+    decoded = group.dequantize_group.reference(codes, scale, 2, 1, 4, 1, 4, torch.float32)
+    assert decoded[0].tolist() == [0.984375 * middle for middle in (0.5, 1.5, 2.5, 3.5)]
+
+
+def test_relu_values() -> None:
+    x = torch.tensor([0.0, 1.0, 2.0, 3.0, 0.1])
+    codes, scale = group.quantize_relu.reference(x, None, 2, 0, 5, [], 0)
+    step = scale.item()
+    assert step == 1.0078125
+    assert unpack(codes, 2, 0, 5).tolist() == [0, 1, 2, 3, 1]
+    decoded = group.dequantize_relu.reference(codes, scale, 2, 0, 5, 0, 5, torch.float32)
+    assert decoded.tolist() == [0.0, 0.5 * step, 1.5 * step, 2.5 * step, 0.5 * step]
+    given = torch.tensor([True, False, True, False, True])
+    codes, _ = group.quantize_relu.reference(x, given, 2, 0, 5, [], 0)
+    assert torch.equal(group.dequantize_relu_side.reference(codes, 2, 0, 5), given)
+
+
+def test_constant_and_empty_tiles() -> None:
+    zeros = torch.zeros(4, 6)
+    codes, scale = group.quantize_group.reference(zeros, 3, 1, 3, [], 0)
+    assert not scale.any()
+    assert torch.equal(group.dequantize_group.reference(codes, scale, 3, 1, 3, 0, 4, torch.float32), zeros)
+    empty = torch.zeros(2, 6, 0)
+    codes, scale = group.quantize_group.reference(empty, 3, 1, 3, [2], 0)
+    assert codes.shape == (3, 6, 0) and scale.shape == (2, 2, 2, 1, 1) and not scale.any()
+    codes, scale = group.quantize_relu.reference(empty, None, 3, 1, 3, [0, 2], 1)
+    assert codes.shape == (2, 3, 0) and scale.shape == (1, 2, 1, 1) and not scale.any()
+    assert group.dequantize_relu.reference(codes, scale, 3, 1, 3, 1, 6, torch.float16).shape == (2, 6, 0)
+
+
+def test_refused() -> None:
+    x, rows = torch.zeros(4, 6), torch.ones(3, 6)
+    with pytest.raises(KeyError):
+        pack(torch.zeros(4, dtype=torch.uint8), 9, 0)
+    with pytest.raises(IndexError):
+        OPS["quantize_unit"].overload(torch.tensor(0.5), 0.0, 1.0, 4, 0)
+    with pytest.raises(RuntimeError):
+        OPS["quantize_group"].overload(x, 4, 1, 4, [], 0)
+    with pytest.raises(RuntimeError):
+        OPS["quantize_channel"].overload(x, rows[:, :5], None, 4, 1, 0)
+    with pytest.raises(RuntimeError):
+        OPS["dequantize_bitmask"].overload(torch.zeros(1, dtype=torch.uint8), 0, 9)

@@ -41,7 +41,7 @@ def narrow(x, dtype: tl.constexpr):
 @triton.jit
 def _clamped(ratio, BITS: tl.constexpr):
     """ratio, float32, within the range of codes; NaN becomes 0."""
-    return tl.minimum(tl.maximum(ratio, 0.0), (1 << BITS) - 1.0)
+    return tl.minimum(tl.maximum(tl.where(ratio == ratio, ratio, 0.0), 0.0), (1 << BITS) - 1.0)
 
 
 @triton.jit
