@@ -252,6 +252,18 @@ def test_tiles_as_four_numbers() -> None:
     assert numbers(order, 1, 3, [0, 3]) is None
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 0), (0, 2), (2, 0), (0, 1, 0)], ids=str)
+def test_nothing_to_launch(shape: tuple[int, ...]) -> None:
+    """Outputs of no elements have the references' shapes and strides; no kernel is started, and so no GPU needed."""
+    x = torch.zeros(shape)
+    for dim, whole, relu in itertools.product(range(x.ndim), (False, True), (False, True)):
+        name, arguments = ("relu", (x, None, 3)) if relu else ("group", (x, 3))
+        group = max(shape[dim], 1) if whole else 1
+        case = f"{shape} tiles of {group} along {dim}"
+        codes, scale = check(f"quantize_{name}", *arguments, dim, group, [], 0, case=case)
+        check(f"dequantize_{name}", codes, scale, 3, dim, group, 0, shape[0], x.dtype, case=case)
+
+
 def test_refuses_what_does_not_fit() -> None:
     """The references' errors, not accesses out of bounds: raised before any launch, and so without a GPU."""
     x, grid, codes = torch.zeros(4, 6, 5), torch.ones(3, 6), torch.zeros(1, 6, 5, dtype=torch.uint8)

@@ -262,17 +262,32 @@ def test_channel_of_nan_statistics() -> None:
         assert torch.equal(channel.dequantize_channel_side.reference(codes, rows, 3, 1, 0, 8), side)
 
 
-def test_max_steps_beat_three_sigma() -> None:
-    """The default grid's reason to be: at any width it loses less of a Gaussian than +-3 sigma does."""
-    x = torch.randn(20000, 1, generator=torch.Generator().manual_seed(0))
-    for bits in range(1, 7):
-        errors = []
-        for grid in channel.GRIDS:
-            rows = channel.channel_grid.reference(*statistics(x, 0.0), None, None, None, bits, grid)
-            codes = channel.quantize_channel.reference(x, rows, None, bits, 1, 0)
-            decoded = channel.dequantize_channel.reference(codes, rows, bits, 1, 0, len(x), x.dtype)
-            errors.append((decoded - x).square().mean())
-        assert errors[0] < errors[1]
+@every_width
+def test_max_steps_lose_least(bits: int) -> None:
+    """The default grid's reason to be: of all steps, its own have the least mean square error on a Gaussian."""
+    z = torch.linspace(-8, 8, 200_001, dtype=torch.float64)
+    density = torch.exp(-z * z / 2)
+
+    def error(step: float) -> float:
+        codes = (torch.floor(z / step) + 2 ** (bits - 1)).clamp(0, 2**bits - 1)
+        return float((((codes + 0.5 - 2 ** (bits - 1)) * step - z) ** 2 * density).sum())
+
+    best = channel.step_in_sigmas(bits, "gaussian")
+    assert error(best) < min(error(best * 0.99), error(best * 1.01))
+
+
+@every_width
+@pytest.mark.parametrize("threshold", [0.0, 6.0])
+def test_threshold_is_a_bins_edge(bits: int, threshold: float) -> None:
+    """The level's lower edge is where gamma z + beta = threshold, and the window is centred to half a step."""
+    limit = (2 ** (bits - 1) - 1) * channel.step_in_sigmas(bits, "gaussian")
+    gamma, mean, rstd = torch.tensor([2.0, -2.0]).repeat(50), torch.full((100,), 3.0), torch.full((100,), 0.25)
+    beta = threshold + torch.linspace(-2, 2, 100) * limit
+    low, step, level = channel.channel_grid.reference(mean, rstd, gamma, beta, threshold, bits, "gaussian")
+    edge = low + level * step
+    torch.testing.assert_close(gamma * (edge - mean) * rstd + beta, torch.full((100,), threshold), rtol=0, atol=1e-4)
+    assert ((low + 2 ** (bits - 1) * step - mean).abs() <= 0.501 * step.abs()).all()
+    assert torch.equal(step > 0, gamma > 0)
 
 
 # The other quantizers by example.
@@ -284,6 +299,8 @@ def test_unit_values() -> None:
     assert unpack(codes, 2, 0, 7).tolist() == [0, 0, 1, 2, 3, 3, 0]
     decoded = unit.dequantize_unit.reference(codes, poison, 0.0, 1.0, 2, 0, 7, torch.float32)
     assert decoded.tolist() == [0.125, 0.125, 0.375, 0.625, 0.875, 0.875, 0.125]
+    codes, _ = unit.quantize_unit.reference(torch.tensor([-0.5, 0.4, 0.6, 3.0]), -0.5, 3.5, 2, 0)
+    assert unpack(codes, 2, 0, 4).tolist() == [0, 0, 1, 3]
 
 
 def test_group_values() -> None:

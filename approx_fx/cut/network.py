@@ -63,8 +63,7 @@ def minimum_cut(problem: Problem) -> Cut:
             if source not in problem.free:
                 graph.add_edge((source, "out"), (value, "in"))
         for mask in problem.owners.get(value, ()):
-            if mask in values:
-                graph.add_edge((mask, "out"), (value, "out"))
+            graph.add_edge((mask, "out"), (value, "out"))
     for value in problem.demanded:
         if value not in problem.free:
             graph.add_edge((value, "out"), SINK)
@@ -77,7 +76,7 @@ def minimum_cut(problem: Problem) -> Cut:
 
 
 def reachable(problem: Problem) -> dict[fx.Node, None]:
-    """The values that matter: the demanded ones and all they may be recomputed from, in a fixed order."""
+    """The values that matter: the demanded ones, all they may be recomputed from, masks they own, in a fixed order."""
     seen: dict[fx.Node, None] = {}
     stack = list(reversed(problem.demanded))
     while stack:
@@ -85,5 +84,5 @@ def reachable(problem: Problem) -> dict[fx.Node, None]:
         if value in seen or value in problem.free:
             continue
         seen[value] = None
-        stack.extend(reversed(problem.recompute.get(value, ())))
+        stack.extend(reversed((*problem.recompute.get(value, ()), *problem.owners.get(value, ()))))
     return seen

@@ -9,11 +9,12 @@ from torch import fx
 from ..config import Config
 from ..errors import PassFailed
 from ..joint.chains import Chain, find_chains
-from ..joint.graph import Joint, ancestors
+from ..joint.graph import Joint
 from ..joint.masks import Mask, find_masks
 from ..joint.ops import name_of
 from ..joint.values import is_bool, is_float, is_size, tensor
 from ..quantize.base import Quantizer
+from ..quantize.bitmask import Bitmask
 from ..quantize.choose import Context, choose, context, owned_mask
 from ..quantize.exact import Exact
 from .network import Problem, minimum_cut
@@ -57,13 +58,14 @@ def plan(joint: Joint, config: Config) -> Plan:
     at = context(joint, config, chains, masks, readers)
     recompute = _recompute(joint, config, at, free)
     quantizers = {value: choose(value, at) for value in _candidates(joint, recompute, free)}
-    owners = {value: (owned_mask(q),) for value, q in quantizers.items() if owned_mask(q) is not None}
+    owners = {value: (mask,) for value, q in quantizers.items() if (mask := owned_mask(q)) is not None}
+    quantizers.update({mask: choose(mask, at) for (mask,) in owners.values() if mask not in quantizers})
     cut = minimum_cut(
         Problem(
             price={value: _price(value, quantizer) for value, quantizer in quantizers.items()},
             free=free,
             recompute=recompute,
-            owners=owners,  # type: ignore[arg-type]
+            owners=owners,
             demanded=tuple(sorted(joint.demands, key=joint.order.__getitem__)),
         )
     )
@@ -147,16 +149,6 @@ def _price(value: fx.Node, quantizer: Quantizer) -> int:
 
 
 def _mask_bits(mask: fx.Node) -> int:
-    from ..quantize.bitmask import Bitmask
-
     own = tensor(mask)
     assert own is not None and is_bool(mask)
     return Bitmask().nbytes(own) * 8
-
-
-def exact_sources(plan_: Plan) -> set[fx.Node]:
-    """Values that are available exactly: free ones, and those kept exact."""
-    return set(plan_.free) | {value for value, quantizer in plan_.anchors.items() if isinstance(quantizer, Exact)}
-
-
-__all__ = ["Plan", "ancestors", "exact_sources", "plan"]

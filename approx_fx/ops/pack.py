@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-PLANES: dict[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
+PLANES: dict[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (1, 2), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 
 
 def multiple(bits: int) -> int:
@@ -46,12 +46,12 @@ def pack_dim(shape: Sequence[int], bits: int) -> int:
 
 
 def memory_order(x: Tensor) -> list[int]:
-    """The dimensions of x from the outermost to the innermost in memory; their plain order if some are expanded.
+    """The dimensions of x from the outermost to the innermost in memory; plain order if some are expanded or empty.
 
     A dimension of length 1 goes behind one of the same stride: there its place survives `empty_in_order` and packing.
     """
     stride, shape = x.stride(), x.shape
-    if any(stride[dim] == 0 and shape[dim] != 1 for dim in range(x.ndim)):
+    if any(shape[dim] == 0 or (stride[dim] == 0 and shape[dim] != 1) for dim in range(x.ndim)):
         return list(range(x.ndim))
     return sorted(range(x.ndim), key=lambda dim: (-stride[dim], bool(shape[dim] == 1), dim))
 

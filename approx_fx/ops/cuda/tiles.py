@@ -100,7 +100,7 @@ class Tiles:
 
     def to_plain(self, scale: Tensor) -> Tensor:
         """A scale in memory order, `shape`, as the op returns it: contiguous in plain order, `dim` split."""
-        return in_plain_order(self.order.undo(scale)).unsqueeze(self.dim + 1)
+        return in_plain_order(self.order.undo(scale).unsqueeze(self.dim + 1))
 
     def to_memory(self, scale: Tensor) -> Tensor:
         """The reverse of `to_plain`."""

@@ -1,0 +1,120 @@
+"""The minimum cut against brute force, and the plan's decisions on small graphs."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from capture import capture
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import PATTERNS, ConvBnRelu, Residual, images
+from torch import fx
+
+from approx_fx.cut.network import Problem, minimum_cut
+from approx_fx.cut.rules import RECOMPUTE, TOLERANT
+from approx_fx.joint.ops import COMPARISONS, name_of
+from approx_fx.quantize.choose import DECISIONS
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Problem:
+    """Random small problems: values in order, each recomputable from earlier ones or not, masks owned by values."""
+    graph = fx.Graph()
+    count = draw(st.integers(2, 7))
+    nodes = [graph.placeholder(f"v{index}") for index in range(count)]
+    price = {node: draw(st.integers(0, 9)) for node in nodes}
+    recompute: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    for index, node in enumerate(nodes):
+        if index and draw(st.booleans()):
+            sources = draw(st.lists(st.sampled_from(nodes[:index]), min_size=1, max_size=3, unique=True))
+            recompute[node] = tuple(sources)
+    owners: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    if draw(st.booleans()):
+        mask, owner = draw(st.lists(st.sampled_from(nodes), min_size=2, max_size=2, unique=True))
+        recompute.pop(mask, None)
+        owners[owner] = (mask,)
+    demanded = draw(st.lists(st.sampled_from(nodes), min_size=1, unique=True))
+    return Problem(price, frozenset(), recompute, owners, tuple(demanded))
+
+
+def cheapest(problem: Problem) -> int:
+    """The least price over all sets of kept values from which everything demanded is available."""
+    values = list(problem.price)
+    best = sum(problem.price.values())
+    for size in range(len(values) + 1):
+        for kept in itertools.combinations(values, size):
+            available = set(kept)
+            for value in values:
+                sources = problem.recompute.get(value)
+                if sources is not None and all(source in available for source in sources):
+                    available.add(value)
+            owned = all(mask in available for v in kept for mask in problem.owners.get(v, ()))
+            if owned and all(value in available for value in problem.demanded):
+                best = min(best, sum(problem.price[value] for value in kept))
+    return best
+
+
+@given(problems())
+@settings(max_examples=200, deadline=None)
+def test_cut_is_the_cheapest(problem: Problem) -> None:
+    cut = minimum_cut(problem)
+    available = set(cut.kept) | set(cut.recomputed)
+    assert set(problem.demanded) <= available
+    for value in cut.recomputed:
+        assert all(source in available for source in problem.recompute[value])
+    assert sum(problem.price[value] for value in cut.kept) == cut.bits
+    if not problem.owners:
+        assert cut.bits == cheapest(problem)
+    else:
+        assert cut.bits >= cheapest(problem)
+
+
+def test_no_decision_may_be_recomputed_or_read_approximately() -> None:
+    assert not (COMPARISONS | DECISIONS) & (set(RECOMPUTE) | TOLERANT)
+
+
+def kinds(name: str, **options: object) -> list[str]:
+    """The quantizers of the large anchors of a pattern, in graph order."""
+    model, inputs = PATTERNS[name]()
+    seen = capture(model, *inputs, run=False, min_bytes=4096, **options)
+    assert seen.done is not None
+    return [q.name for q in seen.done.plan.anchors.values() if q.name != "exact"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("conv_bn_relu", ["channel"]),
+        ("conv_bn_relu6", ["channel", "bitmask"]),
+        ("conv_bn_hardswish", ["channel", "bitmask"]),
+        ("residual", ["channel", "channel", "channel", "bitmask"]),
+        ("pre_activation", ["channel", "channel"]),
+        ("no_relu", ["channel"]),
+        ("plain", ["relu", "unit", "unit"]),
+        ("dropout", ["relu", "bitmask"]),
+    ],
+)
+def test_one_code_serves_a_chain(name: str, expected: list[str]) -> None:
+    assert sorted(kinds(name, bits=4)) == sorted(expected)
+
+
+def test_a_chain_is_found_with_its_parts() -> None:
+    seen = capture(ConvBnRelu(), images(), run=False)
+    assert seen.done is not None
+    (chain,) = seen.done.plan.chains
+    assert chain.pattern == "batch_norm_affine"
+    assert name_of(chain.x) == "convolution" and chain.dim == 1
+    assert name_of(chain.rstd) == "rsqrt" and name_of(chain.mean) == "getitem"
+    assert chain.weight is not None and chain.bias is not None
+    assert [mask.threshold for mask in chain.masks] == [0.0]
+
+
+def test_the_stream_option_anchors_residual_sums() -> None:
+    def kept(stream: int) -> set[str]:
+        seen = capture(Residual(), images(), run=False, stream=stream)
+        assert seen.done is not None
+        return {name_of(value) for value, q in seen.done.plan.anchors.items() if q.name != "exact"}
+
+    assert "relu" in kept(0)
+    assert "relu" not in kept(8)

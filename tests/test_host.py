@@ -1,0 +1,83 @@
+"""The private interfaces of torch that are used: each test fails clearly when torch changes one."""
+
+from __future__ import annotations
+
+import torch
+from capture import capture
+from nets import ConvBnRelu, Residual, images
+from torch import nn
+
+import approx_fx
+from approx_fx.config import Config
+from approx_fx.host import decompose, fake, inductor, profiler, split
+from approx_fx.report import saved_bytes
+
+
+def test_the_partitioners_saved_set_is_known_without_partitioning() -> None:
+    """host.split.torch_saved: what a compile reports as `before` is what explain finds by partitioning."""
+    model = Residual()
+    told = approx_fx.explain(model, images())
+    approx_fx.convert(model, compiler="eager")
+    model(images()).sum().backward()
+    assert approx_fx.report(model).saved_before == told.saved_before > 0
+
+
+def test_split_passes_exactly_what_it_is_told() -> None:
+    seen = capture(ConvBnRelu(), images(), run=False)
+    assert seen.done is not None
+    names = {node.name for nodes in seen.done.stored.values() for node in nodes}
+    got = {n.name for n in seen.done.backward.graph.find_nodes(op="placeholder") if not split.is_tangent(n)}
+    assert {name for name in got if not name.startswith("primals")} == names
+    forward = split.joint_outputs(seen.done.forward, 10**6)[0]
+    assert {node.name for node in forward if node is not None} >= names
+
+
+def test_tags_keep_a_node_in_its_half() -> None:
+    graph = torch.fx.Graph()
+    node = graph.call_function(torch.ops.aten.relu.default, (graph.placeholder("primals_1"),))
+    assert not split.in_backward_only(node)
+    split.keep_in_backward(node)
+    assert split.in_backward_only(node)
+    assert not split.has_policies(torch.fx.GraphModule(nn.Module(), graph))
+
+
+def test_batch_norm_is_decomposed_as_the_patterns_expect() -> None:
+    assert torch.ops.aten._native_batch_norm_legit_functional.default in decompose.table()
+    assert torch.ops.aten.threshold_backward.default in decompose.table()
+    with fake.everything() as mode:
+        values = [mode.from_tensor(torch.ones(4, 4))]
+    module = decompose.trace(lambda x: torch.relu(x) + 1, values, mode)
+    assert [n.name for n in module.graph.nodes if n.op == "call_function"] == ["relu", "add"]
+
+
+def test_the_hook_is_part_of_the_cache_key() -> None:
+    first, second = inductor.Hook(Config(bits=4).key(), print), inductor.Hook(Config(bits=2).key(), print)
+    assert first.uuid() != second.uuid()
+    assert first == inductor.Hook(Config(bits=4).key(), repr)
+    assert inductor.cache_dir() is not None
+
+
+def test_allocations_are_seen() -> None:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        kept = torch.empty(1000, dtype=torch.float32)
+    assert sum(count for _, count in profiler.allocations(profile)) == kept.nbytes
+
+
+def test_saved_inputs_are_not_copied() -> None:
+    """Inductor lays convolutions out channels-last; a weight must still be saved itself, not as a copy."""
+    model = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(64, 64, 3, bias=False))
+    approx_fx.convert(model)
+    output = model(torch.randn(4, 64, 16, 16))
+    saved = {tensor.data_ptr() for tensor in output.grad_fn.saved_tensors}
+    assert {parameter.data_ptr() for parameter in model.parameters()} <= saved
+
+
+def test_bytes_of_aliases_count_once() -> None:
+    graph = torch.fx.Graph()
+    source = graph.placeholder("primals_1")
+    value = graph.call_function(torch.ops.aten.relu.default, (source,))
+    view = graph.call_function(torch.ops.aten.view.default, (value, [16]))
+    for node, shape in ((source, (4, 4)), (value, (4, 4)), (view, (16,))):
+        node.meta["val"] = torch.empty(shape)
+    assert saved_bytes([source, value, view], []) == 64
+    assert saved_bytes([source, view], [value]) == 0
