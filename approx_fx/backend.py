@@ -74,6 +74,7 @@ class Pass:
     reports: list[GraphReport] = field(default_factory=list)
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
+        """(forward, backward) of a joint graph; options are those that torch gives to a partitioner."""
         config, outputs = self.config, options["num_fwd_outputs"]
         untouched = split.simplify(_copy(module))
         saved: list[fx.Node] = []
@@ -126,7 +127,9 @@ def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> 
             digest.update(f"{shape}{strides}{value.dtype}{value.device}{value.requires_grad}".encode())
         else:
             digest.update(str(type(value)).encode())
-    digest.update(f"{torch.is_grad_enabled()}{torch.is_autocast_enabled('cpu')}{torch.is_autocast_enabled('cuda')}".encode())
+    digest.update(
+        f"{torch.is_grad_enabled()}{torch.is_autocast_enabled('cpu')}{torch.is_autocast_enabled('cuda')}".encode()
+    )
     return digest.hexdigest()
 
 

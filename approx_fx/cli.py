@@ -97,7 +97,9 @@ def _bits(text: str) -> int | None:
     if text.lower() in ("exact", "none"):
         return None
     if not text.lstrip("-").isdigit():
-        raise ApproxFxError(f"--bits {text!r} is not allowed: a whole number from 1 to 8, or exact.{did_you_mean(text, ['exact'])}")
+        raise ApproxFxError(
+            f"--bits {text!r} is not allowed: a whole number from 1 to 8, or exact.{did_you_mean(text, ['exact'])}"
+        )
     return int(text)
 
 

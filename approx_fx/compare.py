@@ -57,7 +57,9 @@ def compare(
     """
     for name in against:
         if name not in SYSTEMS[1:]:
-            raise ApproxFxError(f"--against {name!r} is not known.{did_you_mean(name, SYSTEMS)} Allowed: compile, eager.")
+            raise ApproxFxError(
+                f"--against {name!r} is not known.{did_you_mean(name, SYSTEMS)} Allowed: compile, eager."
+            )
     if steps < 1:
         raise ApproxFxError(f"--steps {steps} is not allowed: 1 or more.")
     load(target, batch)
@@ -167,7 +169,7 @@ def _serve(connection: Connection, job: Job) -> None:
 
 @dataclass
 class Step:
-    """One training step of one system: forward, loss, backward; no optimizer, so that every step sees the same weights."""
+    """One training step of one system: forward, loss, backward; no optimizer, so every step sees the same weights."""
 
     job: Job
     made: Target

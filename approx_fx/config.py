@@ -41,7 +41,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if self.bits is not None and (not _is_int(self.bits) or not 1 <= self.bits <= 8):
-            raise ApproxFxError(f"bits={self.bits!r} is not allowed: bits is a whole number from 1 to 8, or None (exact).")
+            raise ApproxFxError(
+                f"bits={self.bits!r} is not allowed: bits is a whole number from 1 to 8, or None (exact)."
+            )
         _one_of("grid", self.grid, GRIDS)
         _one_of("compiler", self.compiler, COMPILERS)
         for name, least in (("group", 8), ("min_bytes", 0), ("stream", 0), ("window", 0)):
@@ -85,4 +87,6 @@ def _is_int(value: object) -> bool:
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         options = ", ".join(repr(option) for option in allowed)
-        raise ApproxFxError(f"{name}={value!r} is not allowed: {name} is one of {options}.{did_you_mean(str(value), allowed)}")
+        raise ApproxFxError(
+            f"{name}={value!r} is not allowed: {name} is one of {options}.{did_you_mean(str(value), allowed)}"
+        )

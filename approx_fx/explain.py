@@ -23,7 +23,7 @@ from .report import GraphReport, Report
 def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **options: Any) -> Report:
     """What is saved for backward when `model(*inputs)` is trained, before and after the pass.
 
-    The model and its inputs are replaced by fake tensors: nothing is run, nothing is allocated. dtype: torch.bfloat16 or
+    The model and its inputs are replaced by fake tensors: nothing is run or allocated. dtype: torch.bfloat16 or
     torch.float16 for the forward under autocast. options: the fields of `Config`.
     Raises ApproxFxError for an unknown option, and for a model without trainable parameters.
     """

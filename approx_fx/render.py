@@ -94,8 +94,8 @@ def text(report: Report) -> str:
             table = Table(title=title, title_justify="left")
             for column in columns:
                 table.add_column(column, justify="right" if column in ("before", "after", "bits", "bytes") else "left")
-            for line in lines:
-                table.add_row(*line)
+            for row in lines:
+                table.add_row(*row)
             console.print(table)
     return out.getvalue()
 

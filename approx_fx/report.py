@@ -84,8 +84,13 @@ class GraphReport:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> GraphReport:
         """The inverse of dataclasses.asdict."""
-        rows = tuple(Row(**{**row, "shape": tuple(row["shape"]), "consumers": tuple(row["consumers"])}) for row in data["tensors"])
-        kept = tuple(Kept(**{**row, "shape": tuple(row["shape"]), "consumers": tuple(row["consumers"])}) for row in data["kept"])
+        rows = tuple(
+            Row(**{**row, "shape": tuple(row["shape"]), "consumers": tuple(row["consumers"])})
+            for row in data["tensors"]
+        )
+        kept = tuple(
+            Kept(**{**row, "shape": tuple(row["shape"]), "consumers": tuple(row["consumers"])}) for row in data["kept"]
+        )
         return cls(**{**data, "tensors": rows, "kept": kept})
 
 
@@ -172,8 +177,16 @@ def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> 
             continue
         carries = value in done.plan.carried.values()
         rows.append(
-            Row(*where, quantizer.name, quantizer.bits, nbytes(value), sum(map(nbytes, nodes)),
-                readers.get(value, ()), source_of(value), carries)  # fmt: skip
+            Row(
+                *where,
+                quantizer.name,
+                quantizer.bits,
+                nbytes(value),
+                sum(map(nbytes, nodes)),
+                readers.get(value, ()),
+                source_of(value),
+                carries,
+            )
         )
     stored = [node for nodes in done.stored.values() for node in nodes if node.name in used]
     after = saved_bytes(stored, done.plan.joint.fwd_outputs)

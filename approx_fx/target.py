@@ -45,7 +45,9 @@ def load(target: str, batch: int | None = None) -> Target:
     factory = getattr(module, name, None)
     if factory is None:
         names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
-        raise ApproxFxError(f"{place} has no {name!r}.{did_you_mean(name, names)} It has: {', '.join(names) or 'nothing'}.")
+        raise ApproxFxError(
+            f"{place} has no {name!r}.{did_you_mean(name, names)} It has: {', '.join(names) or 'nothing'}."
+        )
     if not callable(factory):
         raise ApproxFxError(f"{target} is a {type(factory).__name__}, not a factory: a function that takes batch.")
     return _checked(target, _call(target, factory, batch))
@@ -69,7 +71,9 @@ def _module(place: str) -> ModuleType:
     try:
         imported = run()
     except ModuleNotFoundError as error:
-        raise ApproxFxError(f"cannot import {place!r}: {error}. Is it on the path, seen from {Path.cwd().name!r}?") from error
+        raise ApproxFxError(
+            f"cannot import {place!r}: {error}. Is it on the path, seen from {Path.cwd().name!r}?"
+        ) from error
     except Exception as error:
         raise ApproxFxError(f"importing {place!r} failed: {type(error).__name__}: {error}") from error
     return imported if isinstance(imported, ModuleType) else module
@@ -96,12 +100,16 @@ def _checked(target: str, made: Any) -> Target:
         raise ApproxFxError(f"{target} returned {what}; {expected}.")
     model, inputs = made[0], made[1]
     if not isinstance(model, nn.Module):
-        raise ApproxFxError(f"{target} returned a {type(model).__name__} as the model; {expected}, the model a torch.nn.Module.")
+        raise ApproxFxError(
+            f"{target} returned a {type(model).__name__} as the model; {expected}, the model a torch.nn.Module."
+        )
     if not isinstance(inputs, (tuple, list)):
         raise ApproxFxError(f"{target} returned inputs of type {type(inputs).__name__}; {expected}.")
     loss = made[2] if len(made) == 3 else noise_loss
     if not callable(loss):
-        raise ApproxFxError(f"{target} returned a {type(loss).__name__} as the loss; {expected}, loss a function of the output.")
+        raise ApproxFxError(
+            f"{target} returned a {type(loss).__name__} as the loss; {expected}, loss a function of the output."
+        )
     return Target(target, model, tuple(inputs), loss)
 
 

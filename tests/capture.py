@@ -94,7 +94,9 @@ def text(module: fx.GraphModule) -> str:
             continue
         number[node] = f"%{len(number)}"
         value = node.meta.get("val")
-        kind = f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if isinstance(value, torch.Tensor) else ""
+        kind = (
+            f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if isinstance(value, torch.Tensor) else ""
+        )
         if node.op == "placeholder":
             role = "tangent" if split.is_tangent(node) else "primal" if "primals" in node.name else "saved"
             lines.append(f"{number[node]}: {kind} = {role}")

@@ -42,7 +42,10 @@ def test_explain_takes_a_file_and_bfloat16(tmp_path: Path) -> None:
         "    model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.ReLU(), torch.nn.Linear(256, 8))\n"
         "    return model, (torch.randn(batch, 64),), lambda out: out.square().sum()\n"
     )
-    full, half = run("explain", f"{path}:make", "--json"), run("explain", f"{path}:make", "--json", "--dtype", "bfloat16")
+    full, half = (
+        run("explain", f"{path}:make", "--json"),
+        run("explain", f"{path}:make", "--json", "--dtype", "bfloat16"),
+    )
     assert full.returncode == half.returncode == 0, full.stderr + half.stderr
     assert json.loads(full.stdout)["saved_bytes"]["before"] > json.loads(half.stdout)["saved_bytes"]["before"]
 
@@ -111,9 +114,9 @@ def test_options_are_validated() -> None:
 def test_a_model_without_trainable_parameters() -> None:
     model = ConvBnRelu().requires_grad_(False)
     for call in (lambda: approx_fx.convert(model), lambda: approx_fx.explain(model, images())):
-        with pytest.raises(ApproxFxError, match="no trainable parameter .* Call model.requires_grad_"):
+        with pytest.raises(ApproxFxError, match=r"no trainable parameter .* Call model\.requires_grad_"):
             call()
-    with pytest.raises(ApproxFxError, match="torch.nn.Module is expected"):
+    with pytest.raises(ApproxFxError, match=r"torch\.nn\.Module is expected"):
         approx_fx.convert(torch.relu)  # type: ignore[type-var]
 
 

@@ -1,6 +1,6 @@
 """The graph before and after the pass, as text, for each pattern.
 
-`UPDATE_EXPECTED=1 pytest tests/test_expected_graphs.py` writes the texts anew; read the difference before committing it.
+`UPDATE_EXPECTED=1 pytest tests/test_expected_graphs.py` writes them anew; read the difference before committing it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from nets import PATTERNS
 EXPECTED = Path(__file__).parent / "expected"
 
 
-@pytest.mark.skipif(not torch.__version__.startswith("2.13"), reason="the texts are those of torch 2.13's decompositions")
+@pytest.mark.skipif(
+    not torch.__version__.startswith("2.13"), reason="the texts are those of torch 2.13's decompositions"
+)
 @pytest.mark.parametrize(
-    ("name", "dtype"), [(name, "float32") for name in PATTERNS] + [("conv_bn_relu", "bfloat16"), ("residual", "bfloat16")]
+    ("name", "dtype"),
+    [(name, "float32") for name in PATTERNS] + [("conv_bn_relu", "bfloat16"), ("residual", "bfloat16")],
 )
 def test_graph_before_and_after(name: str, dtype: str) -> None:
     model, inputs = PATTERNS[name]()

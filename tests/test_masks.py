@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from capture import capture
+from nets import PATTERNS
+from torch import nn
+
 from models.densenet import densenet121
 from models.preact_resnet import preact_resnet164
 from models.resnet import resnet18_cifar, resnet50
 from models.vgg import vgg16_bn
-from nets import PATTERNS
-from torch import nn
 
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...]]]] = {
     "resnet18_cifar": lambda: resnet18_cifar(batch=2),

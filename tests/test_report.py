@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from models.densenet import densenet121
-from models.preact_resnet import preact_resnet164
-from models.resnet import resnet18_cifar, resnet20, resnet50
-from models.vgg import vgg16_bn
 from nets import PATTERNS, Residual, images
 
 import approx_fx
 from approx_fx.memory import measure
 from approx_fx.quantize.exact import REASONS
 from approx_fx.report import GraphReport
+from models.densenet import densenet121
+from models.preact_resnet import preact_resnet164
+from models.resnet import resnet18_cifar, resnet20, resnet50
+from models.vgg import vgg16_bn
 
 
 @pytest.mark.parametrize(

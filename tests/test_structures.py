@@ -1,4 +1,4 @@
-"""What people write: custom functions, graph breaks, in-place ops, shared and frozen weights, dicts, evaluation, hooks."""
+"""What people write: custom functions, graph breaks, in-place ops, shared and frozen weights, dicts, evaluation."""
 
 from __future__ import annotations
 

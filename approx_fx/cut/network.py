@@ -1,12 +1,12 @@
-"""The minimum cut: which values to keep so that the backward can compute everything it demands, in the fewest bits.
+"""The minimum cut: which values to keep so that the backward can compute all it demands, in the fewest bits.
 
-Every value v is an edge v.in -> v.out whose capacity is the price of keeping v. A node on the sink's side is available in
-the backward. Constraints are edges of infinite capacity, a -> b read as "b available needs a available":
+Every value v is an edge v.in -> v.out whose capacity is the price of keeping v. A node on the sink's side is available
+in the backward. Constraints are edges of infinite capacity, a -> b read as "b available needs a available":
 
     u.out -> v.in     v is recomputed from u                (one for each input of a recomputable v)
     source -> v.in    v may not be recomputed
     v.out -> sink     the backward demands v
-    m.out -> x.out    the mask m is one bit-plane of x's code: keeping x in K bits means keeping m in 1 and the rest in K - 1
+    m.out -> x.out    the mask m is a bit-plane of x's code: keeping x in K bits is keeping m in 1, the rest in K - 1
     m.out -> r.in     recomputing a ReLU output r needs its exact mask m
 
 The last line but one makes a mask free wherever its owner is kept, and leaves it 1 bit where only the mask is needed.

@@ -121,7 +121,9 @@ def _recompute(
             continue
         if along > config.stream:
             continue
-        if not (is_float(node) or _is_tuple(node)) and any(is_float(source) and source not in free for source in inputs):
+        if not (is_float(node) or _is_tuple(node)) and any(
+            is_float(source) and source not in free for source in inputs
+        ):
             continue
         if name_of(node) == "relu":
             if node not in at.masks:

@@ -1,7 +1,7 @@
 """Which ops may be recomputed in the backward, and which backward ops may read an approximation: one line a rule.
 
-Recomputing from a dequantized anchor is allowed where the op is cheap and continuous: a small error in gives a small error
-out. Never: reductions, convolutions, matrix products, attention, random numbers (dear), and anything that takes a
+Recomputing from a dequantized anchor is allowed where the op is cheap and continuous: a small error in gives a small
+error out. Never: reductions, convolutions, matrix products, attention, random numbers (dear), and anything that takes a
 decision (comparisons, rounding, sign, indices), because a decision taken on approximate values is a wrong mask.
 """
 
@@ -18,20 +18,32 @@ RECOMPUTE: dict[str, str] = {
     **dict.fromkeys(VIEWS, "view"),
     **dict.fromkeys(CASTS, "cast"),
     # broadcasting and constants
-    **dict.fromkeys("full full_like zeros_like ones_like new_zeros scalar_tensor iota arange empty_like".split(), "constant"),
+    **dict.fromkeys(
+        ["full", "full_like", "zeros_like", "ones_like", "new_zeros", "scalar_tensor", "iota", "arange", "empty_like"],
+        "constant",
+    ),
     # x, y -> elementwise sums and products; a product of two anchors (SwiGLU) carries the sum of their relative errors
-    **dict.fromkeys("add sub rsub mul div neg addcmul addcdiv lerp".split(), "arithmetic"),
+    **dict.fromkeys(["add", "sub", "rsub", "mul", "div", "neg", "addcmul", "addcdiv", "lerp"], "arithmetic"),
     # smooth functions of one value
-    **dict.fromkeys("exp exp2 expm1 log log1p log2 sqrt rsqrt reciprocal pow square erf erfc".split(), "smooth"),
-    **dict.fromkeys("sigmoid tanh silu gelu softplus elu mish sin cos logit asinh".split(), "smooth"),
+    **dict.fromkeys(
+        ["exp", "exp2", "expm1", "log", "log1p", "log2", "sqrt", "rsqrt", "reciprocal", "pow", "square", "erf", "erfc"],
+        "smooth",
+    ),
+    **dict.fromkeys(
+        ["sigmoid", "tanh", "silu", "gelu", "softplus", "elu", "mish", "sin", "cos", "logit", "asinh"], "smooth"
+    ),
     # continuous, with a kink whose side is decided elsewhere by an exact mask
-    **dict.fromkeys("relu clamp clamp_min clamp_max hardtanh minimum maximum abs leaky_relu".split(), "kink"),
-    **dict.fromkeys("hardswish hardsigmoid".split(), "kink"),
+    **dict.fromkeys(
+        ["relu", "clamp", "clamp_min", "clamp_max", "hardtanh", "minimum", "maximum", "abs", "leaky_relu"], "kink"
+    ),
+    **dict.fromkeys(["hardswish", "hardsigmoid"], "kink"),
     "where": "select",
     # moving elements
-    **dict.fromkeys("cat stack constant_pad_nd flip roll repeat slice_scatter select_scatter".split(), "move"),
+    **dict.fromkeys(
+        ["cat", "stack", "constant_pad_nd", "flip", "roll", "repeat", "slice_scatter", "select_scatter"], "move"
+    ),
     # bits of masks
-    **dict.fromkeys("bitwise_or bitwise_and bitwise_not logical_or logical_and logical_not".split(), "logic"),
+    **dict.fromkeys(["bitwise_or", "bitwise_and", "bitwise_not", "logical_or", "logical_and", "logical_not"], "logic"),
     # lossless re-coding of integers
     "_low_memory_max_pool_offsets_to_indices": "index",
     "getitem": "part",
@@ -41,12 +53,40 @@ RECOMPUTE: dict[str, str] = {
 TOLERANT: frozenset[str] = frozenset(
     set(RECOMPUTE)
     | HEAVY
-    | set("sum mean var_mean cumsum native_layer_norm_backward native_group_norm_backward dot mv vdot".split())
-    | set("_softmax_backward_data _log_softmax_backward_data native_dropout_backward".split())
-    | set("avg_pool2d_backward _adaptive_avg_pool2d_backward upsample_nearest2d_backward upsample_bilinear2d_backward".split())
-    | set("sigmoid_backward tanh_backward gelu_backward silu_backward softplus_backward mish_backward".split())
+    | set(
+        [
+            "sum",
+            "mean",
+            "var_mean",
+            "cumsum",
+            "native_layer_norm_backward",
+            "native_group_norm_backward",
+            "dot",
+            "mv",
+            "vdot",
+        ]
+    )
+    | set(["_softmax_backward_data", "_log_softmax_backward_data", "native_dropout_backward"])
+    | set(
+        [
+            "avg_pool2d_backward",
+            "_adaptive_avg_pool2d_backward",
+            "upsample_nearest2d_backward",
+            "upsample_bilinear2d_backward",
+        ]
+    )
+    | set(["sigmoid_backward", "tanh_backward", "gelu_backward", "silu_backward", "softplus_backward", "mish_backward"])
     # these read the activation's shape alone; where the gradient goes is told by exact indices
-    | set("max_pool2d_with_indices_backward embedding_dense_backward scatter_add index_put index_add scatter".split())
+    | set(
+        [
+            "max_pool2d_with_indices_backward",
+            "embedding_dense_backward",
+            "scatter_add",
+            "index_put",
+            "index_add",
+            "scatter",
+        ]
+    )
 )
 
 # Their only approximate argument may be the gradient side: positions that are not an activation's place.
@@ -77,9 +117,9 @@ def derived_from_inputs(joint: Joint) -> set[fx.Node]:
     """Nodes that recompute exactly from parameters and inputs alone: transposed weights, casts, constants."""
     found: set[fx.Node] = set(joint.inputs - joint.mutated)
     for node in joint.module.graph.nodes:
-        if node.op == "get_attr":
-            found.add(node)
-        elif node not in joint.backward and recomputable(node) and all(i in found for i in node.all_input_nodes):
+        if node.op == "get_attr" or (
+            node not in joint.backward and recomputable(node) and all(i in found for i in node.all_input_nodes)
+        ):
             found.add(node)
     return found
 

@@ -30,6 +30,7 @@ class Hook(CustomPartitionerFn):
     run: Callable[..., Halves] = field(compare=False, repr=False)
 
     def __call__(self, gm: fx.GraphModule, joint_inputs: Sequence[object], **kwargs: Any) -> Halves:
+        """(forward, backward) of the joint graph."""
         return self.run(gm, joint_inputs, **kwargs)
 
     def uuid(self) -> str:
@@ -53,7 +54,8 @@ def compile_inductor(
         theirs = config.post_grad_custom_post_pass
         if theirs is None:
             patches["post_grad_custom_post_pass"] = SaveInputsAsTheyAre()
-    return compile_fx(module, inputs, config_patches=patches)
+    compiled: Any = compile_fx(module, inputs, config_patches=patches)
+    return compiled
 
 
 def compile_eager(module: fx.GraphModule, inputs: Sequence[Any], hook: Hook) -> Callable[..., Any]:

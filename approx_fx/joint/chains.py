@@ -79,7 +79,7 @@ def find_chains(joint: Joint, masks: list[Mask]) -> list[Chain]:
     for mask in masks:
         by_value.setdefault(mask.value, []).append(mask)
     patterns = {name: declared(text) for name, text in PATTERNS.items()}
-    chains = []
+    chains: list[Chain] = []
     for stats in [node for node in joint.forward if name_of(node) == "var_mean"]:
         dim = _channel_dim(stats)
         if dim is not None:

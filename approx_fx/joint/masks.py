@@ -53,7 +53,7 @@ def _trace(node: fx.Node) -> list[Mask]:
             return found
         found.append(Mask(node, value, threshold, name))
         unchanged = name_of(value) == "relu" and threshold == 0 and name in ("le", "gt")
-        if not (unchanged or name_of(value) in ("clamp", "hardtanh") and _inside(value, threshold, name)):
+        if not (unchanged or (name_of(value) in ("clamp", "hardtanh") and _inside(value, threshold, name))):
             return found
         value = value.args[0]  # type: ignore[assignment]
         if not isinstance(value, fx.Node):
@@ -63,7 +63,7 @@ def _trace(node: fx.Node) -> list[Mask]:
 def _inside(node: fx.Node, threshold: float, name: str) -> bool:
     """Whether comparing after the clamp tells the same as comparing before it."""
     low, high = (*node.args[1:], None, None)[:2]
-    bounds = [-float("inf") if low is None else low, float("inf") if high is None else high]
-    if not all(isinstance(bound, (int, float)) for bound in bounds):
+    low, high = -float("inf") if low is None else low, float("inf") if high is None else high
+    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
         return False
-    return bounds[0] <= threshold < bounds[1] if name in ("le", "gt") else bounds[0] < threshold <= bounds[1]
+    return low <= threshold < high if name in ("le", "gt") else low < threshold <= high

@@ -25,18 +25,52 @@ def name_of(node: fx.Node) -> str:
 
 # The same elements, seen through another shape, order or dtype. Bytes are not copied, or a cast copies them.
 VIEWS = frozenset(
-    "view reshape _unsafe_view permute transpose t expand squeeze unsqueeze slice select alias detach as_strided "
-    "split split_with_sizes chunk unbind unfold diagonal view_as_complex view_as_real".split()
+    [
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "permute",
+        "transpose",
+        "t",
+        "expand",
+        "squeeze",
+        "unsqueeze",
+        "slice",
+        "select",
+        "alias",
+        "detach",
+        "as_strided",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
+        "unfold",
+        "diagonal",
+        "view_as_complex",
+        "view_as_real",
+    ]
 )
-CASTS = frozenset("convert_element_type _to_copy clone lift_fresh_copy contiguous device_put".split())
-COMPARISONS = frozenset("le lt ge gt eq ne".split())
+CASTS = frozenset(["convert_element_type", "_to_copy", "clone", "lift_fresh_copy", "contiguous", "device_put"])
+COMPARISONS = frozenset(["le", "lt", "ge", "gt", "eq", "ne"])
 # Their shape is the input's and their element depends on the same element alone.
 SAME_PLACE = frozenset(CASTS | {"alias", "detach"})
 HEAVY = frozenset(
-    "convolution convolution_backward mm addmm bmm baddbmm _scaled_dot_product_flash_attention "
-    "_scaled_dot_product_efficient_attention _scaled_dot_product_flash_attention_for_cpu "
-    "_scaled_dot_product_flash_attention_backward _scaled_dot_product_efficient_attention_backward "
-    "_scaled_dot_product_flash_attention_for_cpu_backward mkldnn_rnn_layer mkldnn_rnn_layer_backward".split()
+    [
+        "convolution",
+        "convolution_backward",
+        "mm",
+        "addmm",
+        "bmm",
+        "baddbmm",
+        "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention",
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_backward",
+        "_scaled_dot_product_efficient_attention_backward",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+        "mkldnn_rnn_layer",
+        "mkldnn_rnn_layer_backward",
+    ]
 )
 
 

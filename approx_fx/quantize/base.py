@@ -23,10 +23,15 @@ class Build(Protocol):
 
 
 class Quantizer(Protocol):
-    """Stores one value. `name` and `bits` appear in the report."""
+    """Stores one value."""
 
-    name: str
-    bits: int
+    @property
+    def name(self) -> str:
+        """The quantizer's name in the report."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code; 0 if the value is stored as it is."""
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Bytes of all that is stored, scales included."""

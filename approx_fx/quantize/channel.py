@@ -41,9 +41,7 @@ class Channel:
         chain, layout = self.chain, Layout.of(shape_of(value), self.bits)
         threshold = self.mask.threshold if self.mask is not None else None
         affine = (chain.weight, chain.bias) if self.mask is not None else (None, None)
-        grid = build.call(
-            ops.channel_grid.overload, chain.mean, chain.rstd, *affine, threshold, self.bits, self.grid
-        )
+        grid = build.call(ops.channel_grid.overload, chain.mean, chain.rstd, *affine, threshold, self.bits, self.grid)
         side = None
         if self.mask is not None:
             side = self.mask.node

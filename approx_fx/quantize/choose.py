@@ -22,8 +22,8 @@ from .group import Group, Relu
 from .unit import BOUNDS, Unit
 
 # Reductions that others are normalised with, and ops whose float output is a decision taken on the input.
-STATISTICS = frozenset("var_mean var std std_mean amax amin logsumexp rsqrt".split())
-DECISIONS = frozenset("sign sgn round floor ceil trunc heaviside sort topk".split())
+STATISTICS = frozenset(["var_mean", "var", "std", "std_mean", "amax", "amin", "logsumexp", "rsqrt"])
+DECISIONS = frozenset(["sign", "sgn", "round", "floor", "ceil", "trunc", "heaviside", "sort", "topk"])
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Context:
     exact_readers: frozenset[fx.Node]
 
 
-def context(joint: Joint, config: Config, chains: list[Chain], masks: list[Mask], readers: frozenset[fx.Node]) -> Context:
+def context(
+    joint: Joint, config: Config, chains: list[Chain], masks: list[Mask], readers: frozenset[fx.Node]
+) -> Context:
     """Index chains and masks by the values they apply to."""
     by_value: dict[fx.Node, Chain] = {}
     for chain in chains:

@@ -83,9 +83,7 @@ class Group:
         """(codes, scale)."""
         layout = Layout.of(shape_of(value), self.bits)
         tile = Tile.of(shape_of(value), self.group).place(layout)
-        both = build.call(
-            ops.quantize_group.overload, layout.into(build, value), self.bits, *tile, layout.pack_dim
-        )
+        both = build.call(ops.quantize_group.overload, layout.into(build, value), self.bits, *tile, layout.pack_dim)
         return build.call(operator.getitem, both, 0), build.call(operator.getitem, both, 1)
 
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:

@@ -1,1 +1,1 @@
-"""Changing the joint graph: one constructor of nodes, insertion of quantize and dequantize, cloning, inlining, checks."""
+"""Changing the joint graph: one constructor of nodes, quantize and dequantize, cloning, inlining, checks."""

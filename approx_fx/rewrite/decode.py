@@ -1,12 +1,13 @@
 """Dequantize in the backward: right before the first use, and the recompute slice cloned behind it.
 
-A decoded value lives for `window` convolutions or matrix products of the backward; a later reader gets a fresh copy. That
-trades a little arithmetic for not holding decoded activations across the backward, which would undo the saving.
+A decoded value lives for `window` convolutions or matrix products of the backward; a later reader gets a fresh copy.
+That trades a little arithmetic for not holding decoded activations across the backward, which would undo the saving.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx
@@ -77,7 +78,8 @@ class Decoder:
             return plan.anchors[value].dequantize(build, self.stored[value], value)
         if value in plan.carried:
             anchor = plan.carried[value]
-            return plan.anchors[anchor].dequantize_mask(build, self.stored[anchor], anchor)  # type: ignore[attr-defined]
+            owner: Any = plan.anchors[anchor]
+            return owner.dequantize_mask(build, self.stored[anchor], anchor)
         env = {source: self.copy(source, build, heavy) for source in plan.recompute[value]}
         args = fx.map_arg(value.args, lambda node: env.get(node, node))
         kwargs = fx.map_arg(value.kwargs, lambda node: env.get(node, node))

@@ -17,8 +17,8 @@ from ..ops import reference_of
 def inline_ops(module: fx.GraphModule) -> fx.GraphModule:
     """Splice the traced references into the graph, in place.
 
-    What two neighbours have in common, such as unpacking the same codes, is written once; a convolution or matrix product
-    between them parts them, so that no decoded value is held across it.
+    What two neighbours have in common, such as unpacking the same codes, is written once; a convolution or matrix
+    product between them parts them, so that no decoded value is held across it.
     """
     graph = module.graph
     traced: dict[str, fx.GraphModule] = {}
@@ -85,7 +85,11 @@ def _splice(graph: fx.Graph, node: fx.Node, body: fx.GraphModule, shared: dict[A
                 return fx.map_arg(inner.args[0], env.__getitem__)
             else:
                 args = fx.map_arg((inner.args, inner.kwargs), env.__getitem__)
-                same = (inner.target, repr(args), tuple(item for item in tree_flatten(args)[0] if isinstance(item, fx.Node)))
+                same = (
+                    inner.target,
+                    repr(args),
+                    tuple(item for item in tree_flatten(args)[0] if isinstance(item, fx.Node)),
+                )
                 if same not in shared:
                     shared[same] = graph.node_copy(inner, env.__getitem__)
                     shared[same].meta = {**node.meta, "val": inner.meta["val"]}

@@ -12,7 +12,15 @@ from torch import fx
 from ..host import fake, split
 
 # Where a new node comes from, for error messages, reports and profilers.
-ATTRIBUTION = ("stack_trace", "nn_module_stack", "fwd_nn_module_stack", "source_fn_stack", "original_aten", "seq_nr", "custom")
+ATTRIBUTION = (
+    "stack_trace",
+    "nn_module_stack",
+    "fwd_nn_module_stack",
+    "source_fn_stack",
+    "original_aten",
+    "seq_nr",
+    "custom",
+)
 
 
 @dataclass

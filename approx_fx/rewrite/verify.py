@@ -52,9 +52,9 @@ def masks_are_exact(done: Rewritten) -> Iterator[str]:
         if inherits and name_of(node) in COMPARISONS and done.backward is not None and _forward_only(done, node):
             yield f"backward: the mask {node.name} is computed from an approximate value"
         own = reference_of(node.target) is not None
-        if own and name_of(node).startswith("dequantize") and name_of(node) not in exact:
-            approximate.add(node)
-        elif inherits and not is_bool(node):
+        if (own and name_of(node).startswith("dequantize") and name_of(node) not in exact) or (
+            inherits and not is_bool(node)
+        ):
             approximate.add(node)
 
 
