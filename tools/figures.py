@@ -1,0 +1,153 @@
+"""The README's figures: `python tools/figures.py explain`, `compare`, then `readme` writes the tables from tools/results/."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+if __package__ in (None, ""):
+    import root  # type: ignore[import-not-found]  # noqa: F401
+
+from tools.chain import draw
+from tools.root import ROOT
+
+RESULTS = ROOT / "tools" / "results"
+README = ROOT / "README.md"
+
+# target, batch, bits, dtype, the least ratio that is asked for
+EXPLAIN = (
+    ("models.resnet:resnet18_cifar", 32, 4, "float32"),
+    ("models.resnet:resnet18_cifar", 32, 2, "float32"),
+    ("models.resnet:resnet18_cifar", 32, 4, "bfloat16"),
+    ("models.resnet:resnet50", 8, 4, "float32"),
+    ("models.preact_resnet:preact_resnet164", 32, 4, "float32"),
+    ("models.densenet:densenet121", 16, 4, "float32"),
+    ("models.vgg:vgg16_bn", 32, 4, "float32"),
+)
+# target, batch
+COMPARE = (
+    ("models.vgg:vgg16_bn", 32),
+    ("models.resnet:resnet18_cifar", 32),
+    ("models.preact_resnet:preact_resnet164", 32),
+    ("models.densenet:densenet121", 32),
+    ("models.resnet:resnet50", 32),
+)
+STEPS = 6
+MEBI = 2**20
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+@app.command()
+def explain() -> None:
+    """Run `approx-fx explain` for every network; nothing of theirs is run."""
+    rows = []
+    for target, batch, bits, dtype in EXPLAIN:
+        arguments = ["explain", target, "--batch", str(batch), "--bits", str(bits), "--dtype", dtype]
+        data = _approx_fx(arguments)
+        rows.append({"command": " ".join(arguments), "saved_bytes": data["saved_bytes"], "ratio": data["ratio"]})
+        print(rows[-1])
+    _write("explain", {"rows": rows})
+
+
+@app.command()
+def compare(
+    only: Annotated[str, typer.Option(help="networks whose target holds this text")] = "",
+) -> None:
+    """Run `approx-fx compare` for every network, each system in a process of its own, with a cold cache."""
+    for target, batch in COMPARE:
+        if only in target:
+            arguments = ["compare", target, "--batch", str(batch), "--bits", "4", "--steps", str(STEPS)]
+            data = _approx_fx(arguments)
+            _write(f"compare-{target.split(':')[1]}", {"command": " ".join(arguments), **data})
+            print(target, data["ratio"], data["gradient"], data["loss_equal"])
+
+
+@app.command()
+def readme() -> None:
+    """Write the README's tables anew from the result files."""
+    text = README.read_text()
+    for name, table in (("explain", _explain_table()), ("compare", _compare_table()), ("cifar10", _cifar10_table())):
+        start, end = f"<!-- table: {name} -->", "<!-- end -->"
+        before, _, rest = text.partition(start)
+        if not rest:
+            raise SystemExit(f"README.md has no line {start}")
+        text = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
+    README.write_text(text)
+    draw(RESULTS / "chain.png", _read("explain")["rows"])
+
+
+def _explain_table() -> str:
+    data = _read("explain")
+    lines = ["| command | torch.compile saves | approx_fx saves | ratio |", "|---|---|---|---|"]
+    for row in data["rows"]:
+        before, after = row["saved_bytes"]["before"] / MEBI, row["saved_bytes"]["after"] / MEBI
+        lines.append(f"| `approx-fx {row['command']}` | {before:.1f} MiB | {after:.1f} MiB | {row['ratio']:.1f}x |")
+    return "\n".join([*lines, "", f"{data['machine']}, {data['date']}; `python tools/figures.py explain`"])
+
+
+def _compare_table() -> str:
+    lines = [
+        "| network, batch | step | peak | saved | gradient cosine | loss equal | first step |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    foot = ""
+    for target, batch in COMPARE:
+        path = RESULTS / f"compare-{target.split(':')[1]}.json"
+        if path.exists():
+            data = json.loads(path.read_text())
+            ratio, foot = data["ratio"], f"{data['machine']}, {data['date']}; `python tools/figures.py compare`"
+            lines.append(
+                f"| {target.split(':')[1]}, {batch} | {ratio['step']:.2f}x time | {ratio['peak']:.1f}x smaller "
+                f"| {ratio['saved']:.1f}x smaller | {data['gradient']['cosine']:.4f} "
+                f"| {'bit for bit' if data['loss_equal'] else 'no'} | {ratio['compile']:.2f}x time |"
+            )
+    return "\n".join([*lines, "", foot])
+
+
+def _cifar10_table() -> str:
+    path = RESULTS / "cifar10.json"
+    if not path.exists():
+        return "(not measured yet)"
+    data = json.loads(path.read_text())
+    lines = ["| bits | test accuracy, mean of seeds | each seed |", "|---|---|---|"]
+    for bits, row in data["summary"].items():
+        each = ", ".join(f"{100 * value:.2f}" for value in row["accuracies"])
+        lines.append(f"| {bits} | {100 * row['mean']:.2f} % (sd {100 * row['sd']:.2f}) | {each} |")
+    return "\n".join([*lines, "", f"{data['machine']}, {data['date']}; `{data['command']}`"])
+
+
+def _approx_fx(arguments: list[str]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "approx_fx.cli", *arguments, "--json"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def _machine() -> str:
+    import torch
+
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _write(name: str, data: dict[str, Any]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    data = {"date": date.today().isoformat(), "machine": _machine(), **data}
+    (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n")
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(RESULTS / f"{name}.json")
+    if not path.exists():
+        raise SystemExit(f"{path.name} is missing: run `python tools/figures.py {name}` first")
+    return json.loads(path.read_text())
+
+
+if __name__ == "__main__":
+    app()
