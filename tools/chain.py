@@ -35,10 +35,10 @@ def _chain(axes: Any, y: float, title: str, kept: list[tuple[float, str]], colou
             axes.annotate(
                 "", (x - 0.36, y + 0.2), (x - 0.64, y + 0.2), arrowprops={"arrowstyle": "->", "color": "#555555"}
             )
-    for x, label in kept:
-        axes.bar(x, height, 0.22, bottom=y - 0.12 - height, color=colour)
-        axes.annotate("", (x, y - 0.12), (x, y + 0.17), arrowprops={"arrowstyle": "->", "color": colour})
-        axes.text(x + 0.16, y - 0.2, f"{label} an element, saved", fontsize=10, va="top", color=colour)
+    for place, label in kept:
+        axes.bar(place, height, 0.22, bottom=y - 0.12 - height, color=colour)
+        axes.annotate("", (place, y - 0.12), (place, y + 0.17), arrowprops={"arrowstyle": "->", "color": colour})
+        axes.text(place + 0.16, y - 0.2, f"{label} an element, saved", fontsize=10, va="top", color=colour)
 
 
 def _bars(axes: Any, rows: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The README's figures: `python tools/figures.py explain`, `compare`, then `readme` writes the tables from tools/results/."""
+"""The README's figures: `explain` and `compare` measure into tools/results/, `readme` writes the tables from there."""
 
 from __future__ import annotations
 
