@@ -15,7 +15,7 @@ def module_of(node: fx.Node) -> str:
     if not stack:
         return ""
     path = str(list(stack.values())[-1][0])
-    path = re.sub(r"L\['[^']*'\](\._orig_mod)?\.?", "", path)
+    path = re.sub(r"L\['[^']*'\](\.__self__)?(\._orig_mod)?\.?", "", path)
     path = re.sub(r"_modules\['([^']*)'\]", r"\1", path)
     return re.sub(r"\[['\"]?([^'\"\]]*)['\"]?\]", r".\1", path).strip(".")
 

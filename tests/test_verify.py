@@ -1,0 +1,125 @@
+"""Each rule of the verifier fails on a graph that breaks it; and imports run downwards through the rooms."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from capture import capture
+from nets import Residual, images
+from torch import fx
+
+from approx_fx.errors import PassFailed
+from approx_fx.joint.ops import name_of
+from approx_fx.rewrite.verify import RULES, Rewritten, verify
+
+aten = torch.ops.aten
+
+
+def rewritten() -> Rewritten:
+    done = capture(Residual(), images(), run=False, min_bytes=256).done
+    assert done is not None
+    return Rewritten(done.plan, done.forward, done.backward, done.copies)
+
+
+def find(module: fx.GraphModule, name: str) -> fx.Node:
+    return next(node for node in module.graph.nodes if name_of(node) == name)
+
+
+def use_before_definition(done: Rewritten) -> Rewritten:
+    node = find(done.backward, "convolution_backward")
+    next(iter(done.backward.graph.nodes)).prepend(node)
+    return done
+
+
+def dequantize_in_the_forward(done: Rewritten) -> Rewritten:
+    graph = done.forward.graph
+    code = find(done.forward, "quantize_bitmask")
+    with graph.inserting_after(code):
+        graph.call_function(torch.ops.approx_fx.dequantize_bitmask.default, (code, 0, 8))
+    return done
+
+
+def mask_from_an_approximation(done: Rewritten) -> Rewritten:
+    graph = done.backward.graph
+    value = find(done.backward, "dequantize_channel")
+    with graph.inserting_after(value):
+        mask = graph.call_function(aten.le.Scalar, (value, 0))
+    mask.meta["val"] = value.meta["val"] <= 0
+    return done
+
+
+def other_strides(done: Rewritten) -> Rewritten:
+    copy, value = next((c, v) for c, v in done.copies.items() if c.meta["val"].ndim == 4)
+    stand_in = fx.Graph().placeholder("x")
+    stand_in.meta["val"] = copy.meta["val"].to(memory_format=torch.channels_last)
+    return dataclasses.replace(done, copies={**done.copies, stand_in: value})
+
+
+@pytest.mark.parametrize(
+    ("rule", "break_it"),
+    [
+        ("topological", use_before_definition),
+        ("forward_is_exact", dequantize_in_the_forward),
+        ("masks_are_exact", mask_from_an_approximation),
+        ("like_the_original", other_strides),
+    ],
+)
+def test_each_rule_sees_its_defect(rule: str, break_it: Callable[[Rewritten], Rewritten]) -> None:
+    done = rewritten()
+    verify(done)
+    with pytest.raises(PassFailed, match=rule):
+        verify(break_it(done))
+
+
+def test_every_rule_is_tested() -> None:
+    assert [rule.__name__ for rule in RULES] == [
+        "topological",
+        "forward_is_exact",
+        "masks_are_exact",
+        "like_the_original",
+    ]
+
+
+ROOMS = (
+    ["errors"],
+    ["ops"],
+    ["config"],
+    ["host"],
+    ["joint"],
+    ["quantize"],
+    ["cut"],
+    ["rewrite"],
+    ["partitioner"],
+    ["memory", "render"],
+    ["report"],
+    ["backend"],
+    ["explain"],
+    ["convert", "target"],
+    ["compare"],
+    ["cli"],
+)
+
+
+def test_imports_run_downwards() -> None:
+    level = {room: index for index, rooms in enumerate(ROOMS) for room in rooms}
+    root = Path(__file__).parent.parent / "approx_fx"
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        tree = ast.parse(path.read_text())
+        typing = {
+            n for i in ast.walk(tree) if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.dump(i.test) for n in i.body
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level and node not in typing:
+                base = parts[: len(parts) - node.level]
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                for name in names:
+                    room = (*base, *name.split("."))[0]
+                    assert level[room] <= level[parts[0]], f"{'/'.join(parts)} imports {room}, which lies above it"
