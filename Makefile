@@ -13,7 +13,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	$(BIN)/python tools/demo.py
+	PYTHONWARNINGS=ignore::FutureWarning $(BIN)/python tools/demo.py
 
 lint: install
 	$(BIN)/ruff check .

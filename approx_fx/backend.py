@@ -75,22 +75,17 @@ class Pass:
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
         """(forward, backward) of a joint graph; options are those that torch gives to a partitioner."""
-        config, outputs = self.config, options["num_fwd_outputs"]
+        config = self.config
         untouched = split.simplify(_copy(module))
-        saved: list[fx.Node] = []
-        peak = 0
-        if self.thorough:
-            theirs = split.torch_partition(_copy(untouched), joint_inputs, **options)
-            names = {node.name for node in theirs[1].graph.find_nodes(op="placeholder")}
-            saved, peak = [node for node in untouched.graph.nodes if node.name in names], predicted_peak(*theirs)
-        elif not split.has_policies(untouched):
-            saved = split.torch_saved(untouched, outputs)
-        before = saved_bytes(saved, read(untouched, outputs).fwd_outputs)
-        if config.bits is None:
-            self._keep(GraphReport(self.key, before, before, peak, peak))
-            return split.torch_partition(module, joint_inputs, **options)
+        before = peak = 0
         try:
-            done = partition(module, outputs, config)
+            before, peak = self._exact_bytes(untouched, joint_inputs, options)
+            if config.bits is None:
+                self._keep(GraphReport(self.key, before, before, peak, peak))
+                return split.torch_partition(untouched, joint_inputs, **options)
+            done = partition(module, options["num_fwd_outputs"], config)
+            found = describe(done, before, (peak, predicted_peak(done.forward, done.backward)), self.key)
+            halves = lower(done) if config.compiler == "inductor" else (done.forward, done.backward)
         except Exception as error:
             if config.strict:
                 raise
@@ -98,8 +93,22 @@ class Pass:
             log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
             self._keep(GraphReport(self.key, before, before, peak, peak, failed=reason))
             return split.torch_partition(untouched, joint_inputs, **options)
-        self._keep(describe(done, before, (peak, predicted_peak(done.forward, done.backward)), self.key))
-        return lower(done) if config.compiler == "inductor" else (done.forward, done.backward)
+        self._keep(found)
+        return halves
+
+    def _exact_bytes(
+        self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
+    ) -> tuple[int, int]:
+        """What torch's own partition saves of a simplified joint graph, and its predicted peak (0 unless thorough)."""
+        saved: list[fx.Node] = []
+        peak = 0
+        if self.thorough:
+            theirs = split.torch_partition(_copy(module), joint_inputs, **options)
+            names = {node.name for node in theirs[1].graph.find_nodes(op="placeholder")}
+            saved, peak = [node for node in module.graph.nodes if node.name in names], predicted_peak(*theirs)
+        elif not split.has_policies(module):
+            saved = split.torch_saved(module, options["num_fwd_outputs"])
+        return saved_bytes(saved, read(module, options["num_fwd_outputs"]).fwd_outputs), peak
 
     def _keep(self, graph: GraphReport) -> None:
         self.reports.append(graph)

@@ -39,7 +39,7 @@ COMPARE = (
     ("models.densenet:densenet121", 32),
     ("models.resnet:resnet50", 32),
 )
-STEPS = 6
+STEPS = 5
 MEBI = 2**20
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
