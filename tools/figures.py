@@ -117,11 +117,20 @@ def _cifar10_table() -> str:
     if not path.exists():
         return "(not measured yet)"
     data = json.loads(path.read_text())
-    lines = ["| bits | test accuracy, mean of seeds | each seed |", "|---|---|---|"]
-    for bits, row in data["summary"].items():
-        each = ", ".join(f"{100 * value:.2f}" for value in row["accuracies"])
-        lines.append(f"| {bits} | {100 * row['mean']:.2f} % (sd {100 * row['sd']:.2f}) | {each} |")
-    return "\n".join([*lines, "", f"{data['machine']}, {data['date']}; `{data['command']}`"])
+    lines = [
+        "| bits | test accuracy, mean and deviation of the seeds | each seed | saved for backward |",
+        "|---|---|---|---|",
+    ]
+    for row in data["summary"]:
+        runs = [run for run in data["runs"] if run["bits"] == row["bits"]]
+        each = ", ".join(f"{100 * run['history'][-1]['test_accuracy']:.2f}" for run in runs)
+        name = "exact" if row["bits"] is None else row["bits"]
+        saved = f"{row['saved_before'] / MEBI:.1f} -> {row['saved_after'] / MEBI:.1f} MiB" if row["saved_after"] else ""
+        mean, deviation = 100 * row["test_accuracy_mean"], 100 * row["test_accuracy_sd"]
+        lines.append(f"| {name} | {mean:.2f} % +- {deviation:.2f} | {each} | {saved} |")
+    where = f"{data['environment']['device']}, torch {data['environment']['torch']}, {data['date'][:10]}"
+    command = "python tools/train.py --data cifar10 --model resnet20 --bits exact,4 --epochs 3 --seeds 0,1,2"
+    return "\n".join([*lines, "", f"{where}; `{command}`"])
 
 
 def _approx_fx(arguments: list[str]) -> dict[str, Any]:
