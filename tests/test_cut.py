@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
+import torch
 from capture import capture
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import PATTERNS, ConvBnRelu, Residual, images
-from torch import fx
+from nets import PATTERNS, ConvBnRelu, Residual, images, rows
+from torch import Tensor, fx, nn
 
+import approx_fx
+from approx_fx.compare import flat_gradients
 from approx_fx.cut.network import Problem, minimum_cut
 from approx_fx.cut.rules import RECOMPUTE, TOLERANT
 from approx_fx.joint.ops import COMPARISONS, name_of
 from approx_fx.quantize.choose import DECISIONS
+from approx_fx.target import noise_loss
 
 
 @st.composite
@@ -97,6 +102,31 @@ def kinds(name: str, **options: object) -> list[str]:
 )
 def test_one_code_serves_a_chain(name: str, expected: list[str]) -> None:
     assert sorted(kinds(name, bits=4)) == sorted(expected)
+
+
+class Singular(nn.Module):
+    """Roots, logarithms and quotients of activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(64, 128), nn.Linear(64, 128), nn.Linear(128, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = self.a(x), self.b(x)
+        return self.c(torch.log(y * y + 0.5) + y / (z * z + 0.1))
+
+
+def test_what_is_read_near_a_singularity_is_exact() -> None:
+    """A few bits of a denominator would give a gradient without a bound: it is kept exact, with the reason."""
+    model = Singular()
+    report = approx_fx.explain(model, rows(), min_bytes=256, strict=True)
+    assert {row.reason for row in report.kept} == {"reader"}
+    reference = copy.deepcopy(model)
+    approx_fx.convert(model, bits=8, compiler="eager", min_bytes=256, strict=True)
+    for net in (model, reference):
+        noise_loss(net(rows())).backward()
+    ours, exact = flat_gradients(model), flat_gradients(reference)
+    assert ours @ exact / (ours.norm() * exact.norm()) > 0.99
 
 
 def test_a_chain_is_found_with_its_parts() -> None:

@@ -18,7 +18,7 @@ from ..quantize.bitmask import Bitmask
 from ..quantize.choose import Context, choose, context, owned_mask
 from ..quantize.exact import Exact
 from .network import Problem, minimum_cut
-from .rules import derived_from_inputs, is_residual_sum, recomputable, tolerates
+from .rules import derived_from_inputs, is_residual_sum, recomputable, singular, tolerates
 
 # Prices are bits times this, which leaves room below one bit for a preference between equals.
 SCALE = 16
@@ -119,7 +119,7 @@ def _recompute(
             along += 1
         if not recomputable(node) or node in at.exact_readers:
             continue
-        if along > config.stream:
+        if along > config.stream or any(source not in free and singular(node, source) for source in inputs):
             continue
         if not (is_float(node) or _is_tuple(node)) and any(
             is_float(source) and source not in free for source in inputs

@@ -98,6 +98,26 @@ POSITIONS: dict[str, tuple[int, ...]] = {
     "embedding_dense_backward": (0,),
 }
 
+# Arguments at which a small error does not stay small: near zero the result has no bound, or none at all below it.
+SINGULAR: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(["log", "log2", "log1p", "sqrt", "rsqrt", "reciprocal", "logit", "pow"], (0,)),
+    "div": (1,),
+    "addcdiv": (2,),
+}
+
+
+def singular(node: fx.Node, value: fx.Node) -> bool:
+    """Whether the node reads `value` where only the exact value will do; whole powers are smooth."""
+    name = name_of(node)
+    if (
+        name == "pow"
+        and isinstance(node.args[1], (int, float))
+        and node.args[1] >= 1
+        and node.args[1] == int(node.args[1])
+    ):
+        return False
+    return any(arg is value for index, arg in enumerate(node.args) if index in SINGULAR.get(name, ()))
+
 
 def recomputable(node: fx.Node) -> bool:
     """Whether the table allows the node to be computed again in the backward."""
@@ -107,7 +127,7 @@ def recomputable(node: fx.Node) -> bool:
 def tolerates(consumer: fx.Node, value: fx.Node) -> bool:
     """Whether a backward node may read an approximation of `value`."""
     name = name_of(consumer)
-    if name not in TOLERANT:
+    if name not in TOLERANT or singular(consumer, value):
         return False
     places = POSITIONS.get(name)
     return places is None or all(i in places for i, arg in enumerate(consumer.args) if arg is value)
