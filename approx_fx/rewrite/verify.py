@@ -49,7 +49,7 @@ def masks_are_exact(done: Rewritten) -> Iterator[str]:
     exact = ("dequantize_bitmask", "dequantize_channel_side", "dequantize_relu_side")
     for node in done.backward.graph.nodes:
         inherits = any(source in approximate for source in node.all_input_nodes)
-        if inherits and name_of(node) in COMPARISONS and done.backward is not None and _forward_only(done, node):
+        if inherits and name_of(node) in COMPARISONS and _forward_only(node):
             yield f"backward: the mask {node.name} is computed from an approximate value"
         own = reference_of(node.target) is not None
         if (own and name_of(node).startswith("dequantize") and name_of(node) not in exact) or (
@@ -58,7 +58,7 @@ def masks_are_exact(done: Rewritten) -> Iterator[str]:
             approximate.add(node)
 
 
-def _forward_only(done: Rewritten, node: fx.Node) -> bool:
+def _forward_only(node: fx.Node) -> bool:
     """Whether the node does not depend on an incoming gradient."""
     stack, seen = list(node.all_input_nodes), set()
     while stack:
