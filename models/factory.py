@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 Example = tuple[nn.Module, tuple[Tensor, ...]]
+Loss = Callable[[Tensor], Tensor]
+TextExample = tuple[nn.Module, tuple[Tensor, ...], Loss]
 
 
 def seeded(build: Callable[[], nn.Module], shape: tuple[int, ...], seed: int = 0) -> Example:
@@ -20,3 +22,19 @@ def seeded(build: Callable[[], nn.Module], shape: tuple[int, ...], seed: int = 0
         model = build().train()
         inputs = (torch.randn(shape, dtype=torch.float32),)
     return model, inputs
+
+
+def seeded_text(build: Callable[[], nn.Module], batch: int, length: int, vocabulary: int, seed: int = 0) -> TextExample:
+    """Return `build()` in train mode, int64 tokens (batch, length), and the mean cross-entropy of the next token.
+
+    The loss takes logits (batch, length, vocabulary). Tokens and weights are drawn from `seed` alone.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build().train()
+        tokens = torch.randint(vocabulary, (batch, length + 1))
+
+    def loss(logits: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten().to(logits.device))
+
+    return model, (tokens[:, :-1].contiguous(),), loss

@@ -1,0 +1,52 @@
+"""Long short-term memory: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000, on characters."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.factory import TextExample, seeded_text
+
+
+class Cell(nn.Module):
+    """One layer of LSTM over a sequence: (N, T, inputs) -> (N, T, width), one step after the other."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.input, self.hidden = nn.Linear(inputs, 4 * width), nn.Linear(width, 4 * width, bias=False)
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, inputs) -> (N, T, width)."""
+        h = c = x.new_zeros(len(x), self.width)
+        outputs = []
+        for part in self.input(x).unbind(1):
+            i, f, g, o = (part + self.hidden(h)).chunk(4, dim=-1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            outputs.append(h)
+        return torch.stack(outputs, dim=1)
+
+
+class CharLSTM(nn.Module):
+    """Characters int64 (N, T) -> logits (N, T, vocabulary)."""
+
+    def __init__(self, depth: int, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.token = nn.Embedding(vocabulary, width)
+        self.layers = nn.Sequential(*(Cell(width, width) for _ in range(depth)))
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, T) -> (N, T, vocabulary)."""
+        return self.head(self.layers(self.token(tokens)))
+
+
+def char_lstm_net(vocabulary: int = 128) -> CharLSTM:
+    """Two layers of width 256; 1,116,288 parameters by default."""
+    return CharLSTM(2, 256, vocabulary)
+
+
+def char_lstm(batch: int = 32, length: int = 32) -> TextExample:
+    """Seeded `char_lstm_net`: characters (batch, 32) -> logits (batch, 32, 128), next-character loss."""
+    return seeded_text(char_lstm_net, batch, length, 128)
