@@ -65,12 +65,13 @@ def compile_with(
 class Pass:
     """One compile: partitions the joint graphs it is given and collects their reports.
 
-    thorough: also carry out torch's own partition, to predict its peak (explain does; a compile need not wait for it).
+    dry: nothing will be run (explain): leave our ops in the halves, keep no report on disk, and carry out torch's own
+    partition too, to predict its peak, which a compile need not wait for.
     """
 
     config: Config
     key: str
-    thorough: bool = False
+    dry: bool = False
     reports: list[GraphReport] = field(default_factory=list)
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
@@ -85,7 +86,7 @@ class Pass:
                 return split.torch_partition(untouched, joint_inputs, **options)
             done = partition(module, options["num_fwd_outputs"], config)
             found = describe(done, before, (peak, predicted_peak(done.forward, done.backward)), self.key)
-            halves = lower(done) if config.compiler == "inductor" else (done.forward, done.backward)
+            halves = lower(done) if config.compiler == "inductor" and not self.dry else (done.forward, done.backward)
         except Exception as error:
             if config.strict:
                 raise
@@ -99,10 +100,10 @@ class Pass:
     def _exact_bytes(
         self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
     ) -> tuple[int, int]:
-        """What torch's own partition saves of a simplified joint graph, and its predicted peak (0 unless thorough)."""
+        """What torch's own partition saves of a simplified joint graph, and its predicted peak (0 unless dry)."""
         saved: list[fx.Node] = []
         peak = 0
-        if self.thorough:
+        if self.dry:
             theirs = split.torch_partition(_copy(module), joint_inputs, **options)
             names = {node.name for node in theirs[1].graph.find_nodes(op="placeholder")}
             saved, peak = [node for node in module.graph.nodes if node.name in names], predicted_peak(*theirs)
@@ -114,7 +115,7 @@ class Pass:
         self.reports.append(graph)
         log.debug("saved bytes %d -> %d, %d tensors coded", graph.before, graph.after, len(graph.tensors))
         path = _path(self.key)
-        if path is not None and self.config.compiler == "inductor":
+        if path is not None and self.config.compiler == "inductor" and not self.dry:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}.tmp")
             draft.write_text(json.dumps([dataclasses.asdict(report) for report in self.reports]))

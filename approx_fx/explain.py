@@ -32,7 +32,7 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
     graphs: list[GraphReport] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
-        run = Pass(dataclasses.replace(config, compiler="eager"), graph_key(module, values, config), thorough=True)
+        run = Pass(config, graph_key(module, values, config), dry=True)
         compiled = inductor.compile_eager(module, values, inductor.Hook(config.key(), run))
         graphs.extend(run.reports)
         return compiled

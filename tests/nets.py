@@ -80,6 +80,74 @@ class Dropout(nn.Module):
         return self.b(torch.dropout(torch.relu(self.a(x)), 0.5, True))
 
 
+class GeluBlock(nn.Module):
+    """A transformer's second half: layer norm, linear, GELU, linear, residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.a, self.b = nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 256), nn.Linear(256, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return x + self.b(nn.functional.gelu(self.a(self.norm(x))))
+
+
+class SwiGLU(nn.Module):
+    """RMS norm, silu(gate) * up, down, residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(64, 64), nn.RMSNorm(64, eps=1e-5)
+        self.gate, self.up, self.down = nn.Linear(64, 128), nn.Linear(64, 128), nn.Linear(128, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = self.norm(x)
+        return x + self.down(nn.functional.silu(self.gate(y)) * self.up(y))
+
+
+class Attention(nn.Module):
+    """Self-attention of 4 heads on rows taken as one sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(64), nn.Linear(64, 192), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (4, 16)).permute(1, 0, 2)[None] for part in self.qkv(self.norm(x)).chunk(3, -1))
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(y[0].permute(1, 0, 2).flatten(1))
+
+
+class Softmax(nn.Module):
+    """Attention weights written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 128), nn.Linear(128, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.softmax(self.a(x), -1))
+
+
+class GroupNormSilu(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = conv(3, 16), nn.GroupNorm(4, 16), conv(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(nn.functional.silu(self.norm(self.a(x))))
+
+
+class InstanceNormPool(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.pool, self.b = conv(3, 16), nn.InstanceNorm2d(16), nn.MaxPool2d(2), conv(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(nn.functional.gelu(self.pool(self.norm(self.a(x)))))
+
+
 def images(batch: int = 8, size: int = 16) -> Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
@@ -98,4 +166,21 @@ PATTERNS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "no_relu": lambda: (NoRelu(), (images(),)),
     "plain": lambda: (Plain(), (images(),)),
     "dropout": lambda: (Dropout(), (rows(),)),
+    "gelu_block": lambda: (GeluBlock(), (rows(),)),
+    "swiglu": lambda: (SwiGLU(), (rows(),)),
+    "attention": lambda: (Attention(), (rows(),)),
+    "softmax": lambda: (Softmax(), (rows(),)),
+    "group_norm_silu": lambda: (GroupNormSilu(), (images(),)),
+    "instance_norm_pool": lambda: (InstanceNormPool(), (images(),)),
 }
+
+# No comparison decides anything in these.
+SMOOTH = (
+    "no_relu",
+    "gelu_block",
+    "swiglu",
+    "attention",
+    "softmax",
+    "group_norm_silu",
+    "instance_norm_pool",
+)

@@ -97,11 +97,24 @@ def kinds(name: str, **options: object) -> list[str]:
         ("pre_activation", ["channel", "channel"]),
         ("no_relu", ["channel"]),
         ("plain", ["relu", "unit", "unit"]),
-        ("dropout", ["relu", "bitmask"]),
+        ("dropout", ["relu"]),
+        # one code of the normalised row, one of the pre-activation
+        ("gelu_block", ["row", "group"]),
+        # the stream once, gate and up
+        ("swiglu", ["row", "group", "group"]),
+        # q, k and v in one code, and the output; log-sum-exp is exact
+        ("attention", ["group", "group"]),
+        ("softmax", ["relu"]),
+        ("group_norm_silu", ["group"]),
+        ("instance_norm_pool", ["group", "index", "row"]),
     ],
 )
 def test_one_code_serves_a_chain(name: str, expected: list[str]) -> None:
     assert sorted(kinds(name, bits=4)) == sorted(expected)
+
+
+def test_a_dropout_mask_is_a_bit_where_the_seed_does_not_repeat_it() -> None:
+    assert sorted(kinds("dropout", bits=4, compiler="eager")) == ["bitmask", "relu"]
 
 
 class Singular(nn.Module):

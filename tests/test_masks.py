@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from capture import capture
-from nets import PATTERNS
+from nets import PATTERNS, SMOOTH
 from torch import nn
 
 from models.densenet import densenet121
@@ -40,7 +40,7 @@ def check(model: nn.Module, inputs: tuple[Any, ...], at_least: int, **options: A
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("name", [name for name in PATTERNS if name not in ("no_relu", "dropout")])
+@pytest.mark.parametrize("name", [name for name in PATTERNS if name not in (*SMOOTH, "dropout")])
 def test_patterns(name: str, bits: int) -> None:
     model, inputs = PATTERNS[name]()
     with torch.no_grad():

@@ -18,7 +18,16 @@ from ..quantize.bitmask import Bitmask
 from ..quantize.choose import Context, choose, context, owned_mask
 from ..quantize.exact import Exact
 from .network import Problem, minimum_cut
-from .rules import derived_from_inputs, is_residual_sum, recomputable, singular, tolerates
+from .rules import (
+    REPEAT,
+    SEEDED,
+    derived_from_inputs,
+    exact_again,
+    is_residual_sum,
+    recomputable,
+    singular,
+    tolerates,
+)
 
 # Prices are bits times this, which leaves room below one bit for a preference between equals.
 SCALE = 16
@@ -55,14 +64,15 @@ def plan(joint: Joint, config: Config) -> Plan:
         for value, consumers in joint.demands.items()
         if value not in free and is_float(value) and not all(tolerates(consumer, value) for consumer in consumers)
     )
-    at = context(joint, config, chains, masks, readers)
+    again = frozenset(exact_again(joint, free, seeded=config.compiler == "inductor"))
+    at = context(joint, config, chains, masks, readers, again)
     recompute = _recompute(joint, config, at, free)
     quantizers = {value: choose(value, at) for value in _candidates(joint, recompute, free)}
     owners = {value: (mask,) for value, q in quantizers.items() if (mask := owned_mask(q)) is not None}
     quantizers.update({mask: choose(mask, at) for (mask,) in owners.values() if mask not in quantizers})
     cut = minimum_cut(
         Problem(
-            price={value: _price(value, quantizer) for value, quantizer in quantizers.items()},
+            price={value: _price(value, quantizer, value in recompute) for value, quantizer in quantizers.items()},
             free=free,
             recompute=recompute,
             owners=owners,
@@ -117,6 +127,10 @@ def _recompute(
         along = max((depth.get(source, 0) for source in inputs), default=0)
         if is_residual_sum(node):
             along += 1
+        if node in at.again:
+            if recomputable(node) or name_of(node) in REPEAT | SEEDED:
+                found[node] = tuple(inputs)
+            continue
         if not recomputable(node) or node in at.exact_readers:
             continue
         if along > config.stream or any(source not in free and singular(node, source) for source in inputs):
@@ -138,7 +152,8 @@ def _is_tuple(node: fx.Node) -> bool:
     return tensor(node) is None and isinstance(node.meta.get("val"), (tuple, list))
 
 
-def _price(value: fx.Node, quantizer: Quantizer) -> int:
+def _price(value: fx.Node, quantizer: Quantizer, derived: bool) -> int:
+    """Scaled bits. Of two that cost the same, a code before the exact value, and the source before the derived."""
     own = tensor(value)
     if own is None:
         return 2**50
@@ -146,8 +161,10 @@ def _price(value: fx.Node, quantizer: Quantizer) -> int:
     mask = owned_mask(quantizer)
     if mask is not None:
         bits -= _mask_bits(mask)
-    preference = 0 if quantizer.name in ("channel", "relu", "bitmask") else 2
-    return max(bits, 0) * SCALE + preference + (0 if isinstance(quantizer, Exact) else 1)
+    preference = 0 if quantizer.name in ("channel", "row", "relu", "bitmask") else 2
+    if isinstance(quantizer, Exact):
+        return max(bits, 0) * SCALE + preference + (1 if derived else 0)
+    return max(bits, 0) * SCALE + preference + 1
 
 
 def _mask_bits(mask: fx.Node) -> int:

@@ -7,11 +7,13 @@ decision (comparisons, rounding, sign, indices), because a decision taken on app
 
 from __future__ import annotations
 
+import torch
 from torch import fx
 
 from ..joint.graph import Joint
-from ..joint.ops import CASTS, HEAVY, VIEWS, name_of
+from ..joint.ops import CASTS, COMPARISONS, HEAVY, VIEWS, name_of
 from ..joint.values import tensor
+from .bounds import at_least
 
 # op -> why it may be recomputed
 RECOMPUTE: dict[str, str] = {
@@ -23,7 +25,7 @@ RECOMPUTE: dict[str, str] = {
         "constant",
     ),
     # x, y -> elementwise sums and products; a product of two anchors (SwiGLU) carries the sum of their relative errors
-    **dict.fromkeys(["add", "sub", "rsub", "mul", "div", "neg", "addcmul", "addcdiv", "lerp"], "arithmetic"),
+    **dict.fromkeys(["add", "sub", "rsub", "mul", "div", "neg", "fma", "addcmul", "addcdiv", "lerp"], "arithmetic"),
     # smooth functions of one value
     **dict.fromkeys(
         ["exp", "exp2", "expm1", "log", "log1p", "log2", "sqrt", "rsqrt", "reciprocal", "pow", "square", "erf", "erfc"],
@@ -45,9 +47,24 @@ RECOMPUTE: dict[str, str] = {
     # bits of masks
     **dict.fromkeys(["bitwise_or", "bitwise_and", "bitwise_not", "logical_or", "logical_and", "logical_not"], "logic"),
     # lossless re-coding of integers
-    "_low_memory_max_pool_offsets_to_indices": "index",
+    **dict.fromkeys(["_low_memory_max_pool_offsets_to_indices", "_low_memory_max_pool2d_offsets_to_indices"], "index"),
     "getitem": "part",
 }
+
+# Recomputed where every input is exact, and only there: decisions and lookups that come out the same again.
+REPEAT: frozenset[str] = frozenset(
+    COMPARISONS
+    | set(["gather", "embedding", "index", "sign", "round", "floor", "ceil", "trunc", "remainder", "fmod"])
+    | set(["bitwise_xor", "bitwise_left_shift", "bitwise_right_shift", "isnan", "isinf", "inductor_lookup_seed"])
+    | set(["tril", "triu", "one_hot"])
+)
+
+# Random numbers that Inductor draws from a saved seed by counting: the same seed gives them again.
+SEEDED: frozenset[str] = frozenset(["inductor_random", "inductor_randint"])
+
+# Arguments at which a small error does not stay small: near zero the result has no bound, or none at all below it.
+# A value known to be at least `SAFE` less the op's own offset (log1p: 1) is far from there.
+SAFE = 1.0
 
 # Backward ops that are linear in the activation, or smooth in it. Whatever is not listed reads exact values.
 TOLERANT: frozenset[str] = frozenset(
@@ -98,7 +115,6 @@ POSITIONS: dict[str, tuple[int, ...]] = {
     "embedding_dense_backward": (0,),
 }
 
-# Arguments at which a small error does not stay small: near zero the result has no bound, or none at all below it.
 SINGULAR: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(["log", "log2", "log1p", "sqrt", "rsqrt", "reciprocal", "logit", "pow"], (0,)),
     "div": (1,),
@@ -116,7 +132,12 @@ def singular(node: fx.Node, value: fx.Node) -> bool:
         and node.args[1] == int(node.args[1])
     ):
         return False
-    return any(arg is value for index, arg in enumerate(node.args) if index in SINGULAR.get(name, ()))
+    offset = 1.0 if name == "log1p" else 0.0
+    return any(
+        arg is value and at_least(value) + offset < SAFE
+        for index, arg in enumerate(node.args)
+        if index in SINGULAR.get(name, ())
+    )
 
 
 def recomputable(node: fx.Node) -> bool:
@@ -138,8 +159,27 @@ def derived_from_inputs(joint: Joint) -> set[fx.Node]:
     found: set[fx.Node] = set(joint.inputs - joint.mutated)
     for node in joint.module.graph.nodes:
         if node.op == "get_attr" or (
-            node not in joint.backward and recomputable(node) and all(i in found for i in node.all_input_nodes)
+            node not in joint.backward
+            and (recomputable(node) or name_of(node) in REPEAT)
+            and all(i in found for i in node.all_input_nodes)
         ):
+            found.add(node)
+    return found
+
+
+def exact_again(joint: Joint, free: frozenset[fx.Node], seeded: bool) -> set[fx.Node]:
+    """Nodes that are exact wherever they are: whole numbers as they are kept, and what is computed from those alone.
+
+    seeded: whether the compiler draws the same random numbers from the same seed.
+    """
+    found: set[fx.Node] = set()
+    for node in joint.order:
+        if node in joint.backward or node in free or node.op != "call_function":
+            continue
+        own, name = tensor(node), name_of(node)
+        whole = own is not None and not own.dtype.is_floating_point and own.dtype != torch.bool and not own.is_complex()
+        again = recomputable(node) or name in REPEAT or (seeded and name in SEEDED)
+        if whole or (again and node.all_input_nodes and all(i in free or i in found for i in node.all_input_nodes)):
             found.add(node)
     return found
 

@@ -12,33 +12,50 @@ from ..config import Config
 from ..joint.chains import Chain
 from ..joint.graph import Joint
 from ..joint.masks import Mask
-from ..joint.ops import SAME_PLACE, VIEWS, name_of, through
+from ..joint.ops import SAME_PLACE, name_of, through
+from ..joint.rows import Rows, find_rows
+from ..joint.shapes import is_image, is_softmax
+from ..joint.statistics import is_statistic
 from ..joint.values import is_bool, is_float, memory_order, nbytes, tensor
 from .base import Quantizer
 from .bitmask import Bitmask
 from .channel import Channel
 from .exact import Exact
 from .group import Group, Relu
+from .index import Index, index_bits
+from .row import sigma
 from .unit import BOUNDS, Unit
 
-# Reductions that others are normalised with, and ops whose float output is a decision taken on the input.
-STATISTICS = frozenset(["var_mean", "var", "std", "std_mean", "amax", "amin", "logsumexp", "rsqrt"])
+# Ops whose float output is a decision taken on the input.
 DECISIONS = frozenset(["sign", "sgn", "round", "floor", "ceil", "trunc", "heaviside", "sort", "topk"])
+# Elements that share a scale before a group norm over several channels, which differ in mean and deviation.
+SMALL = 128
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the choice may look at. chains: value -> the normalisation it enters; masks: ReLU output -> its mask."""
+    """What the choice may look at.
+
+    chains: value -> the batch normalisation it enters. masks: ReLU output -> its mask. exact_readers: values that some
+    reader needs exactly. again: values that are exact wherever they are, kept or computed again.
+    """
 
     joint: Joint
     config: Config
     chains: dict[fx.Node, Chain]
     masks: dict[fx.Node, Mask]
     exact_readers: frozenset[fx.Node]
+    again: frozenset[fx.Node]
+    rows: Rows
 
 
 def context(
-    joint: Joint, config: Config, chains: list[Chain], masks: list[Mask], readers: frozenset[fx.Node]
+    joint: Joint,
+    config: Config,
+    chains: list[Chain],
+    masks: list[Mask],
+    readers: frozenset[fx.Node],
+    again: frozenset[fx.Node],
 ) -> Context:
     """Index chains and masks by the values they apply to."""
     by_value: dict[fx.Node, Chain] = {}
@@ -49,7 +66,7 @@ def context(
             value = value.args[0]
             by_value.setdefault(value, chain)
     relus = {mask.value: mask for mask in masks if _is_relu_mask(mask)}
-    return Context(joint, config, by_value, relus, readers)
+    return Context(joint, config, by_value, relus, readers, again, find_rows(joint))
 
 
 def _is_relu_mask(mask: Mask) -> bool:
@@ -64,26 +81,21 @@ def _exact(value: fx.Node, at: Context) -> Quantizer | None:
         return Exact("complex")
     if value in at.joint.fwd_outputs:
         return Exact("output")
+    if value in at.again and own.dtype.is_floating_point:
+        return Exact("decision")
     if value in at.exact_readers and not is_bool(value):
         return Exact("reader")
     if nbytes(value) < at.config.min_bytes:
         return Exact("small")
-    if _is_statistic(value):
+    if is_statistic(value):
         return Exact("statistic")
     if not is_bool(value) and not own.dtype.is_floating_point:
-        return Exact("integer")
+        return None if index_bits(value) is not None and memory_order(own) is not None else Exact("integer")
     if name_of(value) in DECISIONS:
         return Exact("decision")
     if not is_bool(value) and not is_float(value):
         return Exact("dtype")
     return Exact("not dense") if memory_order(own) is None else None
-
-
-def _is_statistic(value: fx.Node) -> bool:
-    source = through(value, VIEWS | SAME_PLACE)
-    if name_of(source) == "getitem" and isinstance(source.args[0], fx.Node):
-        source = source.args[0]
-    return name_of(source) in STATISTICS
 
 
 def _bitmask(value: fx.Node, at: Context) -> Quantizer | None:
@@ -99,11 +111,24 @@ def _channel(value: fx.Node, at: Context) -> Quantizer | None:
     return Channel(at.config.bits or 8, at.config.grid, chain, aligned[0] if aligned else None)
 
 
+def _row(value: fx.Node, at: Context) -> Quantizer | None:
+    normal = at.rows.normal.get(through(value, SAME_PLACE))
+    row = normal or at.rows.entered.get(value)
+    return sigma(at.config.bits or 8, at.config.grid, row, value, normal is not None) if row is not None else None
+
+
+def _index(value: fx.Node, at: Context) -> Quantizer | None:
+    bits = index_bits(value)
+    return Index(bits) if bits is not None else None
+
+
 def _relu(value: fx.Node, at: Context) -> Quantizer | None:
     source = through(value, SAME_PLACE)
+    if is_softmax(source):
+        return Relu(at.config.bits or 8, at.config.group, None, _along(value), sharp=True)
     if name_of(source) != "relu":
         return None
-    return Relu(at.config.bits or 8, at.config.group, at.masks.get(source))
+    return Relu(at.config.bits or 8, at.config.group, at.masks.get(source), _along(value))
 
 
 def _unit(value: fx.Node, at: Context) -> Quantizer | None:
@@ -112,10 +137,25 @@ def _unit(value: fx.Node, at: Context) -> Quantizer | None:
 
 
 def _group(value: fx.Node, at: Context) -> Quantizer | None:
-    return Group(at.config.bits or 8, at.config.group)
+    if value in at.rows.entered and is_image(value):
+        return Group(at.config.bits or 8, min(at.config.group, SMALL), "space")
+    return Group(at.config.bits or 8, at.config.group, _along(value))
 
 
-TABLE: tuple[Callable[[fx.Node, Context], Quantizer | None], ...] = (_exact, _bitmask, _channel, _relu, _unit, _group)
+def _along(value: fx.Node) -> str:
+    return "channels" if is_image(value) else "memory"
+
+
+TABLE: tuple[Callable[[fx.Node, Context], Quantizer | None], ...] = (
+    _exact,
+    _bitmask,
+    _index,
+    _channel,
+    _row,
+    _relu,
+    _unit,
+    _group,
+)
 
 
 def choose(value: fx.Node, at: Context) -> Quantizer:

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ..joint.masks import Mask
-from ..joint.values import numel
+from ..joint.values import memory_order, numel
 from ..ops import group as ops
 from .base import Build, Layout, Stored, aten, code_bytes, shape_of
 
@@ -24,24 +24,33 @@ class Tile:
     over: tuple[int, ...]
 
     @classmethod
-    def of(cls, value: torch.Tensor, group: int) -> Tile:
-        """Channels of an image, features of a sequence: what lies together in either memory format.
+    def of(cls, value: torch.Tensor, group: int, along: str) -> Tile:
+        """Neighbours, up to `group` of them: whole inner dimensions, then a part of the next.
 
-        If there are fewer than half of `group` of them, the innermost dimensions join in.
+        along: "memory"; "channels" of an image lie innermost, whatever the strides say, for Inductor lays convolutions
+        out channels-last; "space" keeps to one channel of an image.
         """
-        dim = 1 if value.ndim >= 4 else value.ndim - 1
-        size = _divisor(value.shape[dim], group)
+        order = memory_order(value) or list(range(value.ndim))
+        if along != "memory":
+            order = [0, *range(2, value.ndim), 1] if along == "channels" else list(range(value.ndim))
+        inner = [dim for dim in reversed(order) if dim != 0 or value.ndim == 1]
         over: list[int] = []
-        count = size
-        for other in reversed(range(value.ndim)):
-            length = value.shape[other]
-            if other in (0, dim) or size != value.shape[dim] or not isinstance(length, int):
-                continue
-            if count * length > group:
+        count = 1
+        for dim in inner:
+            length = value.shape[dim]
+            if not isinstance(length, int):
                 break
-            over.append(other)
+            size = _divisor(length, group // count)
+            if size != length or count * length > group:
+                return cls(dim, size, tuple(over)) if size > 1 or not over else cls._whole(value, over)
+            over.append(dim)
             count *= length
-        return cls(dim, size, tuple(over))
+        return cls._whole(value, over) if over else cls(inner[0] if inner else 0, 1, ())
+
+    @classmethod
+    def _whole(cls, value: torch.Tensor, dims: list[int]) -> Tile:
+        """All of these dimensions."""
+        return cls(dims[-1], int(value.shape[dims[-1]]), tuple(dims[:-1]))
 
     def count(self, value: torch.Tensor) -> int:
         """Number of tiles."""
@@ -55,25 +64,25 @@ class Tile:
         return layout.place(self.dim), self.size, sorted(layout.place(dim) for dim in self.over)
 
 
-def _divisor(length: object, group: int) -> int:
-    """The largest divisor of `length` up to `group`; all of it where only crumbs divide it."""
-    if not isinstance(length, int):
-        return 1
-    best = max((size for size in range(1, min(group, length) + 1) if length % size == 0), default=1)
-    return best if best * 8 >= min(group, length) else length
+def _divisor(length: int, most: int) -> int:
+    """The largest divisor of `length` up to `most`; the smallest above it where only crumbs divide it."""
+    sizes = [size for size in range(1, length + 1) if length % size == 0]
+    best = max((size for size in sizes if size <= most), default=1)
+    return best if best * 4 >= min(most, length) else min(size for size in sizes if size > best)
 
 
 @dataclass(frozen=True)
 class Group:
-    """K bits an element, low and step (bfloat16) a tile."""
+    """K bits an element, low and step (bfloat16) a tile. along: see `Tile.of`."""
 
     bits: int
     group: int
+    along: str = "memory"
     name: ClassVar[str] = "group"
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Codes and scales."""
-        return code_bytes(value, self.bits) + 4 * Tile.of(value, self.group).count(value)
+        return code_bytes(value, self.bits) + 4 * Tile.of(value, self.group, self.along).count(value)
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
         """The value alone."""
@@ -82,14 +91,14 @@ class Group:
     def quantize(self, build: Build, value: fx.Node) -> Stored:
         """(codes, scale)."""
         layout = Layout.of(shape_of(value), self.bits)
-        tile = Tile.of(shape_of(value), self.group).place(layout)
+        tile = Tile.of(shape_of(value), self.group, self.along).place(layout)
         both = build.call(ops.quantize_group.overload, layout.into(build, value), self.bits, *tile, layout.pack_dim)
         return build.call(operator.getitem, both, 0), build.call(operator.getitem, both, 1)
 
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The middle of each bin."""
         layout = Layout.of(shape_of(value), self.bits)
-        dim, size, _ = Tile.of(shape_of(value), self.group).place(layout)
+        dim, size, _ = Tile.of(shape_of(value), self.group, self.along).place(layout)
         restored = build.call(
             ops.dequantize_group.overload, *stored, self.bits, dim, size, layout.pack_dim, layout.length, layout.dtype
         )
@@ -98,16 +107,22 @@ class Group:
 
 @dataclass(frozen=True)
 class Relu:
-    """K bits an element, a step (bfloat16) a tile; code 0 exactly where the forward's ReLU gave 0."""
+    """K bits an element, a step (bfloat16) a tile; code 0 exactly where the forward's ReLU gave 0. along: see `Tile.of`.
+
+    sharp: a softmax's output, with most of its elements near 0: what is below a quarter of a step is coded as 0, not as
+    the middle of the first bin, which would add up along the row.
+    """
 
     bits: int
     group: int
     mask: Mask | None
+    along: str = "memory"
+    sharp: bool = False
     name: ClassVar[str] = "relu"
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Codes and scales."""
-        return code_bytes(value, self.bits) + 2 * Tile.of(value, self.group).count(value)
+        return code_bytes(value, self.bits) + 2 * Tile.of(value, self.group, self.along).count(value)
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
         """The value, and the forward's own comparison."""
@@ -122,7 +137,11 @@ class Relu:
             if not self.mask.positive:
                 side = build.call(aten.logical_not.default, side)
             side = layout.into(build, side)
-        tile = Tile.of(shape_of(value), self.group).place(layout)
+        elif self.sharp:
+            largest = build.call(aten.amax.default, value, [-1], True)
+            least = build.call(aten.mul.Tensor, largest, 0.25 / (2**self.bits - 1))
+            side = layout.into(build, build.call(aten.ge.Tensor, value, least))
+        tile = Tile.of(shape_of(value), self.group, self.along).place(layout)
         both = build.call(
             ops.quantize_relu.overload, layout.into(build, value), side, self.bits, *tile, layout.pack_dim
         )
@@ -131,7 +150,7 @@ class Relu:
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """0, or the middle of the bin."""
         layout = Layout.of(shape_of(value), self.bits)
-        dim, size, _ = Tile.of(shape_of(value), self.group).place(layout)
+        dim, size, _ = Tile.of(shape_of(value), self.group, self.along).place(layout)
         restored = build.call(
             ops.dequantize_relu.overload, *stored, self.bits, dim, size, layout.pack_dim, layout.length, layout.dtype
         )

@@ -13,7 +13,7 @@ from ..ops import unit as ops
 from .base import Build, Layout, Stored, code_bytes, shape_of
 
 # op -> the bounds of its output
-BOUNDS = {"sigmoid": (0.0, 1.0), "_softmax": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0)}
+BOUNDS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0)}
 
 
 @dataclass(frozen=True)

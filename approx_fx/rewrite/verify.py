@@ -46,7 +46,7 @@ def forward_is_exact(done: Rewritten) -> Iterator[str]:
 def masks_are_exact(done: Rewritten) -> Iterator[str]:
     """No comparison in the backward reads a value that is approximate."""
     approximate: set[fx.Node] = set()
-    exact = ("dequantize_bitmask", "dequantize_channel_side", "dequantize_relu_side")
+    exact = ("dequantize_bitmask", "dequantize_channel_side", "dequantize_relu_side", "dequantize_index")
     for node in done.backward.graph.nodes:
         inherits = any(source in approximate for source in node.all_input_nodes)
         if inherits and name_of(node) in COMPARISONS and _forward_only(node):

@@ -1,0 +1,69 @@
+"""Index: whole numbers below a known bound, such as a pooling window's offsets, in the fewest bits, exactly."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from ..joint.ops import name_of
+from ..joint.values import numel, tensor
+from ..ops import index as ops
+from .base import Build, Layout, Stored, aten, code_bytes, shape_of
+
+
+@dataclass(frozen=True)
+class Index:
+    """`bits` an element where that is 8 or fewer, else the narrowest whole-number type: 16, 32."""
+
+    bits: int
+    name: ClassVar[str] = "index"
+
+    def nbytes(self, value: torch.Tensor) -> int:
+        """Codes."""
+        return code_bytes(value, self.bits) if self.bits <= 8 else numel(value) * self.bits // 8
+
+    def inputs(self, value: fx.Node) -> list[fx.Node]:
+        """The value alone."""
+        return [value]
+
+    def quantize(self, build: Build, value: fx.Node) -> Stored:
+        """(codes,)."""
+        if self.bits > 8:
+            return (build.call(aten._to_copy.default, value, dtype=getattr(torch, f"int{self.bits}")),)
+        layout = Layout.of(shape_of(value), self.bits)
+        return (build.call(ops.quantize_index.overload, layout.into(build, value), self.bits, layout.pack_dim),)
+
+    def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
+        """The numbers, exactly."""
+        if self.bits > 8:
+            return build.call(aten._to_copy.default, stored[0], dtype=shape_of(value).dtype)
+        layout = Layout.of(shape_of(value), self.bits)
+        restored = build.call(
+            ops.dequantize_index.overload, stored[0], self.bits, layout.pack_dim, layout.length, layout.dtype
+        )
+        return layout.back(build, restored)
+
+
+def index_bits(value: fx.Node) -> int | None:
+    """Bits that hold every element of a pooling's offsets or indices: 1 to 8, 16 or 32; None for other values."""
+    pool = value.args[0] if value.target is operator.getitem and value.args[1] == 1 else None
+    if not isinstance(pool, fx.Node):
+        return None
+    name = name_of(pool)
+    if name in ("_low_memory_max_pool_with_offsets", "_low_memory_max_pool2d_with_offsets"):
+        bound = math.prod(pool.args[1])  # type: ignore[arg-type]
+    elif name in ("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "fractional_max_pool2d"):
+        image = tensor(pool.args[0])  # type: ignore[arg-type]
+        sizes = image.shape[-3 if "3d" in name else -2 :] if image is not None else ("?",)
+        if not all(isinstance(size, int) for size in sizes):
+            return None
+        bound = math.prod(sizes)  # type: ignore[arg-type]
+    else:
+        return None
+    bits = max(int(bound) - 1, 1).bit_length()
+    return bits if bits <= 8 else 16 if bits <= 15 else 32
