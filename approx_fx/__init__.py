@@ -7,6 +7,17 @@ from .convert import convert
 from .errors import ApproxFxError, PassFailed
 from .explain import explain
 from .report import Report, report
+from .rounding import load_rounding_state, rounding_state
 
-__all__ = ["ApproxFxError", "Config", "PassFailed", "Report", "convert", "explain", "report"]
+__all__ = [
+    "ApproxFxError",
+    "Config",
+    "PassFailed",
+    "Report",
+    "convert",
+    "explain",
+    "load_rounding_state",
+    "report",
+    "rounding_state",
+]
 __version__ = "0.1.0"

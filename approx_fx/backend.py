@@ -23,6 +23,7 @@ from .joint.graph import read
 from .memory import predicted_peak
 from .partitioner import lower, partition
 from .report import GraphReport, describe, register, saved_bytes
+from .rounding import counted, steps_of
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ def compile_with(
         compiled = inductor.compile_eager(module, inputs, hook)
     else:
         compiled = inductor.compile_inductor(module, inputs, hook, mode, save_inputs=config.bits is not None)
+    if config.rounding == "stochastic":
+        compiled = counted(compiled, steps_of([*inputs, *owners]))
     found = run.reports or _stored(run.key)
     for graph in found:
         register([*inputs, *owners], graph, dataclasses.asdict(config))

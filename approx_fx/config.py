@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,46 +12,79 @@ from typing import Any
 
 from .errors import ApproxFxError, did_you_mean
 from .ops.channel import GRIDS
+from .patterns import matches
 
 COMPILERS = ("inductor", "eager")
+ROUNDINGS = ("nearest", "stochastic")
 
 
 @dataclass(frozen=True)
 class Config:
     """Options of the pass.
 
-    bits: 1 to 8, the width of the saved codes; None is the exact mode, torch.compile's own partition.
+    bits: 1 to 8, the width of the saved codes; None is the exact mode, torch.compile's own partition. Or a mapping from
+        module patterns to widths, such as {"*": 4, "*.attn*": 8}: a module's tensors get that of the last pattern that
+        names it or a module around it, None keeps them exact, and 4 goes where nothing matches.
+    exact: module patterns, such as ["head", "*.norm"]: all that these modules' backward reads is exact.
     grid: the channel quantizer's grid: "gaussian" (Max 1960) or "blpa" (the paper's +-3 sigma).
     group: elements that share one scale in a group quantizer, at most.
     min_bytes: a tensor smaller than this is kept exact.
     stream: residual sums recomputed in a row before the stream is anchored anew (0: each sum is kept).
     window: convolutions and matrix products a decoded value may stay alive for before it is decoded anew.
+    rounding: "nearest", or "stochastic": codes that are right on average, keyed on (seed, step, tensor).
+    seed: of stochastic rounding; the global generators are not used.
     compiler: "inductor", or "eager" to run both halves as they are (no C++ compiler needed).
     strict: raise where the pass cannot handle a graph, instead of training that graph exactly.
     """
 
-    bits: int | None = 4
+    bits: int | Mapping[str, int | None] | None = 4
+    exact: Sequence[str] = ()
     grid: str = "gaussian"
     group: int = 256
     min_bytes: int = 4096
     stream: int = 8
     window: int = 2
+    rounding: str = "nearest"
+    seed: int = 0
     compiler: str = "inductor"
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.bits is not None and (not _is_int(self.bits) or not 1 <= self.bits <= 8):
+        for width in self.bits.values() if isinstance(self.bits, Mapping) else [self.bits]:
+            if width is not None and (not _is_int(width) or not 1 <= width <= 8):
+                raise ApproxFxError(
+                    f"bits={self.bits!r} is not allowed: bits is a whole number from 1 to 8, None (exact), or a "
+                    'mapping from module patterns to these, such as {"*": 4, "*.attn*": 8}.'
+                )
+        if isinstance(self.exact, str) or not all(isinstance(item, str) for item in (*self.exact, *self.patterns)):
             raise ApproxFxError(
-                f"bits={self.bits!r} is not allowed: bits is a whole number from 1 to 8, or None (exact)."
+                f"exact={self.exact!r}, bits={self.bits!r}: module patterns are texts, given as a list, such as "
+                'exact=["head", "*.norm"].'
             )
+        object.__setattr__(self, "exact", tuple(self.exact))
         _one_of("grid", self.grid, GRIDS)
         _one_of("compiler", self.compiler, COMPILERS)
+        _one_of("rounding", self.rounding, ROUNDINGS)
+        if not _is_int(self.seed):
+            raise ApproxFxError(f"seed={self.seed!r} is not allowed: seed is a whole number.")
         for name, least in (("group", 8), ("min_bytes", 0), ("stream", 0), ("window", 0)):
             value = getattr(self, name)
             if not _is_int(value) or value < least:
                 raise ApproxFxError(f"{name}={value!r} is not allowed: {name} is a whole number, {least} or more.")
         if not isinstance(self.strict, bool):
             raise ApproxFxError(f"strict={self.strict!r} is not allowed: strict is True or False.")
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The module patterns that `bits` names."""
+        return tuple(self.bits) if isinstance(self.bits, Mapping) else ()
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise ApproxFxError for a module pattern that names none of a model's modules."""
+        known = list(names)
+        for pattern in (*self.exact, *self.patterns):
+            if not any(matches(pattern, name) for name in known):
+                raise ApproxFxError(f"the pattern {pattern!r} names no module.{did_you_mean(pattern, known)}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None = None) -> Config:

@@ -11,6 +11,7 @@ from .backend import compile_with
 from .config import Config
 from .explain import check_trainable
 from .host.module import call_compiled
+from .rounding import steps_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -23,6 +24,8 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     """
     config = Config.of(options)
     check_trainable(model)
-    owners = list(model.parameters())[:1]
+    config.check_names(name for name, _ in model.named_modules())
+    owners = list(model.parameters())
+    steps_of(owners)
     call_compiled(model, partial(compile_with, config, owners=owners), dynamic)
     return model

@@ -29,6 +29,7 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
     """
     config = Config.of(options)
     check_trainable(model)
+    config.check_names(name for name, _ in model.named_modules())
     graphs: list[GraphReport] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:

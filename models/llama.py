@@ -38,9 +38,7 @@ class Attention(nn.Module):
         k = self.k(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
         v = self.v(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        y = nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads
-        )
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=self.heads != self.kv_heads)
         return self.out(y.transpose(1, 2).flatten(-2))
 
 

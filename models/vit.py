@@ -1,4 +1,7 @@
-"""Vision Transformer: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; the S size of DeiT (Touvron et al. 2021)."""
+"""Vision Transformer: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words".
+
+The S size is that of DeiT: Touvron et al. 2021, "Training data-efficient image transformers".
+"""
 
 from __future__ import annotations
 

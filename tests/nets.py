@@ -85,7 +85,12 @@ class GeluBlock(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm, self.a, self.b = nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 256), nn.Linear(256, 64)
+        self.first, self.norm, self.a, self.b = (
+            nn.Linear(64, 64),
+            nn.LayerNorm(64),
+            nn.Linear(64, 256),
+            nn.Linear(256, 64),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)

@@ -1,6 +1,6 @@
 """Lower bounds of values, by the ops they are made of: what tells a safe denominator from a singular one.
 
-    exp, sigmoid, |x|, x * x, ... >= 0      a + b >= low(a) + low(b)      so 1 + exp(-x) >= 1: x / (1 + exp(-x)) is smooth
+exp, sigmoid, |x|, x * x, ... >= 0      a + b >= low(a) + low(b)      so 1 + exp(-x) >= 1: x / (1 + exp(-x)) is smooth
 """
 
 from __future__ import annotations

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import fx
 
 from ..config import Config
 from ..errors import PassFailed
+from ..joint.attribution import module_of
 from ..joint.chains import Chain, find_chains
 from ..joint.graph import Joint
 from ..joint.masks import Mask, find_masks
 from ..joint.ops import name_of
+from ..joint.statistics import is_statistic
 from ..joint.values import is_bool, is_float, is_size, tensor
+from ..patterns import last_match, named
 from ..quantize.base import Quantizer
 from ..quantize.bitmask import Bitmask
 from ..quantize.choose import Context, choose, context, owned_mask
@@ -65,7 +69,8 @@ def plan(joint: Joint, config: Config) -> Plan:
         if value not in free and is_float(value) and not all(tolerates(consumer, value) for consumer in consumers)
     )
     again = frozenset(exact_again(joint, free, seeded=config.compiler == "inductor"))
-    at = context(joint, config, chains, masks, readers, again)
+    asked = _asked(joint, config, free)
+    at = context(joint, config, chains, masks, readers, asked, again)
     recompute = _recompute(joint, config, at, free)
     quantizers = {value: choose(value, at) for value in _candidates(joint, recompute, free)}
     owners = {value: (mask,) for value, q in quantizers.items() if (mask := owned_mask(q)) is not None}
@@ -96,6 +101,21 @@ def plan(joint: Joint, config: Config) -> Plan:
         free,
         chains,
     )
+
+
+def _asked(joint: Joint, config: Config, free: frozenset[fx.Node]) -> frozenset[fx.Node]:
+    """What the backward of a module named in `exact` reads, what such a module makes, and what has bits None."""
+    if not config.exact and not config.patterns:
+        return frozenset()
+
+    def wanted(node: fx.Node, readers: list[fx.Node]) -> bool:
+        own = module_of(node)
+        if isinstance(config.bits, Mapping) and last_match(config.bits, own, 4) is None:
+            return True
+        return any(named(config.exact, path) for path in (own, *map(module_of, readers)))
+
+    values = {node: joint.demands.get(node, []) for node in joint.order if node not in joint.backward | free}
+    return frozenset(node for node, readers in values.items() if is_float(node) and wanted(node, readers))
 
 
 def _is_constant(node: fx.Node) -> bool:
@@ -131,7 +151,11 @@ def _recompute(
             if recomputable(node) or name_of(node) in REPEAT | SEEDED:
                 found[node] = tuple(inputs)
             continue
-        if not recomputable(node) or node in at.exact_readers:
+        if not recomputable(node):
+            continue
+        if node in at.exact_readers:
+            if all(i in free or i in at.again or i in at.exact_readers or is_statistic(i) for i in inputs):
+                found[node] = tuple(inputs)
             continue
         if along > config.stream or any(source not in free and singular(node, source) for source in inputs):
             continue

@@ -25,7 +25,7 @@ def source_of(node: fx.Node) -> str:
     frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
     if not frames:
         return ""
-    own = [frame for frame in frames if "/torch/" not in frame["file"]] or frames
+    own = [frame for frame in frames if not re.search(r"/(torch|approx_fx)/", frame["file"])] or frames
     frame = own[-1]
     name = "/".join(frame["file"].replace("\\", "/").split("/")[-2:])
     return f"{name}:{frame['line']}" + (f": {frame['code'].strip()}" if frame["code"] else "")

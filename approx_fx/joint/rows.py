@@ -1,8 +1,8 @@
 """Rows: layer, RMS, group and instance norms found in the joint graph, whose statistics the forward computes anyway.
 
-    layer, group    n = (x - mean) rstd         var_mean, add, rsqrt, sub, mul
-    RMS             n = x rstd                  pow or mul, mean, add, rsqrt, mul
-    group           affine form a x + b, with rows a and b made from the statistics: n itself is never there
+layer, group    n = (x - mean) rstd         var_mean, add, rsqrt, sub, mul
+RMS             n = x rstd                  pow or mul, mean, add, rsqrt, mul
+group           affine form a x + b, with rows a and b made from the statistics: n itself is never there
 """
 
 from __future__ import annotations
@@ -120,6 +120,6 @@ def _is_normal(node: fx.Node, row: Row) -> bool:
         return False
     if row.mean is None:
         return through(other, SAME_PLACE) is through(row.x, SAME_PLACE)
-    return name_of(other) == "sub" and through(other.args[0], SAME_PLACE) is through(row.x, SAME_PLACE) and (
-        other.args[1] is row.mean
-    )  # type: ignore[arg-type]
+    if name_of(other) != "sub" or other.args[1] is not row.mean or not isinstance(other.args[0], fx.Node):
+        return False
+    return through(other.args[0], SAME_PLACE) is through(row.x, SAME_PLACE)

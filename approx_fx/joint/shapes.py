@@ -41,7 +41,9 @@ def is_softmax(value: fx.Node) -> bool:
     if name == "exp":
         logarithm = through(value.args[0], SAME_PLACE)  # type: ignore[arg-type]
         return name_of(logarithm) in ("_log_softmax",) or (
-            name_of(logarithm) == "sub" and isinstance(logarithm.args[1], fx.Node) and name_of(logarithm.args[1]) == "log"
+            name_of(logarithm) == "sub"
+            and isinstance(logarithm.args[1], fx.Node)
+            and name_of(logarithm.args[1]) == "log"
         )
     if name != "div" or not all(isinstance(arg, fx.Node) for arg in value.args[:2]):
         return False

@@ -13,7 +13,9 @@ NORMALISERS = frozenset(["var_mean", "var", "std", "std_mean", "amax", "amin", "
 SUMS = frozenset(["sum", "mean", "prod", "linalg_vector_norm"])
 MANY = 64
 # Pointwise ops that make one statistic of another.
-POINTWISE = frozenset(["add", "sub", "mul", "div", "neg", "log", "exp", "sqrt", "reciprocal", "pow", "clamp_min", "where"])
+POINTWISE = frozenset(
+    ["add", "sub", "mul", "div", "neg", "log", "exp", "sqrt", "reciprocal", "pow", "clamp_min", "where"]
+)
 DEPTH = 8
 
 
@@ -23,7 +25,7 @@ def is_statistic(value: fx.Node, depth: int = DEPTH) -> bool:
     name = name_of(source)
     if name == "getitem" and isinstance(source.args[0], fx.Node):
         if "attention" in name_of(source.args[0]):
-            return source.args[1] != 0
+            return bool(source.args[1] != 0)
         source = source.args[0]
         name = name_of(source)
     if name in NORMALISERS:
@@ -41,6 +43,8 @@ def is_statistic(value: fx.Node, depth: int = DEPTH) -> bool:
 def _few(node: fx.Node, count: int) -> bool:
     """A parameter, or a constant, that is broadcast over the statistics."""
     own = tensor(node)
-    return node.op in ("placeholder", "get_attr") or (own is not None and numel(own) * MANY <= count) or (
-        own is not None and numel(own) == 1
+    return (
+        node.op in ("placeholder", "get_attr")
+        or (own is not None and numel(own) * MANY <= count)
+        or (own is not None and numel(own) == 1)
     )

@@ -46,7 +46,8 @@ def define(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Op]:
 
 
 def reference_of(target: Any) -> Callable[..., Any] | None:
-    """The reference of a node target, or None if the target is not one of our ops."""
+    """The reference of a node target, or None if the target is not one of our ops in the table."""
     if isinstance(target, torch._ops.OpOverload) and target.namespace == NAMESPACE:
-        return OPS[target._schema.name.split("::")[1]].reference
+        op = OPS.get(target._schema.name.split("::")[1])
+        return op.reference if op is not None else None
     return None

@@ -17,9 +17,7 @@ from .pack import empty_in_order, in_order, pack, packed_length, unpack
 from .registry import define
 
 
-def _fake_quantize(
-    x: Tensor, mean: Tensor | None, rstd: Tensor | None, bits: int, grid: str, pack_dim: int
-) -> Tensor:
+def _fake_quantize(x: Tensor, mean: Tensor | None, rstd: Tensor | None, bits: int, grid: str, pack_dim: int) -> Tensor:
     shape = list(x.shape)
     shape[pack_dim] = packed_length(shape[pack_dim], bits)
     return empty_in_order(x, shape, torch.uint8)

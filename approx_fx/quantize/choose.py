@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from ..config import Config
+from ..joint.attribution import module_of
 from ..joint.chains import Chain
 from ..joint.graph import Joint
 from ..joint.masks import Mask
@@ -17,6 +18,7 @@ from ..joint.rows import Rows, find_rows
 from ..joint.shapes import is_image, is_softmax
 from ..joint.statistics import is_statistic
 from ..joint.values import is_bool, is_float, memory_order, nbytes, tensor
+from ..patterns import last_match
 from .base import Quantizer
 from .bitmask import Bitmask
 from .channel import Channel
@@ -24,6 +26,7 @@ from .exact import Exact
 from .group import Group, Relu
 from .index import Index, index_bits
 from .row import sigma
+from .stochastic import Stochastic
 from .unit import BOUNDS, Unit
 
 # Ops whose float output is a decision taken on the input.
@@ -45,8 +48,14 @@ class Context:
     chains: dict[fx.Node, Chain]
     masks: dict[fx.Node, Mask]
     exact_readers: frozenset[fx.Node]
+    asked: frozenset[fx.Node]
     again: frozenset[fx.Node]
     rows: Rows
+
+    def bits(self, value: fx.Node) -> int:
+        """The width of the value's codes: its module's."""
+        bits = self.config.bits
+        return (last_match(bits, module_of(value), 4) if isinstance(bits, Mapping) else bits) or 8
 
 
 def context(
@@ -55,6 +64,7 @@ def context(
     chains: list[Chain],
     masks: list[Mask],
     readers: frozenset[fx.Node],
+    asked: frozenset[fx.Node],
     again: frozenset[fx.Node],
 ) -> Context:
     """Index chains and masks by the values they apply to."""
@@ -66,7 +76,7 @@ def context(
             value = value.args[0]
             by_value.setdefault(value, chain)
     relus = {mask.value: mask for mask in masks if _is_relu_mask(mask)}
-    return Context(joint, config, by_value, relus, readers, again, find_rows(joint))
+    return Context(joint, config, by_value, relus, readers | asked, asked, again, find_rows(joint))
 
 
 def _is_relu_mask(mask: Mask) -> bool:
@@ -83,6 +93,8 @@ def _exact(value: fx.Node, at: Context) -> Quantizer | None:
         return Exact("output")
     if value in at.again and own.dtype.is_floating_point:
         return Exact("decision")
+    if value in at.asked and not is_bool(value):
+        return Exact("asked")
     if value in at.exact_readers and not is_bool(value):
         return Exact("reader")
     if nbytes(value) < at.config.min_bytes:
@@ -108,13 +120,13 @@ def _channel(value: fx.Node, at: Context) -> Quantizer | None:
         return None
     own = tensor(value).shape  # type: ignore[union-attr]
     aligned = [mask for mask in chain.masks if tensor(mask.node).shape == own]  # type: ignore[union-attr]
-    return Channel(at.config.bits or 8, at.config.grid, chain, aligned[0] if aligned else None)
+    return Channel(at.bits(value), at.config.grid, chain, aligned[0] if aligned else None)
 
 
 def _row(value: fx.Node, at: Context) -> Quantizer | None:
     normal = at.rows.normal.get(through(value, SAME_PLACE))
     row = normal or at.rows.entered.get(value)
-    return sigma(at.config.bits or 8, at.config.grid, row, value, normal is not None) if row is not None else None
+    return sigma(at.bits(value), at.config.grid, row, value, normal is not None) if row is not None else None
 
 
 def _index(value: fx.Node, at: Context) -> Quantizer | None:
@@ -125,31 +137,41 @@ def _index(value: fx.Node, at: Context) -> Quantizer | None:
 def _relu(value: fx.Node, at: Context) -> Quantizer | None:
     source = through(value, SAME_PLACE)
     if is_softmax(source):
-        return Relu(at.config.bits or 8, at.config.group, None, _along(value), sharp=True)
+        return Relu(at.bits(value), at.config.group, None, _along(value), sharp=True)
     if name_of(source) != "relu":
         return None
-    return Relu(at.config.bits or 8, at.config.group, at.masks.get(source), _along(value))
+    return Relu(at.bits(value), at.config.group, at.masks.get(source), _along(value))
 
 
 def _unit(value: fx.Node, at: Context) -> Quantizer | None:
     bounds = BOUNDS.get(name_of(through(value, SAME_PLACE)))
-    return Unit(at.config.bits or 8, *bounds) if bounds else None
+    return Unit(at.bits(value), *bounds) if bounds else None
 
 
 def _group(value: fx.Node, at: Context) -> Quantizer | None:
     if value in at.rows.entered and is_image(value):
-        return Group(at.config.bits or 8, min(at.config.group, SMALL), "space")
-    return Group(at.config.bits or 8, at.config.group, _along(value))
+        return Group(at.bits(value), min(at.config.group, SMALL), "space")
+    return Group(at.bits(value), at.config.group, _along(value))
 
 
 def _along(value: fx.Node) -> str:
     return "channels" if is_image(value) else "memory"
 
 
+def _stochastic(value: fx.Node, at: Context) -> Quantizer | None:
+    """For every float value: a grid with a window, or with its ends inside the bins, is not right on average."""
+    if at.config.rounding != "stochastic" or is_bool(value):
+        return None
+    relu = through(value, SAME_PLACE)
+    bits, mask = at.bits(value), at.masks.get(relu) if name_of(relu) == "relu" else None
+    return Stochastic(bits, at.config.group, _along(value), mask if bits > 1 else None, at.config.seed)
+
+
 TABLE: tuple[Callable[[fx.Node, Context], Quantizer | None], ...] = (
     _exact,
     _bitmask,
     _index,
+    _stochastic,
     _channel,
     _row,
     _relu,

@@ -107,8 +107,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Relu:
-    """K bits an element, a step (bfloat16) a tile; code 0 exactly where the forward's ReLU gave 0. along: see `Tile.of`.
+    """K bits an element, a step (bfloat16) a tile; code 0 exactly where the forward's ReLU gave 0.
 
+    along: see `Tile.of`.
     sharp: a softmax's output, with most of its elements near 0: what is below a quarter of a step is coded as 0, not as
     the middle of the first bin, which would add up along the row.
     """

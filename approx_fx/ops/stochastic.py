@@ -1,0 +1,137 @@
+"""Stochastic rounding: a code is drawn so that its value is right on average.
+
+    group   q = floor((x - low) / step + u),   x~ = low + q step,     low <= min,  step >= (max - low) / (2^K - 1)
+    side    q = 1 + floor(x / step + u),       x~ = (q - 1) step,     code 0 where the mask does not hold,  K >= 2
+
+u in [0, 1) is a hash of the element's index and a key, and the key one of (seed, step, tensor): the same in eager code
+and in compiled code, whatever the strides, and again after a resume. The global generator is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from .group import MARGIN, _largest, _packed, _reduced, _scale_shape, _smallest, _tiles, _unpacked
+from .pack import in_order, in_plain_order, pack, unpack
+from .registry import NAMESPACE, define
+
+BITS = 2**31 - 1  # hashes have 31 bits, so that their products with a 31-bit constant fit int64
+FACTORS = (0x2C1B3C6D, 0x297A2D39)
+
+_step: ContextVar[int] = ContextVar("approx_fx_step", default=0)
+
+
+@contextlib.contextmanager
+def at_step(step: int) -> Iterator[None]:
+    """Draw the keys of this training step: the forward calls that a model has had before."""
+    token = _step.set(step)
+    try:
+        yield
+    finally:
+        _step.reset(token)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::rounding_key", mutates_args=())
+def rounding_key(seed: int, tensor: int, device: torch.device) -> Tensor:
+    """int64 [], a hash of (seed, the current step, tensor). Never inlined: it reads the step when it runs."""
+    key = 0
+    for part in (seed, _step.get(), tensor):
+        key = (key ^ part) & (2**64 - 1)
+        for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
+            key = ((key ^ (key >> 30)) * factor + 0x9E3779B97F4A7C15) & (2**64 - 1)
+    return torch.full((), (key >> 32) & BITS, dtype=torch.int64, device=device)
+
+
+@rounding_key.register_fake
+def _(seed: int, tensor: int, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
+
+
+def uniform(x: Tensor, key: Tensor) -> Tensor:
+    """float32 in [0, 1), x's shape: a hash of each element's index in plain order, and the key."""
+    shape = x.shape
+    index = torch.zeros((), dtype=torch.int64, device=x.device)
+    for dim, length in enumerate(shape):
+        along = torch.arange(length, device=x.device).reshape([-1 if d == dim else 1 for d in range(x.ndim)])
+        index = index * length + along
+    mixed = (index + key) & BITS
+    for factor in FACTORS:
+        mixed = ((mixed ^ (mixed >> 15)) * factor) & BITS
+    mixed = mixed ^ (mixed >> 14) ^ key
+    mixed = (mixed * FACTORS[0]) & BITS
+    return ((mixed ^ (mixed >> 13)) >> 7).float() * 2.0**-24
+
+
+def _short(x: Tensor) -> Tensor:
+    """float32 cut to what bfloat16 holds: what a compiler keeps in a register then is what is stored."""
+    return (x.contiguous().view(torch.int32) & -65536).view(torch.float32)
+
+
+def _fake_quantize(
+    x: Tensor, side: Tensor | None, key: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int
+) -> tuple[Tensor, Tensor]:
+    scale = x.new_empty([2, *_scale_shape(x, dim, group, over)], dtype=torch.bfloat16)
+    return _packed(x, bits, pack_dim), scale
+
+
+@define(_fake_quantize)
+def quantize_stochastic(
+    x: Tensor, side: Tensor | None, key: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int
+) -> tuple[Tensor, Tensor]:
+    """(codes uint8 packed along `pack_dim`, scale bfloat16 [2, tiles]: low and step). x: any float dtype.
+
+    side: bool, the forward's own x > 0 for x >= 0, or None; code 0 exactly where it does not hold. key: int64 [].
+    """
+    tiles = _tiles(x.float(), dim, group)
+    reduced = _reduced(dim, over)
+    noise = _tiles(uniform(x, key), dim, group)
+    high, first = _largest(tiles, reduced), 0 if side is None else 1
+    low = _smallest(tiles, reduced) if side is None else high * 0.0
+    low = _short(low - low.abs() * MARGIN)
+    levels = 2**bits - 1 - first
+    step = _short((high - low) * ((1 + MARGIN) / max(levels, 1)))
+    codes = torch.floor((tiles - low) / torch.where(step == 0, 1.0, step) + noise) + first
+    codes = torch.nan_to_num(codes).clamp(first, 2**bits - 1).flatten(dim, dim + 1)
+    if side is not None:
+        codes = torch.where(side, codes, 0.0)
+    return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x), in_plain_order(
+        torch.stack([low, step]).to(torch.bfloat16)
+    )
+
+
+def _fake_dequantize(
+    codes: Tensor,
+    scale: Tensor,
+    sided: bool,
+    bits: int,
+    dim: int,
+    group: int,
+    pack_dim: int,
+    length: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return _unpacked(codes, pack_dim, length, dtype)
+
+
+@define(_fake_dequantize)
+def dequantize_stochastic(
+    codes: Tensor,
+    scale: Tensor,
+    sided: bool,
+    bits: int,
+    dim: int,
+    group: int,
+    pack_dim: int,
+    length: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The value of each code, in `dtype`. sided: the codes were drawn with a side."""
+    low, step = scale[0].float(), scale[1].float()
+    tiles = _tiles(unpack(codes, bits, pack_dim, length).float(), dim, group)
+    values = torch.where(tiles > 0, low + (tiles - 1) * step, 0.0) if sided else low + tiles * step
+    return in_order(values.flatten(dim, dim + 1).to(dtype), codes)
