@@ -25,6 +25,8 @@ from .partitioner import lower, partition
 from .report import GraphReport, describe, register, saved_bytes
 from .rounding import counted, steps_of
 
+NOTHING_WON = "torch.compile's own partition saves fewer bytes: there is nothing worth coding"
+
 log = logging.getLogger(__name__)
 
 
@@ -87,8 +89,11 @@ class Pass:
             if config.bits is None:
                 self._keep(GraphReport(self.key, before, before, peak, peak))
                 return split.torch_partition(untouched, joint_inputs, **options)
-            done = partition(module, options["num_fwd_outputs"], config)
+            done = partition(module, options["num_fwd_outputs"], config, options.get("static_lifetime_input_indices"))
             found = describe(done, before, (peak, predicted_peak(done.forward, done.backward)), self.key)
+            if found.after > before:
+                self._keep(GraphReport(self.key, before, before, peak, peak, failed=NOTHING_WON))
+                return split.torch_partition(untouched, joint_inputs, **options)
             halves = lower(done) if config.compiler == "inductor" and not self.dry else (done.forward, done.backward)
         except Exception as error:
             if config.strict:
@@ -110,7 +115,7 @@ class Pass:
             theirs = split.torch_partition(_copy(module), joint_inputs, **options)
             names = {node.name for node in theirs[1].graph.find_nodes(op="placeholder")}
             saved, peak = [node for node in module.graph.nodes if node.name in names], predicted_peak(*theirs)
-        elif not split.has_policies(module):
+        else:
             saved = split.torch_saved(module, options["num_fwd_outputs"])
         return saved_bytes(saved, read(module, options["num_fwd_outputs"]).fwd_outputs), peak
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import fx
 
 from .config import Config
 from .cut.plan import Plan, plan
-from .errors import PassFailed
 from .host import split
 from .joint.graph import read
 from .joint.values import is_size
@@ -33,11 +33,14 @@ class Partition:
     copies: dict[fx.Node, fx.Node]
 
 
-def partition(module: fx.GraphModule, num_fwd_outputs: int, config: Config) -> Partition:
-    """Partition a joint graph; it is changed in place. Raises PassFailed where the graph cannot be handled."""
-    if split.has_policies(module):
-        raise PassFailed("the graph holds regions under torch.utils.checkpoint, whose policy comes first")
-    joint = read(split.simplify(module), num_fwd_outputs)
+def partition(
+    module: fx.GraphModule, num_fwd_outputs: int, config: Config, static: Sequence[int] | None = None
+) -> Partition:
+    """Partition a joint graph; it is changed in place. Raises PassFailed where the graph cannot be handled.
+
+    static: which of its inputs, by index, are parameters or buffers.
+    """
+    joint = read(split.simplify(module), num_fwd_outputs, static or ())
     decided = plan(joint, config)
     stored = insert_quantizers(decided)
     decoder = Decoder(decided, stored, config.window)

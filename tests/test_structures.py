@@ -240,27 +240,6 @@ def test_sparse_input_trains() -> None:
     assert cosine_to_exact(Sparse(), adjacency, torch.randn(40, 32)) > 0.98
 
 
-def test_checkpointed_regions_train_exactly_and_it_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    class Checkpointed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.last = ConvBnRelu(), conv(16, 8)
-
-        def forward(self, x: Tensor) -> Tensor:
-            from torch.utils.checkpoint import checkpoint
-
-            return self.last(torch.relu(checkpoint(self.body, x, use_reentrant=False)))
-
-    model = Checkpointed()
-    with caplog.at_level(logging.WARNING, "approx_fx"):
-        assert cosine_to_exact(model, images()) > 0.999
-    messages = [record.getMessage() for record in caplog.records if record.name.startswith("approx_fx")]
-    assert len(messages) == 1
-    assert "trains as with torch.compile" in messages[0] and "checkpoint" in messages[0]
-    found = approx_fx.report(model)
-    assert found.graphs[0].failed and "trains exactly" in str(found)
-
-
 def test_a_failing_pass_trains_exactly_or_raises(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import fx
 
 from ..config import Config
 from ..errors import PassFailed
-from ..joint.attribution import module_of
+from ..host import split
 from ..joint.chains import Chain, find_chains
 from ..joint.graph import Joint
 from ..joint.masks import Mask, find_masks
 from ..joint.ops import name_of
-from ..joint.statistics import is_statistic
-from ..joint.values import is_bool, is_float, is_size, tensor
-from ..patterns import last_match, named
+from ..joint.values import is_bool, is_float, tensor
 from ..quantize.base import Quantizer
 from ..quantize.bitmask import Bitmask
 from ..quantize.choose import Context, choose, context, owned_mask
 from ..quantize.exact import Exact
+from .exactness import Exactness, exactness
 from .network import Problem, minimum_cut
-from .rules import (
-    REPEAT,
-    SEEDED,
-    derived_from_inputs,
-    exact_again,
-    is_residual_sum,
-    recomputable,
-    singular,
-    tolerates,
-)
+from .rules import REPEAT, SEEDED, is_residual_sum, recomputable, singular
 
 # Prices are bits times this, which leaves room below one bit for a preference between equals.
 SCALE = 16
+# Of exact values that cost the same: 1/sigma, which quantizers read too, and the seeds, one tensor for all.
+SOURCES = frozenset(["rsqrt", "inductor_seeds"])
 
 
 @dataclass(frozen=True)
@@ -62,23 +53,16 @@ def plan(joint: Joint, config: Config) -> Plan:
             raise PassFailed(f"the backward reads the old value of {node}, which the forward overwrites")
     masks = find_masks(joint)
     chains = find_chains(joint, masks)
-    free = frozenset(derived_from_inputs(joint) | {n for n in joint.order if is_size(n) or _is_constant(n)})
-    readers = frozenset(
-        value
-        for value, consumers in joint.demands.items()
-        if value not in free and is_float(value) and not all(tolerates(consumer, value) for consumer in consumers)
-    )
-    again = frozenset(exact_again(joint, free, seeded=config.compiler == "inductor"))
-    asked = _asked(joint, config, free)
-    at = context(joint, config, chains, masks, readers, asked, again)
-    recompute = _recompute(joint, config, at, free)
-    quantizers = {value: choose(value, at) for value in _candidates(joint, recompute, free)}
+    exact = exactness(joint, config)
+    at = context(joint, config, chains, masks, exact.reasons)
+    recompute = _recompute(joint, config, at, exact)
+    quantizers = {value: choose(value, at) for value in _candidates(joint, recompute, exact.free)}
     owners = {value: (mask,) for value, q in quantizers.items() if (mask := owned_mask(q)) is not None}
     quantizers.update({mask: choose(mask, at) for (mask,) in owners.values() if mask not in quantizers})
     cut = minimum_cut(
         Problem(
-            price={value: _price(value, quantizer, value in recompute) for value, quantizer in quantizers.items()},
-            free=free,
+            price={value: _price(value, quantizer, value in exact.region) for value, quantizer in quantizers.items()},
+            free=exact.free,
             recompute=recompute,
             owners=owners,
             demanded=tuple(sorted(joint.demands, key=joint.order.__getitem__)),
@@ -98,28 +82,9 @@ def plan(joint: Joint, config: Config) -> Plan:
         carried,
         {value: recompute[value] for value in cut.recomputed},
         at.masks,
-        free,
+        exact.free,
         chains,
     )
-
-
-def _asked(joint: Joint, config: Config, free: frozenset[fx.Node]) -> frozenset[fx.Node]:
-    """What the backward of a module named in `exact` reads, what such a module makes, and what has bits None."""
-    if not config.exact and not config.patterns:
-        return frozenset()
-
-    def wanted(node: fx.Node, readers: list[fx.Node]) -> bool:
-        own = module_of(node)
-        if isinstance(config.bits, Mapping) and last_match(config.bits, own, 4) is None:
-            return True
-        return any(named(config.exact, path) for path in (own, *map(module_of, readers)))
-
-    values = {node: joint.demands.get(node, []) for node in joint.order if node not in joint.backward | free}
-    return frozenset(node for node, readers in values.items() if is_float(node) and wanted(node, readers))
-
-
-def _is_constant(node: fx.Node) -> bool:
-    return node.op == "get_attr"
 
 
 def _candidates(joint: Joint, recompute: dict[fx.Node, tuple[fx.Node, ...]], free: frozenset[fx.Node]) -> list[fx.Node]:
@@ -134,34 +99,29 @@ def _candidates(joint: Joint, recompute: dict[fx.Node, tuple[fx.Node, ...]], fre
     return sorted(seen, key=joint.order.__getitem__)
 
 
-def _recompute(
-    joint: Joint, config: Config, at: Context, free: frozenset[fx.Node]
-) -> dict[fx.Node, tuple[fx.Node, ...]]:
+def _recompute(joint: Joint, config: Config, at: Context, exact: Exactness) -> dict[fx.Node, tuple[fx.Node, ...]]:
     """Value -> what it may be recomputed from. A residual stream is anchored anew every `config.stream` sums."""
     found: dict[fx.Node, tuple[fx.Node, ...]] = {}
     depth: dict[fx.Node, int] = {}
     for node in joint.order:
-        if node in joint.backward or node in free or node.op != "call_function":
+        if node in joint.backward or node in exact.free or node.op != "call_function":
             continue
         inputs = node.all_input_nodes
-        along = max((depth.get(source, 0) for source in inputs), default=0)
-        if is_residual_sum(node):
-            along += 1
-        if node in at.again:
-            if recomputable(node) or name_of(node) in REPEAT | SEEDED:
+        if node in exact.region:
+            found[node] = tuple(inputs)
+            continue
+        if split.to_save(node):
+            continue
+        if node in exact.again or node in exact.reasons or name_of(node) in REPEAT:
+            if (recomputable(node) or name_of(node) in REPEAT | SEEDED) and all(map(exact.sure, inputs)):
                 found[node] = tuple(inputs)
             continue
-        if not recomputable(node):
+        along = max((depth.get(source, 0) for source in inputs), default=0) + is_residual_sum(node)
+        if not recomputable(node) or along > config.stream:
             continue
-        if node in at.exact_readers:
-            if all(i in free or i in at.again or i in at.exact_readers or is_statistic(i) for i in inputs):
-                found[node] = tuple(inputs)
+        if any(not exact.sure(source) and singular(node, source) for source in inputs):
             continue
-        if along > config.stream or any(source not in free and singular(node, source) for source in inputs):
-            continue
-        if not (is_float(node) or _is_tuple(node)) and any(
-            is_float(source) and source not in free for source in inputs
-        ):
+        if not (is_float(node) or _is_tuple(node)) and any(is_float(i) and i not in exact.free for i in inputs):
             continue
         if name_of(node) == "relu":
             if node not in at.masks:
@@ -176,10 +136,13 @@ def _is_tuple(node: fx.Node) -> bool:
     return tensor(node) is None and isinstance(node.meta.get("val"), (tuple, list))
 
 
-def _price(value: fx.Node, quantizer: Quantizer, derived: bool) -> int:
-    """Scaled bits. Of two that cost the same, a code before the exact value, and the source before the derived."""
+def _price(value: fx.Node, quantizer: Quantizer, never: bool) -> int:
+    """Scaled bits. Of two that cost the same, a code before the exact value, and SOURCES before what is made of them.
+
+    never: the value is not to be kept.
+    """
     own = tensor(value)
-    if own is None:
+    if own is None or never:
         return 2**50
     bits = quantizer.nbytes(own) * 8
     mask = owned_mask(quantizer)
@@ -187,7 +150,7 @@ def _price(value: fx.Node, quantizer: Quantizer, derived: bool) -> int:
         bits -= _mask_bits(mask)
     preference = 0 if quantizer.name in ("channel", "row", "relu", "bitmask") else 2
     if isinstance(quantizer, Exact):
-        return max(bits, 0) * SCALE + preference + (1 if derived else 0)
+        return max(bits, 0) * SCALE + preference + (0 if name_of(value) in SOURCES else 1)
     return max(bits, 0) * SCALE + preference + 1
 
 

@@ -46,6 +46,7 @@ RECOMPUTE: dict[str, str] = {
     ),
     # bits of masks
     **dict.fromkeys(["bitwise_or", "bitwise_and", "bitwise_not", "logical_or", "logical_and", "logical_not"], "logic"),
+    **dict.fromkeys(["_conj", "_conj_physical", "resolve_conj", "complex", "real", "imag"], "complex"),
     # lossless re-coding of integers
     **dict.fromkeys(["_low_memory_max_pool_offsets_to_indices", "_low_memory_max_pool2d_offsets_to_indices"], "index"),
     "getitem": "part",
@@ -167,12 +168,23 @@ def derived_from_inputs(joint: Joint) -> set[fx.Node]:
     return found
 
 
+def of_parameters(joint: Joint) -> set[fx.Node]:
+    """Nodes computed from parameters and buffers alone, by whatever op: gathered, normalised, decomposed weights."""
+    found = set(joint.parameters)
+    for node in joint.order:
+        inputs = node.all_input_nodes
+        if node not in joint.backward and node.op == "call_function" and inputs and all(i in found for i in inputs):
+            found.add(node)
+    return found - joint.parameters
+
+
 def exact_again(joint: Joint, free: frozenset[fx.Node], seeded: bool) -> set[fx.Node]:
     """Nodes that are exact wherever they are: whole numbers as they are kept, and what is computed from those alone.
 
+    And what is computed from parameters alone: an approximate weight would be wrong for every sample in the same way.
     seeded: whether the compiler draws the same random numbers from the same seed.
     """
-    found: set[fx.Node] = set()
+    found: set[fx.Node] = of_parameters(joint) - free
     for node in joint.order:
         if node in joint.backward or node in free or node.op != "call_function":
             continue

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import fx
 from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
 from torch._functorch.compile_utils import fx_graph_cse, raise_getitems
+from torch.utils.checkpoint import CheckpointPolicy
 
 
 def simplify(joint: fx.GraphModule) -> fx.GraphModule:
-    """Remove dead code and repeated expressions, as torch's partitioner does first."""
+    """Remove dead code and repeated expressions, and settle the checkpoint policies, as torch's partitioner does."""
     joint.graph.eliminate_dead_code()
     if functorch_config.cse:
         joint.graph = fx_graph_cse(joint.graph)
+    if partitioners.has_recomputable_ops(joint):
+        partitioners.cleanup_recompute_tags(joint, is_default_partition=False)
+    if not functorch_config.unsafe_allow_optimization_of_collectives:
+        partitioners.force_save_collectives(joint)
+    partitioners.force_save_effectful_ops(joint)
+    partitioners.force_save_bw_mutation_src(joint)
     joint.recompile()
     return joint
 
@@ -54,9 +62,19 @@ def torch_saved(joint: fx.GraphModule, num_fwd_outputs: int) -> list[fx.Node]:
     return partitioners.choose_saved_values_set(joint.graph, info, memory_budget=budget)
 
 
-def has_policies(joint: fx.GraphModule) -> bool:
-    """Whether regions of the graph are under torch.utils.checkpoint or a selective policy."""
-    return any("recompute" in node.meta for node in joint.graph.nodes)
+def to_recompute(node: fx.Node) -> bool:
+    """Whether torch.utils.checkpoint, or a selective policy, wants the node computed again in the backward."""
+    return partitioners.must_recompute(node)
+
+
+def to_save(node: fx.Node) -> bool:
+    """Whether a selective policy, or a collective or effect, forbids to compute the node again."""
+    return node.meta.get("recompute") in (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether the node draws from a generator: computed again, it would come out differently."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def joint_outputs(joint: fx.GraphModule, num_fwd_outputs: int) -> tuple[list[Any], list[Any]]:

@@ -17,12 +17,14 @@ class Joint:
 
     forward: nodes that the forward's outputs or mutations need. backward: nodes downstream of an incoming gradient.
     Every other node (masks, casts, transposes of weights) is *either*: it may run on whichever side is cheaper.
+    parameters: placeholders that are parameters or buffers.
     """
 
     module: fx.GraphModule
     num_fwd_outputs: int
     forward: frozenset[fx.Node]
     backward: frozenset[fx.Node]
+    parameters: frozenset[fx.Node] = frozenset()
 
     @cached_property
     def order(self) -> dict[fx.Node, int]:
@@ -78,8 +80,8 @@ class Joint:
         return frozenset(node for node in outputs if isinstance(node, fx.Node))
 
 
-def read(module: fx.GraphModule, num_fwd_outputs: int) -> Joint:
-    """Classify the nodes of a joint graph."""
+def read(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = ()) -> Joint:
+    """Classify the nodes of a joint graph. static: which of its inputs, by index, are parameters or buffers."""
     nodes = list(module.graph.nodes)
     backward: set[fx.Node] = set()
     for node in nodes:
@@ -92,7 +94,9 @@ def read(module: fx.GraphModule, num_fwd_outputs: int) -> Joint:
     roots += [node for node in nodes if node not in backward and split.in_forward_only(node)]
     forward = ancestors(roots) - backward
     forward |= {node for node in nodes if split.is_primal(node)}
-    return Joint(module, num_fwd_outputs, frozenset(forward), frozenset(backward))
+    inputs = module.graph.find_nodes(op="placeholder")
+    parameters = frozenset(inputs[index] for index in static if index < len(inputs))
+    return Joint(module, num_fwd_outputs, frozenset(forward), frozenset(backward), parameters)
 
 
 def ancestors(roots: Iterable[fx.Node]) -> set[fx.Node]:

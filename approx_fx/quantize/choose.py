@@ -30,7 +30,7 @@ from .stochastic import Stochastic
 from .unit import BOUNDS, Unit
 
 # Ops whose float output is a decision taken on the input.
-DECISIONS = frozenset(["sign", "sgn", "round", "floor", "ceil", "trunc", "heaviside", "sort", "topk"])
+DECISIONS = frozenset(["sign", "sgn", "round", "floor", "ceil", "trunc", "heaviside", "sort", "topk", "bernoulli"])
 # Elements that share a scale before a group norm over several channels, which differ in mean and deviation.
 SMALL = 128
 
@@ -39,17 +39,15 @@ SMALL = 128
 class Context:
     """What the choice may look at.
 
-    chains: value -> the batch normalisation it enters. masks: ReLU output -> its mask. exact_readers: values that some
-    reader needs exactly. again: values that are exact wherever they are, kept or computed again.
+    chains: value -> the batch normalisation it enters. masks: ReLU output -> its mask. reasons: value -> why it is to
+    be exact. rows: normalisations over rows.
     """
 
     joint: Joint
     config: Config
     chains: dict[fx.Node, Chain]
     masks: dict[fx.Node, Mask]
-    exact_readers: frozenset[fx.Node]
-    asked: frozenset[fx.Node]
-    again: frozenset[fx.Node]
+    reasons: Mapping[fx.Node, str]
     rows: Rows
 
     def bits(self, value: fx.Node) -> int:
@@ -59,13 +57,7 @@ class Context:
 
 
 def context(
-    joint: Joint,
-    config: Config,
-    chains: list[Chain],
-    masks: list[Mask],
-    readers: frozenset[fx.Node],
-    asked: frozenset[fx.Node],
-    again: frozenset[fx.Node],
+    joint: Joint, config: Config, chains: list[Chain], masks: list[Mask], reasons: Mapping[fx.Node, str]
 ) -> Context:
     """Index chains and masks by the values they apply to."""
     by_value: dict[fx.Node, Chain] = {}
@@ -76,7 +68,7 @@ def context(
             value = value.args[0]
             by_value.setdefault(value, chain)
     relus = {mask.value: mask for mask in masks if _is_relu_mask(mask)}
-    return Context(joint, config, by_value, relus, readers | asked, asked, again, find_rows(joint))
+    return Context(joint, config, by_value, relus, reasons, find_rows(joint))
 
 
 def _is_relu_mask(mask: Mask) -> bool:
@@ -91,12 +83,8 @@ def _exact(value: fx.Node, at: Context) -> Quantizer | None:
         return Exact("complex")
     if value in at.joint.fwd_outputs:
         return Exact("output")
-    if value in at.again and own.dtype.is_floating_point:
-        return Exact("decision")
-    if value in at.asked and not is_bool(value):
-        return Exact("asked")
-    if value in at.exact_readers and not is_bool(value):
-        return Exact("reader")
+    if value in at.reasons:
+        return Exact(at.reasons[value])
     if nbytes(value) < at.config.min_bytes:
         return Exact("small")
     if is_statistic(value):
