@@ -96,7 +96,7 @@ def test_a_selective_policy_is_honoured() -> None:
 
 @pytest.mark.parametrize("compiler", ["eager", "inductor"])
 def test_dropout_in_a_region_is_drawn_once(compiler: str) -> None:
-    """The same mask in the recomputation: else the gradients of the region's last convolution would have no relation."""
+    """The same mask in the recomputation: else the gradients would have nothing to do with each other."""
     model = Net(dropout=0.5)
     ours, found = step(model, bits=8, strict=True, compiler=compiler)
     _, exact = step(model, bits=8, compiler=compiler, min_bytes=10**9)

@@ -28,7 +28,7 @@ from tools.optimizers import LEARNING_RATES, SCHEDULES
 from tools.results import Results
 from tools.settings import COMPILERS, GRIDS, Epoch, Settings, label
 from tools.training import Run
-from tools.zoo import MODELS
+from tools.networks import MODELS
 
 app = typer.Typer(add_completion=False)
 console = Console()

@@ -18,7 +18,7 @@ from tools.batches import evaluation_batches, train_batches, train_steps
 from tools.data import Dataset
 from tools.optimizers import make_optimizer, make_scheduler
 from tools.settings import Epoch, Record, Settings
-from tools.zoo import build
+from tools.networks import build
 
 
 class Run:

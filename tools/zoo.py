@@ -1,50 +1,139 @@
-"""The reference models by name, built for the shape of a data set."""
+"""The zoo: every model of tools/catalogue.py under the pass, one row each; `tools/results/zoo.md` is its table.
+
+    python tools/zoo.py [--only gpt2,resnet18] [--bits 4]
+
+A model trains one step exactly (eager PyTorch) and one in few bits; its row says how many graphs, what is coded and what
+kept, the ratio of saved bytes in float32 and under bfloat16 autocast, and the cosine of the two gradients.
+"""
 
 from __future__ import annotations
 
-import importlib
-import math
+import copy
+import json
+import logging
+import os
+import time
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+if not __package__:
+    import root  # type: ignore[import-not-found]  # noqa: F401
 
 import torch
-from torch import nn
+import typer
 
-from tools.errors import UserError, pick
+from tools.catalogue import ZOO
+from tools.errors import pick
+from tools.root import ROOT
+from tools.torchvision_import import ready
 
-MODELS = {
-    "mlp": "models.mlp:mlp_net",
-    "resnet20": "models.resnet:resnet20_net",
-    "resnet18_cifar": "models.resnet:resnet18_cifar_net",
-    "resnet50": "models.resnet:resnet50_net",
-    "preact_resnet164": "models.preact_resnet:preact_resnet164_net",
-    "vgg16_bn": "models.vgg:vgg16_bn_net",
-    "densenet121": "models.densenet:densenet121_net",
-}
+RESULTS = ROOT / "tools" / "results"
+app = typer.Typer(add_completion=False)
 
 
-def build(name: str, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The model `name` with weights drawn from torch's global generator.
+@dataclass(frozen=True)
+class Line:
+    """One model. reason: why some graph trains exactly, or why the model did not train."""
 
-    Args:
-        name: a key of MODELS.
-        classes: length of the logits.
-        image_shape: (channels, height, width) of its input.
+    model: str
+    graphs: int = 0
+    coded: int = 0
+    kept: int = 0
+    ratio: float = 0.0
+    ratio_bfloat16: float = 0.0
+    cosine: float = 0.0
+    seconds: float = 0.0
+    reason: str = ""
 
-    Raises:
-        UserError: unknown name, or a model that cannot take images of this shape.
-    """
-    module, _, factory = MODELS[pick("model", name, MODELS)].partition(":")
-    size = {"in_features": math.prod(image_shape)} if name == "mlp" else {"in_channels": image_shape[0]}
-    model: nn.Module = getattr(importlib.import_module(module), factory)(num_classes=classes, **size)
-    _try_shape(name, model, image_shape)
-    return model
+    @property
+    def good(self) -> bool:
+        """Whether the model trains with a sixth of the bytes, and with its gradient."""
+        return self.ratio >= 6 and self.cosine >= 0.98
 
 
-def _try_shape(name: str, model: nn.Module, image_shape: tuple[int, int, int]) -> None:
-    model.eval()
+@app.command()
+def main(
+    only: Annotated[str, typer.Option(help="comma-separated parts of names")] = "",
+    bits: Annotated[int, typer.Option(min=1, max=8)] = 4,
+    out: Annotated[Path, typer.Option(help="folder of zoo.json and zoo.md")] = RESULTS,
+) -> None:
+    """Run the models and write the table; rows of models that were not asked for stay as they were."""
+    ready()
+    path = out / "zoo.json"
+    rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else {}
+    wanted = [part.strip() for part in only.split(",") if part.strip()]
+    for name in ZOO:
+        if wanted and not any(part in name for part in wanted):
+            continue
+        line = measure(name, bits)
+        print(row(line), flush=True)
+        rows[name] = asdict(line)
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"date": date.today().isoformat(), "bits": bits, "rows": rows}, indent=1) + "\n")
+    (out / "zoo.md").write_text(table([Line(**rows[name]) for name in ZOO if name in rows], bits))
+
+
+def measure(name: str, bits: int = 4) -> Line:
+    """One model's row; whatever goes wrong is its reason."""
+    import approx_fx
+    from approx_fx.compare import flat_gradients
+    from approx_fx.target import noise_loss
+
+    pick("model", name, ZOO)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    logging.getLogger("approx_fx").setLevel(logging.ERROR)
+    start = time.perf_counter()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model(torch.zeros(2, *image_shape))
-    except (RuntimeError, ValueError) as error:
-        shape = "x".join(map(str, image_shape))
-        raise UserError(f"The model {name} cannot take images of {shape}: {error}.") from error
-    model.train()
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        exact, inputs = ZOO[name]()
+        ours = approx_fx.convert(copy.deepcopy(exact), bits=bits, compiler="eager")
+        half = approx_fx.explain(exact, *inputs, bits=bits, dtype=torch.bfloat16)
+        torch._dynamo.reset()
+        for model in (exact, ours):
+            torch.manual_seed(1)
+            noise_loss(model(*inputs)).backward()
+        theirs, mine = flat_gradients(exact), flat_gradients(ours)
+        found = approx_fx.report(ours)
+        reason = "; ".join(sorted({graph.failed for graph in found.graphs if graph.failed}))
+        cosine = float(theirs @ mine / (theirs.norm() * mine.norm()))
+        counts = len(found.graphs), len(found.tensors), len(found.kept)
+        return Line(name, *counts, found.ratio, half.ratio, cosine, time.perf_counter() - start, reason)
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {text[0][:160] if text else ''}"
+        return Line(name, seconds=time.perf_counter() - start, reason=reason)
+
+
+def row(line: Line) -> str:
+    """One row of the Markdown table."""
+    return (
+        f"| {line.model} | {line.graphs} | {line.coded} / {line.kept} | {line.ratio:.1f} | {line.ratio_bfloat16:.1f} "
+        f"| {line.cosine:.4f} | {line.reason} |"
+    )
+
+
+def table(lines: list[Line], bits: int) -> str:
+    """The whole Markdown page."""
+    good = sum(line.good for line in lines)
+    return "\n".join(
+        [
+            f"# The zoo at {bits} bits",
+            "",
+            f"{good} of {len(lines)} models ({100 * good / max(len(lines), 1):.0f} %) train with a ratio of at least 6 "
+            "in float32 and a gradient cosine of at least 0.98. `python tools/zoo.py` makes this table.",
+            "Ratio: bytes saved for the backward, torch.compile's own partition / approx_fx.",
+            "",
+            "| model | graphs | coded / kept | ratio | ratio, bfloat16 | cosine | reason |",
+            "|---|---|---|---|---|---|---|",
+            *map(row, lines),
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    app()

@@ -141,7 +141,8 @@ class Relu:
         elif self.sharp:
             largest = build.call(aten.amax.default, value, [-1], True)
             least = build.call(aten.mul.Tensor, largest, 0.25 / (2**self.bits - 1))
-            side = layout.into(build, build.call(aten.ge.Tensor, value, least))
+            below = build.call(aten.lt.Tensor, value, least)  # False for a NaN, which is then not taken for a 0
+            side = layout.into(build, build.call(aten.logical_not.default, below))
         tile = Tile.of(shape_of(value), self.group, self.along).place(layout)
         both = build.call(
             ops.quantize_relu.overload, layout.into(build, value), side, self.bits, *tile, layout.pack_dim
