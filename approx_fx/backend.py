@@ -49,7 +49,7 @@ def compile_with(
     module: fx.GraphModule,
     inputs: Sequence[Any],
     mode: str | None = None,
-    owners: Sequence[nn.Parameter] = (),
+    owners: Sequence[nn.Module | nn.Parameter] = (),
 ) -> Callable[..., Any]:
     """Compile a traced module with a checked Config, and remember its report under its parameters and `owners`."""
     run = Pass(config, key=graph_key(module, inputs, config))

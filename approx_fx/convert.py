@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import fx, nn
 
 from .backend import compile_with
 from .config import Config
@@ -25,7 +25,11 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     config = Config.of(options)
     check_trainable(model)
     config.check_names(name for name, _ in model.named_modules())
-    owners = list(model.parameters())
+    owners: list[nn.Module | nn.Parameter] = [model, *model.parameters()]
     steps_of(owners)
-    call_compiled(model, partial(compile_with, config, owners=owners), dynamic)
+
+    def approx_fx(module: fx.GraphModule, inputs: Sequence[Any], mode: str | None = None) -> Callable[..., Any]:
+        return compile_with(config, module, inputs, mode, owners)
+
+    call_compiled(model, approx_fx, dynamic)
     return model

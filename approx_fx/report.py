@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from . import render
 from .joint.attribution import layer_pattern, module_of, source_of
 from .joint.ops import VIEWS, name_of, through
-from .joint.values import is_size, nbytes, tensor
+from .joint.values import is_size, nbytes, sizes, tensor
 from .partitioner import Partition
 from .quantize.exact import REASONS, Exact
 
@@ -169,8 +169,7 @@ def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> 
         quantizer, own = done.plan.anchors[value], tensor(value)
         if own is None or not any(node.name in used for node in nodes):
             continue
-        shape = tuple(int(size) for size in own.shape)
-        where = (value.name, module_of(value), name_of(value), shape, str(own.dtype).removeprefix("torch."))
+        where = (value.name, module_of(value), name_of(value), sizes(own), str(own.dtype).removeprefix("torch."))
         if isinstance(quantizer, Exact):
             if quantizer.reason != "output":
                 kept.append(Kept(*where, nbytes(value), quantizer.reason, readers.get(value, ()), source_of(value)))
@@ -225,15 +224,18 @@ def _readers(done: Partition) -> dict[fx.Node, tuple[str, ...]]:
     return {value: tuple(sorted(names - {""})) for value, names in found.items()}
 
 
-# parameter -> reports of the graphs it takes part in, in the order they were compiled
+# parameter or converted module -> reports of the graphs it takes part in, in the order they were compiled
 _compiled: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def register(inputs: Iterable[Any], graph: GraphReport, options: dict[str, Any]) -> None:
-    """Remember a compiled graph's report under the tensors it was compiled for."""
-    for tensor_ in inputs:
-        if isinstance(tensor_, nn.Parameter):
-            reports = _compiled.setdefault(tensor_, {})
+    """Remember a compiled graph's report under the parameters it was compiled for, and the module that was converted.
+
+    Either alone may go: a parameter when it is sharded or swapped, a module when it is compiled as a function.
+    """
+    for owner in inputs:
+        if isinstance(owner, (nn.Parameter, nn.Module)):
+            reports = _compiled.setdefault(owner, {})
             reports.pop(graph.key, None)
             reports[graph.key] = (graph, options)
 
@@ -241,8 +243,8 @@ def register(inputs: Iterable[Any], graph: GraphReport, options: dict[str, Any])
 def report(model: nn.Module) -> Report:
     """What was compiled for `model`, after its first step, on a warm cache too; a recompiled graph counts once."""
     graphs: dict[str, tuple[GraphReport, dict[str, Any]]] = {}
-    for parameter in model.parameters():
-        graphs.update(_compiled.get(parameter, {}))
+    for owner in (*model.parameters(), *model.modules()):
+        graphs.update(_compiled.get(owner, {}))
     options = next((options for _, options in graphs.values()), {})
     return Report(tuple(graph for graph, _ in graphs.values()), options)
 

@@ -20,15 +20,15 @@ class Steps:
     count: int = 0
 
 
-# parameter -> the steps of the model that it belongs to
+# parameter or converted module -> the steps of the model that it belongs to
 _steps: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def steps_of(tensors: Iterable[Any]) -> Steps:
-    """The steps of the model that these parameters belong to; those of a model not seen before start at 0."""
-    parameters = [item for item in tensors if isinstance(item, nn.Parameter)]
-    steps = next((_steps[item] for item in parameters if item in _steps), Steps())
-    for item in parameters:
+def steps_of(owners: Iterable[Any]) -> Steps:
+    """The steps of the model of these parameters and modules; those of a model not seen before start at 0."""
+    known = [item for item in owners if isinstance(item, (nn.Parameter, nn.Module))]
+    steps = next((_steps[item] for item in known if item in _steps), Steps())
+    for item in known:
         _steps.setdefault(item, steps)
     return steps
 
@@ -46,11 +46,11 @@ def counted(compiled: Callable[..., Any], steps: Steps) -> Callable[..., Any]:
 
 def rounding_state(model: nn.Module) -> dict[str, int]:
     """What stochastic rounding needs to go on where it was: save it beside the model's and the optimizer's state."""
-    return {"step": steps_of(model.parameters()).count}
+    return {"step": steps_of([*model.parameters(), *model.modules()]).count}
 
 
 def load_rounding_state(model: nn.Module, state: dict[str, int]) -> None:
     """Go on from a saved `rounding_state`. Raises ApproxFxError for anything else."""
     if not isinstance(state, dict) or set(state) != {"step"} or not isinstance(state["step"], int):
         raise ApproxFxError(f"{state!r} is no rounding state: give what approx_fx.rounding_state(model) returned.")
-    steps_of(model.parameters()).count = state["step"]
+    steps_of([*model.parameters(), *model.modules()]).count = state["step"]

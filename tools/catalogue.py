@@ -33,7 +33,7 @@ VISION = {
     "swin_t": 64,
     "swin_v2_t": 64,
     "vgg11_bn": 64,
-    "vit_b_16": 64,
+    "vit_b_16": 224,
     "wide_resnet50_2": 64,
 }
 SEGMENTATION = {"deeplabv3_mobilenet_v3_large": 64, "fcn_resnet50": 64, "lraspp_mobilenet_v3_large": 64}
@@ -160,6 +160,8 @@ def text(name: str) -> Entry:
         model = kind_of(kind_of.config_class(**options))
         tokens = torch.randint(3, VOCABULARY, (BATCH, LENGTH))
         cache = {"use_cache": False} if kind in ("text", "pair", "speech") and "MaskedLM" not in architecture else {}
+        wrapped: nn.Module
+        inputs: tuple[Any, ...]
         if kind == "text":
             wrapped, inputs = Reads(model, ("input_ids",), "logits", cache), (tokens,)
         elif kind == "pair":

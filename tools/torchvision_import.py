@@ -13,7 +13,7 @@ _kept: list[torch.library.Library] = []
 def ready() -> None:
     """Import torchvision; where its operators are missing, and only there, declare the two that its import asks for."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

@@ -24,11 +24,11 @@ from tools.console import progress_bar, report_epoch, sentences
 from tools.curves import plot
 from tools.data import LOADERS, Dataset, load
 from tools.errors import UserError, pick
+from tools.networks import MODELS
 from tools.optimizers import LEARNING_RATES, SCHEDULES
 from tools.results import Results
 from tools.settings import COMPILERS, GRIDS, Epoch, Settings, label
 from tools.training import Run
-from tools.networks import MODELS
 
 app = typer.Typer(add_completion=False)
 console = Console()

@@ -16,9 +16,9 @@ import approx_fx
 from tools import checkpoint
 from tools.batches import evaluation_batches, train_batches, train_steps
 from tools.data import Dataset
+from tools.networks import build
 from tools.optimizers import make_optimizer, make_scheduler
 from tools.settings import Epoch, Record, Settings
-from tools.networks import build
 
 
 class Run:

@@ -2,8 +2,8 @@
 
     python tools/zoo.py [--only gpt2,resnet18] [--bits 4]
 
-A model trains one step exactly (eager PyTorch) and one in few bits; its row says how many graphs, what is coded and what
-kept, the ratio of saved bytes in float32 and under bfloat16 autocast, and the cosine of the two gradients.
+A model trains one step exactly (eager PyTorch) and one in few bits; its row says how many graphs, what is coded and
+what kept, the ratio of saved bytes in float32 and under bfloat16 autocast, and the cosine of the two gradients.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import fx
 
 from ..joint.graph import Joint
 from ..joint.ops import CASTS, COMPARISONS, HEAVY, VIEWS, name_of
-from ..joint.values import tensor
+from ..joint.values import shape, tensor
 from .bounds import at_least
 
 # op -> why it may be recomputed
@@ -200,6 +200,4 @@ def is_residual_sum(node: fx.Node) -> bool:
     """Whether the node adds two activations of its own size: a step of a residual stream."""
     if name_of(node) != "add" or len(node.all_input_nodes) != 2:
         return False
-    own = tensor(node)
-    addends = [tensor(source) for source in node.all_input_nodes]
-    return own is not None and all(value is not None and value.shape == own.shape for value in addends)
+    return tensor(node) is not None and all(shape(source) == shape(node) for source in node.all_input_nodes)

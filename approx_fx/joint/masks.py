@@ -13,7 +13,7 @@ from torch import fx
 
 from .graph import Joint
 from .ops import COMPARISONS, SAME_PLACE, name_of, through
-from .values import is_bool, is_float, tensor
+from .values import is_bool, is_float, shape
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,11 @@ def _trace(node: fx.Node) -> list[Mask]:
     value, constant = node.args[:2]
     if not isinstance(value, fx.Node) or not isinstance(constant, (int, float)) or not is_float(value):
         return []
-    shape = tensor(node).shape  # type: ignore[union-attr]
     name, threshold = name_of(node), float(constant)
     found: list[Mask] = []
     while True:
         value = through(value, SAME_PLACE)
-        if tensor(value) is None or tensor(value).shape != shape:  # type: ignore[union-attr]
+        if shape(value) != shape(node):
             return found
         found.append(Mask(node, value, threshold, name))
         unchanged = name_of(value) == "relu" and threshold == 0 and name in ("le", "gt")

@@ -14,7 +14,7 @@ from torch import fx
 
 from .graph import Joint
 from .ops import SAME_PLACE, VIEWS, name_of, through
-from .values import is_float, numel, tensor
+from .values import is_float, numel, shape, tensor
 
 # The same elements in the same order.
 SEEN_THROUGH = frozenset(SAME_PLACE | {"view", "reshape", "_unsafe_view"})
@@ -90,7 +90,7 @@ def _is_by_rows(x: fx.Node, rstd: fx.Node) -> bool:
     whole, own = tensor(x), tensor(rstd)
     if whole is None or own is None or not is_float(x) or whole.ndim != own.ndim:
         return False
-    fits = all(s == w or s == 1 for s, w in zip(own.shape, whole.shape, strict=True))
+    fits = all(s in (w, 1) for s, w in zip(shape(own) or (), shape(whole) or (), strict=True))
     return fits and numel(whole) >= 16 * numel(own)
 
 
@@ -110,13 +110,13 @@ def _is_centred(node: fx.Node, row: Row) -> bool:
     """Whether the node is x - mean, the mean seen through views."""
     if row.mean is None or name_of(node) != "sub" or node.args[0] is not row.x or not isinstance(node.args[1], fx.Node):
         return False
-    return through(node.args[1], VIEWS) is row.mean and tensor(node).shape == tensor(row.x).shape  # type: ignore[union-attr]
+    return through(node.args[1], VIEWS) is row.mean and shape(node) == shape(row.x)
 
 
 def _is_normal(node: fx.Node, row: Row) -> bool:
     """Whether the product is (x - mean) rstd, or x rstd where there is no mean."""
     other = next((arg for arg in node.args if arg is not row.rstd), None)
-    if not isinstance(other, fx.Node) or tensor(other) is None or tensor(other).shape != tensor(row.x).shape:  # type: ignore[union-attr]
+    if not isinstance(other, fx.Node) or shape(other) != shape(row.x):
         return False
     if row.mean is None:
         return through(other, SAME_PLACE) is through(row.x, SAME_PLACE)

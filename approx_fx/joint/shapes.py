@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from .ops import SAME_PLACE, name_of, through
-from .values import tensor
+from .values import shape, tensor
 
 IMAGES = frozenset(
     ["convolution", "upsample_nearest2d", "upsample_bilinear2d", "avg_pool2d", "_adaptive_avg_pool2d", "pixel_shuffle"]
@@ -26,7 +26,7 @@ def is_image(value: fx.Node) -> bool:
         if name_of(value) == "getitem":
             value = value.args[0]  # type: ignore[assignment]
             continue
-        same = [i for i in value.all_input_nodes if tensor(i) is not None and tensor(i).shape == own.shape]  # type: ignore[union-attr]
+        same = [i for i in value.all_input_nodes if shape(i) == shape(own)]
         if not same or value.op != "call_function":
             return False
         value = same[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import fx
 
@@ -19,10 +21,21 @@ def is_size(node: fx.Node) -> bool:
 
 def numel(value: torch.Tensor) -> int:
     """Elements; a symbolic size counts with the size it was traced with."""
-    count = 1
-    for size in value.shape:
-        count *= size if isinstance(size, int) else int(getattr(size.node, "hint", None) or 1)
-    return count
+    return math.prod(map(_hint, value.shape))
+
+
+def shape(value: fx.Node | torch.Tensor | None) -> tuple[object, ...] | None:
+    """The shape, to be compared: a symbolic size is its expression, so that no comparison becomes a guard on it.
+
+    None for a node whose value is not a single tensor.
+    """
+    own = tensor(value) if isinstance(value, fx.Node) else value
+    return None if own is None else tuple(size if isinstance(size, int) else str(size) for size in own.shape)
+
+
+def sizes(value: torch.Tensor) -> tuple[int, ...]:
+    """The shape in numbers; a symbolic size is the one it was traced with."""
+    return tuple(map(_hint, value.shape))
 
 
 def nbytes(node: fx.Node) -> int:

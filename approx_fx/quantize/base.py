@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
-from ..joint.values import memory_order, numel, tensor
+from ..joint.values import memory_order, numel, sizes, tensor
 from ..ops.pack import pack_dim, packed_length
 
 aten = torch.ops.aten
@@ -89,7 +89,7 @@ class Layout:
 def code_bytes(value: torch.Tensor, bits: int) -> int:
     """Bytes of the packed codes of a tensor."""
     layout = Layout.of(value, bits)
-    length = int(layout.length)
+    length = sizes(value)[layout.order[layout.pack_dim]]
     return numel(value) // max(length, 1) * packed_length(length, bits)
 
 

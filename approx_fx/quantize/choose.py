@@ -17,7 +17,7 @@ from ..joint.ops import SAME_PLACE, name_of, through
 from ..joint.rows import Rows, find_rows
 from ..joint.shapes import is_image, is_softmax
 from ..joint.statistics import is_statistic
-from ..joint.values import is_bool, is_float, memory_order, nbytes, tensor
+from ..joint.values import is_bool, is_float, memory_order, nbytes, shape, tensor
 from ..patterns import last_match
 from .base import Quantizer
 from .bitmask import Bitmask
@@ -104,10 +104,9 @@ def _bitmask(value: fx.Node, at: Context) -> Quantizer | None:
 
 def _channel(value: fx.Node, at: Context) -> Quantizer | None:
     chain = at.chains.get(value)
-    if chain is None or tensor(value).shape != tensor(chain.x).shape:  # type: ignore[union-attr]
+    if chain is None or shape(value) != shape(chain.x):
         return None
-    own = tensor(value).shape  # type: ignore[union-attr]
-    aligned = [mask for mask in chain.masks if tensor(mask.node).shape == own]  # type: ignore[union-attr]
+    aligned = [mask for mask in chain.masks if shape(mask.node) == shape(value)]
     return Channel(at.bits(value), at.config.grid, chain, aligned[0] if aligned else None)
 
 

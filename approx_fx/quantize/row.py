@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..joint.rows import Row
-from ..joint.values import numel, tensor
+from ..joint.values import numel, shape, tensor
 from ..ops import row as ops
 from .base import Build, Layout, Stored, aten, code_bytes, shape_of
 
@@ -80,10 +80,10 @@ def channels_of(row: Row, value: torch.Tensor) -> int | None:
     """
     x, rstd = tensor(row.x), tensor(row.rstd)
     assert x is not None and rstd is not None
-    if x.shape == value.shape:
+    if shape(x) == shape(value):
         return None
-    sizes = [*x.shape, *value.shape]
-    if not all(isinstance(size, int) for size in sizes) or value.ndim < 3 or numel(x) != numel(value):
+    known = all(isinstance(size, int) for size in [*x.shape, *value.shape])
+    if not known or value.ndim < 3 or numel(x) != numel(value):
         raise ValueError("the statistics do not fit the value")
     reduced = [dim for dim in range(x.ndim) if rstd.shape[dim] == 1 and x.shape[dim] != 1]
     batch, channels = int(value.shape[0]), int(value.shape[1])

@@ -11,7 +11,7 @@ from torch import fx
 from ..cut.plan import Plan
 from ..errors import PassFailed
 from ..joint.ops import COMPARISONS, name_of
-from ..joint.values import is_bool, tensor
+from ..joint.values import is_bool, shape, sizes, tensor
 from ..ops import reference_of
 
 
@@ -78,7 +78,7 @@ def like_the_original(done: Rewritten) -> Iterator[str]:
         mine, theirs = tensor(copy), tensor(value)
         if mine is None or theirs is None:
             continue
-        if mine.shape != theirs.shape or mine.dtype != theirs.dtype or _strides(mine) != _strides(theirs):
+        if shape(mine) != shape(theirs) or mine.dtype != theirs.dtype or _strides(mine) != _strides(theirs):
             yield (
                 f"backward: {copy.name} is {mine.dtype} {tuple(mine.shape)} {_strides(mine)}, "
                 f"{value.name} is {theirs.dtype} {tuple(theirs.shape)} {_strides(theirs)}"
@@ -87,7 +87,7 @@ def like_the_original(done: Rewritten) -> Iterator[str]:
 
 def _strides(value: torch.Tensor) -> tuple[object, ...]:
     """Strides of the dimensions that have more than one element."""
-    return tuple(stride for size, stride in zip(value.shape, value.stride(), strict=True) if size != 1)
+    return tuple(str(stride) for size, stride in zip(sizes(value), value.stride(), strict=True) if size != 1)
 
 
 RULES: tuple[Callable[[Rewritten], Iterator[str]], ...] = (
