@@ -37,6 +37,7 @@ VISION = {
     "wide_resnet50_2": 64,
 }
 SEGMENTATION = {"deeplabv3_mobilenet_v3_large": 64, "fcn_resnet50": 64, "lraspp_mobilenet_v3_large": 64}
+INPUT = {"lraspp_mobilenet_v3_large": "input"}
 AUXILIARY = {"googlenet", "inception_v3"}
 BATCH, LENGTH, WIDTH, VOCABULARY = 8, 64, 128, 256
 
@@ -139,7 +140,7 @@ def vision(name: str) -> Entry:
         size = VISION.get(name) or SEGMENTATION[name]
         if name in SEGMENTATION:
             model = getattr(models.segmentation, name)(weights=None, weights_backbone=None, num_classes=8)
-            model = Reads(model, ("x",), "out", {})
+            model = Reads(model, (INPUT.get(name, "x"),), "out", {})
         else:
             extra = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
             model = getattr(models, name)(weights=None, num_classes=100, **extra)

@@ -11,7 +11,7 @@ from ..config import Config
 from ..host import split
 from ..joint.attribution import module_of
 from ..joint.graph import Joint
-from ..joint.ops import name_of
+from ..joint.ops import VIEWS, name_of
 from ..joint.statistics import is_statistic
 from ..joint.values import is_bool, is_float, is_size
 from ..patterns import last_match, named
@@ -58,6 +58,11 @@ def exactness(joint: Joint, config: Config) -> Exactness:
             reasons[node] = "asked"
         elif not all(tolerates(reader, node) for reader in readers):
             reasons[node] = "reader"
+    for node in reversed(joint.order):
+        if node in reasons and name_of(node) in VIEWS:  # a view is had exactly from what it is a view of
+            source = node.all_input_nodes[0]
+            if is_float(source) and source not in free and source not in joint.backward:
+                reasons.setdefault(source, reasons[node])
     return Exactness(free, again, region, reasons)
 
 

@@ -44,6 +44,8 @@ RECOMPUTE: dict[str, str] = {
     **dict.fromkeys(
         ["cat", "stack", "constant_pad_nd", "flip", "roll", "repeat", "slice_scatter", "select_scatter"], "move"
     ),
+    # picking elements: what is picked is told by whole numbers, which are exact
+    **dict.fromkeys(["index", "gather", "index_select", "embedding"], "pick"),
     # bits of masks
     **dict.fromkeys(["bitwise_or", "bitwise_and", "bitwise_not", "logical_or", "logical_and", "logical_not"], "logic"),
     **dict.fromkeys(["_conj", "_conj_physical", "resolve_conj", "complex", "real", "imag"], "complex"),
@@ -89,6 +91,7 @@ TOLERANT: frozenset[str] = frozenset(
         [
             "avg_pool2d_backward",
             "_adaptive_avg_pool2d_backward",
+            "grouped_mm_fallback_backward",
             "upsample_nearest2d_backward",
             "upsample_bilinear2d_backward",
         ]

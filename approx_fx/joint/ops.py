@@ -68,6 +68,9 @@ HEAVY = frozenset(
         "_scaled_dot_product_flash_attention_backward",
         "_scaled_dot_product_efficient_attention_backward",
         "_scaled_dot_product_flash_attention_for_cpu_backward",
+        "_grouped_mm",
+        "grouped_mm_fallback",
+        "grouped_mm_fallback_backward",
         "mkldnn_rnn_layer",
         "mkldnn_rnn_layer_backward",
     ]

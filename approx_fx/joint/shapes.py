@@ -34,8 +34,13 @@ def is_image(value: fx.Node) -> bool:
 
 
 def is_softmax(value: fx.Node) -> bool:
-    """Whether the value is exp(x - m) / sum(exp(x - m)), _softmax, or the exponential of a log-softmax."""
+    """Whether the value is exp(x - m) / sum(exp(x - m)), _softmax, or the exponential of a log-softmax.
+
+    Rows that are masked out altogether may be set to 0.
+    """
     name = name_of(value)
+    if name == "where" and isinstance(value.args[2], fx.Node) and name_of(value.args[2]) == "div":
+        return is_softmax(value.args[2])
     if name == "_softmax":
         return True
     if name == "exp":
