@@ -15,6 +15,7 @@ from .ops.channel import GRIDS
 from .patterns import matches
 
 COMPILERS = ("inductor", "eager")
+ROWS = ("minmax", "sigma")
 ROUNDINGS = ("nearest", "stochastic")
 
 
@@ -27,6 +28,8 @@ class Config:
         names it or a module around it, None keeps them exact, and 4 goes where nothing matches.
     exact: module patterns, such as ["head", "*.norm"]: all that these modules' backward reads is exact.
     grid: the channel quantizer's grid: "gaussian" (Max 1960) or "blpa" (the paper's +-3 sigma).
+    rows: how the input of a layer, RMS or instance norm is coded: "minmax" for each group, or in units of the row's own
+        "sigma", which stores no scale but clips outliers.
     group: elements that share one scale in a group quantizer, at most.
     min_bytes: a tensor smaller than this is kept exact.
     stream: residual sums recomputed in a row before the stream is anchored anew (0: each sum is kept).
@@ -40,6 +43,7 @@ class Config:
     bits: int | Mapping[str, int | None] | None = 4
     exact: Sequence[str] = ()
     grid: str = "gaussian"
+    rows: str = "minmax"
     group: int = 256
     min_bytes: int = 4096
     stream: int = 8
@@ -63,6 +67,7 @@ class Config:
             )
         object.__setattr__(self, "exact", tuple(self.exact))
         _one_of("grid", self.grid, GRIDS)
+        _one_of("rows", self.rows, ROWS)
         _one_of("compiler", self.compiler, COMPILERS)
         _one_of("rounding", self.rounding, ROUNDINGS)
         if not _is_int(self.seed):

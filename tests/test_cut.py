@@ -99,18 +99,34 @@ def kinds(name: str, **options: object) -> list[str]:
         ("plain", ["relu", "unit", "unit"]),
         ("dropout", ["relu"]),
         # one code of the normalised row, one of the pre-activation
-        ("gelu_block", ["row", "group"]),
+        ("gelu_block", ["group", "group"]),
         # the stream once, gate and up
-        ("swiglu", ["row", "group", "group"]),
+        ("swiglu", ["group", "group", "group"]),
         # q, k and v in one code, and the output; log-sum-exp is exact
         ("attention", ["group", "group"]),
         ("softmax", ["relu"]),
         ("group_norm_silu", ["group"]),
-        ("instance_norm_pool", ["group", "index", "row"]),
+        ("instance_norm_pool", ["group", "group", "index"]),
     ],
 )
 def test_one_code_serves_a_chain(name: str, expected: list[str]) -> None:
     assert sorted(kinds(name, bits=4)) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gelu_block", ["row", "group"]),
+        ("swiglu", ["row", "group", "group"]),
+        ("instance_norm_pool", ["row", "group", "index"]),
+    ],
+)
+def test_a_norm_s_input_in_units_of_its_rows_sigma(name: str, expected: list[str]) -> None:
+    """No scale is stored: the statistics are the ones that the norm's own backward reads."""
+    assert sorted(kinds(name, bits=4, rows="sigma")) == sorted(expected)
+    model, inputs = PATTERNS[name]()
+    by_rows = approx_fx.explain(model, *inputs, rows="sigma")
+    assert by_rows.saved_after <= approx_fx.explain(model, *inputs).saved_after
 
 
 def test_a_dropout_mask_is_a_bit_where_the_seed_does_not_repeat_it() -> None:

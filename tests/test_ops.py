@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from approx_fx.ops import OPS, bitmask, channel, group, reference_of, unit
+from approx_fx.ops import OPS, bitmask, channel, group, index, reference_of, row, stochastic, unit
 from approx_fx.ops.pack import (
     dense_strides,
     memory_order,
@@ -92,6 +92,8 @@ def test_memory_order() -> None:
 
 X = torch.linspace(-1, 1, 2 * 4 * 3 * 3).reshape(2, 4, 3, 3)
 STATISTICS = (torch.zeros(4), torch.ones(4), torch.tensor([1.0, -1, 2, 0]), torch.tensor([0.5, 0.5, -9, 1]))
+INDEX = torch.arange(X.numel()).remainder(4).reshape(X.shape)
+KEY = torch.tensor(12345)
 LAST = X.contiguous(memory_format=torch.channels_last)
 
 
@@ -102,6 +104,9 @@ def opcheck_cases() -> list[tuple[str, tuple[Any, ...]]]:
     relu_codes, relu_scale = group.quantize_relu.reference(X.relu(), None, 4, 1, 2, [], 1)
     unit_codes, poison = unit.quantize_unit.reference(X, -1.0, 1.0, 5, 0)
     mask_codes = bitmask.quantize_bitmask.reference(X > 0, 1)
+    row_codes = row.quantize_row.reference(X, None, None, 4, "gaussian", 1)
+    index_codes = index.quantize_index.reference(INDEX, 2, 1)
+    random_codes, random_scale = stochastic.quantize_stochastic.reference(X, None, KEY, 4, 1, 2, [], 1)
     return [
         ("channel_grid", (*STATISTICS, 0.0, 4, "gaussian")),
         ("channel_grid", (*STATISTICS[:2], None, None, None, 2, "blpa")),
@@ -123,6 +128,16 @@ def opcheck_cases() -> list[tuple[str, tuple[Any, ...]]]:
         ("dequantize_unit", (unit_codes, poison, -1.0, 1.0, 5, 0, 2, torch.float32)),
         ("quantize_bitmask", (X > 0, 1)),
         ("dequantize_bitmask", (mask_codes, 1, 4)),
+        ("quantize_row", (X, X.mean(1, keepdim=True), 1 / X.std(1, keepdim=True), 4, "gaussian", 1)),
+        ("quantize_row", (LAST, None, None, 8, "blpa", 1)),
+        ("dequantize_row", (row_codes, None, 1 / X.std(1, keepdim=True), True, 4, "gaussian", 1, 4, torch.float16)),
+        ("quantize_index", (INDEX, 2, 1)),
+        ("quantize_index", (INDEX.to(torch.uint8), 8, 1)),
+        ("dequantize_index", (index_codes, 2, 1, 4, torch.int64)),
+        ("dequantize_index", (INDEX.to(torch.uint8), 8, 1, 4, torch.uint8)),
+        ("quantize_stochastic", (X, None, KEY, 4, 1, 2, [], 1)),
+        ("quantize_stochastic", (LAST.relu(), LAST > 0, KEY, 8, 1, 4, [2, 3], 1)),
+        ("dequantize_stochastic", (random_codes, random_scale, False, 4, 1, 2, 1, 4, torch.bfloat16)),
     ]
 
 
@@ -294,13 +309,15 @@ def test_threshold_is_a_bins_edge(bits: int, threshold: float) -> None:
 
 
 def test_unit_values() -> None:
-    x = torch.tensor([0.0, 0.24, 0.25, 0.6, 1.0, 1.5, -0.1])
+    """Thirds of the range, both ends included; one bit has the middles of two halves."""
+    x = torch.tensor([0.0, 0.16, 0.25, 0.6, 1.0, 1.5, -0.1])
     codes, poison = unit.quantize_unit.reference(x, 0.0, 1.0, 2, 0)
     assert unpack(codes, 2, 0, 7).tolist() == [0, 0, 1, 2, 3, 3, 0]
     decoded = unit.dequantize_unit.reference(codes, poison, 0.0, 1.0, 2, 0, 7, torch.float32)
-    assert decoded.tolist() == [0.125, 0.125, 0.375, 0.625, 0.875, 0.875, 0.125]
-    codes, _ = unit.quantize_unit.reference(torch.tensor([-0.5, 0.4, 0.6, 3.0]), -0.5, 3.5, 2, 0)
-    assert unpack(codes, 2, 0, 4).tolist() == [0, 0, 1, 3]
+    torch.testing.assert_close(decoded, torch.tensor([0, 0, 1, 2, 3, 3, 0]) / 3)
+    codes, poison = unit.quantize_unit.reference(x, 0.0, 1.0, 1, 0)
+    decoded = unit.dequantize_unit.reference(codes, poison, 0.0, 1.0, 1, 0, 7, torch.float32)
+    assert decoded.tolist() == [0.25, 0.25, 0.25, 0.75, 0.75, 0.75, 0.25]
 
 
 def test_group_values() -> None:

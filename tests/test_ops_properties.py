@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from approx_fx.ops import OPS, channel
+from approx_fx.ops import OPS, channel, unit
 from approx_fx.ops.pack import dense_strides, memory_order, unpack
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -258,7 +258,10 @@ def test_unit_error(data: st.DataObject, x: Tensor, bits: int) -> None:
     decoded = OPS["dequantize_unit"].overload(codes, poison, low, 1.0, bits, packed, x.shape[packed], x.dtype)
     assert_layout(codes, decoded, x)
     assert poison.tolist() == [0.0]
-    assert_within(decoded, x, low, (1 - low) / 2**bits, bits, torch.ones_like(x, dtype=torch.bool))
+    edge, step = unit.grid_of(low, 1.0, bits)
+    assert_within(decoded, x, edge, step, bits, torch.ones_like(x, dtype=torch.bool))
+    if bits > 1:
+        assert torch.equal(decoded[x == 1], x[x == 1]) and torch.equal(decoded[x == low], x[x == low])
 
 
 @quick
@@ -269,6 +272,67 @@ def test_unit_nan(data: st.DataObject, x: Tensor, bits: int) -> None:
     codes, poison = OPS["quantize_unit"].overload(x, -1.0, 1.0, bits, packed)
     decoded = OPS["dequantize_unit"].overload(codes, poison, -1.0, 1.0, bits, packed, x.shape[packed], x.dtype)
     assert decoded.isnan().all()
+
+
+@quick
+@given(data=st.data(), x=tensors(), bits=widths)
+def test_row_error(data: st.DataObject, x: Tensor, bits: int) -> None:
+    """Within half a step of z, in the window; beyond it, the window's last bin. rstd is the row's own."""
+    dim, packed = place(data, x, "dim"), place(data, x, "pack_dim")
+    mean, rstd = statistics(x, dim)
+    codes = OPS["quantize_row"].overload(x, mean, rstd, bits, "gaussian", packed)
+    decoded = OPS["dequantize_row"].overload(
+        codes, mean, rstd, False, bits, "gaussian", packed, x.shape[packed], torch.float32
+    )
+    step = channel.step_in_sigmas(bits, "gaussian")
+    z, back = ((value.double() - mean) * rstd for value in (x, decoded))
+    edge = 2 ** (bits - 1) * step
+    size = 1 + (mean.abs() * rstd).double()  # what float32 may lose where the mean outweighs the deviation
+    assert ((z.clamp(-edge, edge) - back).abs() <= step / 2 + 64 * ROUNDOFF * size * (1 + z.abs())).all()
+
+
+@quick
+@given(data=st.data(), x=tensors(special=True), bits=widths)
+def test_row_nan(data: st.DataObject, x: Tensor, bits: int) -> None:
+    """A row that holds a NaN or Inf decodes to NaN, normalised or not; the others stay numbers."""
+    dim, packed = place(data, x, "dim"), place(data, x, "pack_dim")
+    mean, rstd = statistics(x, dim)
+    touched = (~x.isfinite()).any(dim, keepdim=True).expand(x.shape)
+    for normal in (False, True):
+        value = ((x.float() - mean) * rstd).to(x.dtype) if normal else x
+        given_ = (None, None) if normal else (mean, rstd)
+        codes = OPS["quantize_row"].overload(value, *given_, bits, "gaussian", packed)
+        decoded = OPS["dequantize_row"].overload(
+            codes, None if normal else mean, rstd, normal, bits, "gaussian", packed, x.shape[packed], torch.float32
+        )
+        assert decoded[touched].isnan().all() and decoded[~touched].isfinite().all()
+
+
+@quick
+@given(data=st.data(), x=tensors(), bits=widths)
+def test_index(data: st.DataObject, x: Tensor, bits: int) -> None:
+    packed = place(data, x, "pack_dim")
+    whole = (x.float().nan_to_num().abs() * 97).remainder(2**bits).long()
+    codes = OPS["quantize_index"].overload(whole, bits, packed)
+    back = OPS["dequantize_index"].overload(codes, bits, packed, x.shape[packed], torch.int64)
+    assert torch.equal(back, whole)
+
+
+@quick
+@given(data=st.data(), x=tensors(positive=True), bits=widths, key=st.integers(0, 2**31 - 1))
+def test_stochastic_error(data: st.DataObject, x: Tensor, bits: int, key: int) -> None:
+    """Within one step, not half of one; with a side given, code 0 exactly off it."""
+    tiling, packed = Tiling.draw(data, x), place(data, x, "pack_dim")
+    where = [bits, tiling.dim, tiling.group, tiling.over, packed]
+    tail = [bits, tiling.dim, tiling.group, packed, x.shape[packed], torch.float32]
+    for side in (None, x > 0) if bits > 1 else (None,):
+        codes, scale = OPS["quantize_stochastic"].overload(x, side, torch.tensor(key), *where)
+        decoded = OPS["dequantize_stochastic"].overload(codes, scale, side is not None, *tail)
+        step = tiling.spread(scale[1].double(), x)
+        assert ((decoded.double() - x.double()).abs() <= step * (1 + 1e-3) + 1e-30).all()
+        if side is not None:
+            assert torch.equal(OPS["dequantize_relu_side"].overload(codes, bits, packed, x.shape[packed]), side)
+            assert not decoded[~side].any()
 
 
 @quick
@@ -307,7 +371,18 @@ def quantizers(data: st.DataObject, x: Tensor, bits: int) -> list[tuple[str, lis
         ("quantize_relu", [x.relu(), side, bits, tiling.dim, tiling.group, tiling.over, packed]),
         ("quantize_unit", [x, -1.0, 1.0, bits, packed]),
         ("quantize_bitmask", [side, packed]),
+        ("quantize_row", [x, *statistics(x, tiling.dim), bits, "gaussian", packed]),
+        ("quantize_index", [(x > 0).to(torch.int8), bits, packed]),
+        ("quantize_stochastic", [x, None, torch.tensor(7), bits, tiling.dim, tiling.group, tiling.over, packed]),
     ]
+
+
+def statistics(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """(mean, 1 / sigma) of the rows along `dim`, as a layer norm has them."""
+    if x.shape[dim] == 0:
+        return x.float().sum(dim, keepdim=True), x.float().sum(dim, keepdim=True) + 1
+    variance, mean = torch.var_mean(x.float(), dim, correction=0, keepdim=True)
+    return mean, torch.rsqrt(variance + 1e-5)
 
 
 def decoders(name: str, arguments: list[Any], stored: list[Tensor]) -> list[tuple[str, list[Any]]]:
@@ -326,6 +401,14 @@ def decoders(name: str, arguments: list[Any], stored: list[Tensor]) -> list[tupl
         if name == "quantize_relu":
             found.append(("dequantize_relu_side", [stored[0], bits, packed, length]))
         return found
+    if name == "quantize_row":
+        _, mean, rstd, bits, grid, _ = arguments
+        return [("dequantize_row", [*stored, mean, rstd, False, bits, grid, packed, length, dtype])]
+    if name == "quantize_index":
+        return [("dequantize_index", [*stored, arguments[1], packed, length, dtype])]
+    if name == "quantize_stochastic":
+        _, _, _, bits, dim, group, *_ = arguments
+        return [("dequantize_stochastic", [*stored, False, bits, dim, group, packed, length, dtype])]
     if name == "quantize_unit":
         return [("dequantize_unit", [*stored, *arguments[1:4], packed, length, dtype])]
     return [("dequantize_bitmask", [*stored, packed, length])]

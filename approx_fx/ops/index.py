@@ -18,7 +18,7 @@ def _fake_quantize(x: Tensor, bits: int, pack_dim: int) -> Tensor:
 @define(_fake_quantize)
 def quantize_index(x: Tensor, bits: int, pack_dim: int) -> Tensor:
     """Codes, uint8, packed along `pack_dim`. x: any integer dtype, 0 <= x < 2**bits."""
-    return in_order(pack(x.to(torch.uint8), bits, pack_dim), x)
+    return in_order(pack(x.to(torch.uint8, copy=True), bits, pack_dim), x)
 
 
 def _fake_dequantize(codes: Tensor, bits: int, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:

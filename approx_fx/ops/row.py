@@ -4,7 +4,8 @@ With z = (x - mean) rstd (or x itself where it is normalised already), K bits an
 
     q = clip(floor(z / D) + 2^(K-1), 0, 2^K - 1),    z~ = (q + 1/2 - 2^(K-1)) D,    x~ = z~ / rstd + mean
 
-A NaN or Inf in a row makes its rstd NaN, and so every value of the row.
+A NaN or Inf in a row makes its rstd NaN, and so every value of the row. A variance that float32 cannot hold makes it 0:
+such a row is its mean, as its normalisation takes it to be.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def dequantize_row(
 ) -> Tensor:
     """The middle of each code's bin, in `dtype`. normal: give z itself; rstd then only says where it is NaN."""
     step = step_in_sigmas(bits, grid)
-    scale = rstd.float() * 0.0 + step if normal else step / rstd.float()
+    scale = rstd.float() * 0.0 + step if normal else torch.where(rstd == 0, 0.0, step / rstd.float())
     shift = scale * (0.5 - 2.0 ** (bits - 1))
     if mean is not None:
         shift = shift + mean.float()

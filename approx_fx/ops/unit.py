@@ -1,6 +1,9 @@
 """Unit-range quantizer: a fixed grid over a known range, such as [0, 1] for a sigmoid or [-1, 1] for tanh.
 
-    q = floor((x - low) / step),   x~ = low + (q + 1/2) step,   step = (high - low) / 2^K
+    q = round((x - low) / step),   x~ = low + q step,   step = (high - low) / (2^K - 1)
+
+Both ends are on the grid: a saturated gate decodes to 0 or 1, and its derivative s (1 - s) to 0. Middles of 2^K equal bins
+would give it (1 - 2^-K) 2^-K, many times too much, in the same direction for every sample. One bit has no room for that.
 
 No scale is stored; one element says whether the tensor held a NaN or Inf, and makes every value NaN if it did.
 """
@@ -14,6 +17,14 @@ from .pack import empty_in_order, in_order, pack, packed_length, unpack
 from .registry import define
 
 
+def grid_of(low: float, high: float, bits: int) -> tuple[float, float]:
+    """(lower edge of code 0, step): a code's value lies half a step above its lower edge."""
+    if bits == 1:
+        return low, (high - low) / 2
+    step = (high - low) / (2**bits - 1)
+    return low - step / 2, step
+
+
 def _fake_quantize(x: Tensor, low: float, high: float, bits: int, pack_dim: int) -> tuple[Tensor, Tensor]:
     shape = list(x.shape)
     shape[pack_dim] = packed_length(shape[pack_dim], bits)
@@ -24,7 +35,8 @@ def _fake_quantize(x: Tensor, low: float, high: float, bits: int, pack_dim: int)
 def quantize_unit(x: Tensor, low: float, high: float, bits: int, pack_dim: int) -> tuple[Tensor, Tensor]:
     """(codes uint8 packed along `pack_dim`, float32 [1]: 0, or NaN if x holds a NaN or Inf). x: any float dtype."""
     poison = (x.float() * 0.0).sum().reshape(1)
-    codes = torch.floor((x.float() - low) * (2**bits / (high - low))).clamp(0, 2**bits - 1)
+    edge, step = grid_of(low, high, bits)
+    codes = torch.floor((x.float() - edge) * (1 / step)).clamp(0, 2**bits - 1)
     return in_order(pack(torch.nan_to_num(codes).to(torch.uint8), bits, pack_dim), x), poison
 
 
@@ -40,7 +52,7 @@ def _fake_dequantize(
 def dequantize_unit(
     codes: Tensor, poison: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
 ) -> Tensor:
-    """The middle of each code's bin, in `dtype`."""
-    step = (high - low) / 2**bits
-    values = unpack(codes, bits, pack_dim, length).float() * step + (low + 0.5 * step)
+    """The value of each code, in `dtype`."""
+    edge, step = grid_of(low, high, bits)
+    values = unpack(codes, bits, pack_dim, length).float() * step + (edge + 0.5 * step)
     return in_order((values + poison.reshape([1] * codes.ndim)).to(dtype), codes)

@@ -111,6 +111,9 @@ def _channel(value: fx.Node, at: Context) -> Quantizer | None:
 
 
 def _row(value: fx.Node, at: Context) -> Quantizer | None:
+    """Only where asked for: with outliers, a window in sigmas clips what min and max would hold (see the README)."""
+    if at.config.rows != "sigma":
+        return None
     normal = at.rows.normal.get(through(value, SAME_PLACE))
     row = normal or at.rows.entered.get(value)
     return sigma(at.bits(value), at.config.grid, row, value, normal is not None) if row is not None else None

@@ -82,8 +82,8 @@ def quantize_unit(x: Tensor, low: float, high: float, bits: int, pack_dim: int) 
     poison = x.new_zeros((1,), dtype=torch.float32)
     source = order.apply(x)
     slots = Slots.of(source.shape, bits, order.index(pack_dim))
-    inverse = 2**bits / (high - low)
-    run_slots(_quantize, slots, x, x=source, codes=order.apply(codes), poison=poison, low=low, inverse=inverse)
+    edge, step = unit.grid_of(low, high, bits)
+    run_slots(_quantize, slots, x, x=source, codes=order.apply(codes), poison=poison, low=edge, inverse=1 / step)
     return codes, poison
 
 
@@ -96,7 +96,7 @@ def dequantize_unit(
     out = empty_unpacked(codes, bits, pack_dim, length, dtype)
     target = order.apply(out)
     slots = Slots.of(target.shape, bits, order.index(pack_dim))
-    step = (high - low) / 2**bits
-    middle = low + 0.5 * step
+    edge, step = unit.grid_of(low, high, bits)
+    middle = edge + 0.5 * step
     run_slots(_dequantize, slots, codes, codes=order.apply(codes), poison=poison, out=target, step=step, middle=middle)
     return out
