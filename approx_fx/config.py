@@ -57,7 +57,7 @@ class Config:
         for width in self.bits.values() if isinstance(self.bits, Mapping) else [self.bits]:
             if width is not None and (not _is_int(width) or not 1 <= width <= 8):
                 raise ApproxFxError(
-                    f"bits={self.bits!r} is not allowed: bits is a whole number from 1 to 8, None (exact), or a "
+                    f"bits={self.bits!r} is not allowed: bits is a whole number from 1 to 8, or None (exact); or a "
                     'mapping from module patterns to these, such as {"*": 4, "*.attn*": 8}.'
                 )
         if isinstance(self.exact, str) or not all(isinstance(item, str) for item in (*self.exact, *self.patterns)):

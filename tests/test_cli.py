@@ -96,7 +96,7 @@ def test_a_factory_that_returns_something_else(made: object, text: str) -> None:
 
 def test_options_are_validated() -> None:
     model = ConvBnRelu()
-    with pytest.raises(ApproxFxError, match=r"unknown option 'bit'\. Did you mean 'bits'\? Allowed: bits, grid"):
+    with pytest.raises(ApproxFxError, match=r"unknown option 'bit'\. Did you mean 'bits'\? Allowed: bits, exact"):
         approx_fx.convert(model, bit=4)
     with pytest.raises(ApproxFxError, match="bits=16 is not allowed"):
         approx_fx.convert(model, bits=16)

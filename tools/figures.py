@@ -30,6 +30,28 @@ EXPLAIN = (
     ("models.preact_resnet:preact_resnet164", 32, 4, "float32"),
     ("models.densenet:densenet121", 16, 4, "float32"),
     ("models.vgg:vgg16_bn", 32, 4, "float32"),
+    ("models.gpt:gpt_small", 4, 4, "float32"),
+    ("models.gpt:gpt_small", 4, 4, "bfloat16"),
+    ("models.llama:llama_tiny", 4, 4, "float32"),
+    ("models.llama:llama_tiny", 4, 4, "bfloat16"),
+    ("models.vit:vit_small", 16, 4, "float32"),
+    ("models.vit:vit_small", 16, 4, "bfloat16"),
+    ("models.lstm:char_lstm", 32, 4, "float32"),
+    ("models.lstm:char_lstm", 32, 4, "bfloat16"),
+    ("models.unet:unet_small", 8, 4, "float32"),
+    ("models.unet:unet_small", 8, 4, "bfloat16"),
+    ("models.mobilenet:mobilenet_v2", 8, 4, "float32"),
+    ("models.convnext:convnext_tiny", 8, 4, "float32"),
+)
+# target, batch: gradients against exact ones, eager
+GRADIENTS = (
+    ("models.gpt:gpt_small", 1),
+    ("models.llama:llama_tiny", 4),
+    ("models.vit:vit_small", 4),
+    ("models.lstm:char_lstm", 32),
+    ("models.unet:unet_small", 8),
+    ("models.mobilenet:mobilenet_v2", 4),
+    ("models.convnext:convnext_tiny", 2),
 )
 # target, batch
 COMPARE = (
@@ -58,6 +80,36 @@ def explain() -> None:
 
 
 @app.command()
+def gradients() -> None:
+    """One step of each network in few bits and exactly, op by op: the cosine of the two gradients."""
+    import copy
+
+    import torch
+
+    import approx_fx
+    from approx_fx.compare import flat_gradients
+    from approx_fx.target import load
+
+    rows = []
+    for target, batch in GRADIENTS:
+        made = load(target, batch)
+        made.loss(made.model(*made.inputs)).backward()
+        exact = flat_gradients(made.model)
+        found = {}
+        for bits in (8, 4, 2):
+            torch._dynamo.reset()
+            ours = copy.deepcopy(made.model)
+            ours.zero_grad()
+            approx_fx.convert(ours, bits=bits, compiler="eager", strict=True)
+            made.loss(ours(*made.inputs)).backward()
+            mine = flat_gradients(ours)
+            found[str(bits)] = float(mine @ exact / (mine.norm() * exact.norm()))
+        rows.append({"target": target, "batch": batch, "cosine": found})
+        print(rows[-1], flush=True)
+    _write("gradients", {"rows": rows})
+
+
+@app.command()
 def compare(
     only: Annotated[str, typer.Option(help="networks whose target holds this text")] = "",
 ) -> None:
@@ -74,7 +126,15 @@ def compare(
 def readme() -> None:
     """Write the README's tables anew from the result files."""
     text = README.read_text()
-    for name, table in (("explain", _explain_table()), ("compare", _compare_table()), ("cifar10", _cifar10_table())):
+    tables = {
+        "explain": _explain_table(),
+        "gradients": _gradients_table(),
+        "compare": _compare_table(),
+        "cifar10": _cifar10_table(),
+        "shakespeare": _shakespeare_table(),
+        "zoo": _zoo_line(),
+    }
+    for name, table in tables.items():
         start, end = f"<!-- table: {name} -->", "<!-- end -->"
         before, _, rest = text.partition(start)
         if not rest:
@@ -91,6 +151,35 @@ def _explain_table() -> str:
         before, after = row["saved_bytes"]["before"] / MEBI, row["saved_bytes"]["after"] / MEBI
         lines.append(f"| `approx-fx {row['command']}` | {before:.1f} MiB | {after:.1f} MiB | {row['ratio']:.1f}x |")
     return "\n".join([*lines, "", f"{data['machine']}, {data['date']}; `python tools/figures.py explain`"])
+
+
+def _gradients_table() -> str:
+    data = _read("gradients")
+    lines = ["| network, batch | 8 bits | 4 bits | 2 bits |", "|---|---|---|---|"]
+    for row in data["rows"]:
+        found = row["cosine"]
+        name = row["target"].split(":")[1]
+        lines.append(f"| {name}, {row['batch']} | {found['8']:.5f} | {found['4']:.4f} | {found['2']:.3f} |")
+    return "\n".join([*lines, "", f"{data['machine']}, {data['date']}; `python tools/figures.py gradients`"])
+
+
+def _shakespeare_table() -> str:
+    data = _read("shakespeare")
+    lines = ["| model | exact | 4 bits | difference | each seed, exact / 4 bits |", "|---|---|---|---|---|"]
+    means = {(row["model"], row["bits"]): row["validation_loss"] for row in data["means"]}
+    for model in dict.fromkeys(row["model"] for row in data["means"]):
+        exact, ours = means[model, None], means[model, 4]
+        runs = {(run["seed"], run["bits"]): run["validation_loss"] for run in data["runs"] if run["model"] == model}
+        seeds = sorted({seed for seed, _ in runs})
+        each = ", ".join(f"{runs[seed, None]:.3f} / {runs[seed, 4]:.3f}" for seed in seeds)
+        lines.append(f"| {model} | {exact:.4f} | {ours:.4f} | {100 * (ours / exact - 1):+.2f} % | {each} |")
+    steps = data["runs"][0]["steps"]
+    return "\n".join([*lines, "", f"torch {data['torch']}, {data['date']}; `python tools/text.py --steps {steps}`"])
+
+
+def _zoo_line() -> str:
+    page = (RESULTS / "zoo.md").read_text().splitlines()
+    return f"{page[2]} [The whole table](tools/results/zoo.md)."
 
 
 def _compare_table() -> str:

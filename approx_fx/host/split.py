@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,14 +19,24 @@ def simplify(joint: fx.GraphModule) -> fx.GraphModule:
     joint.graph.eliminate_dead_code()
     if functorch_config.cse:
         joint.graph = fx_graph_cse(joint.graph)
-    if partitioners.has_recomputable_ops(joint):
-        partitioners.cleanup_recompute_tags(joint, is_default_partition=False)
-    if not functorch_config.unsafe_allow_optimization_of_collectives:
-        partitioners.force_save_collectives(joint)
-    partitioners.force_save_effectful_ops(joint)
-    partitioners.force_save_bw_mutation_src(joint)
+    _settle_policies(joint)
     joint.recompile()
     return joint
+
+
+def _settle_policies(joint: fx.GraphModule) -> None:
+    """Mark what lies between two checkpointed regions, collectives, effects and sources of mutations as to be saved."""
+    if partitioners.has_recomputable_ops(joint):
+        cleanup: Any = partitioners.cleanup_recompute_tags
+        newer = "is_default_partition" in inspect.signature(cleanup).parameters  # torch 2.13
+        cleanup(joint, **({"is_default_partition": False} if newer else {}))
+    names = ["force_save_effectful_ops", "force_save_bw_mutation_src"]
+    if not getattr(functorch_config, "unsafe_allow_optimization_of_collectives", False):
+        names.append("force_save_collectives")
+    for name in names:
+        mark = getattr(partitioners, name, None)  # the first is not in every torch that is supported
+        if mark is not None:
+            mark(joint)
 
 
 def split(

@@ -2,8 +2,9 @@
 
     q = round((x - low) / step),   x~ = low + q step,   step = (high - low) / (2^K - 1)
 
-Both ends are on the grid: a saturated gate decodes to 0 or 1, and its derivative s (1 - s) to 0. Middles of 2^K equal bins
-would give it (1 - 2^-K) 2^-K, many times too much, in the same direction for every sample. One bit has no room for that.
+Both ends are on the grid: a saturated gate decodes to 0 or 1, and its derivative s (1 - s) to 0. The middles of 2^K
+equal bins would make it about 2^-(K+1), many times too much, and in the same direction for every sample. One bit has
+no room for that, and keeps the middles.
 
 No scale is stored; one element says whether the tensor held a NaN or Inf, and makes every value NaN if it did.
 """
