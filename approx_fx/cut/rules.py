@@ -57,7 +57,7 @@ RECOMPUTE: dict[str, str] = {
 # Recomputed where every input is exact, and only there: decisions and lookups that come out the same again.
 REPEAT: frozenset[str] = frozenset(
     COMPARISONS
-    | set(["gather", "embedding", "index", "sign", "round", "floor", "ceil", "trunc", "remainder", "fmod"])
+    | set(["sign", "round", "floor", "ceil", "trunc", "remainder", "fmod"])
     | set(["bitwise_xor", "bitwise_left_shift", "bitwise_right_shift", "isnan", "isinf", "inductor_lookup_seed"])
     | set(["tril", "triu", "one_hot"])
 )
