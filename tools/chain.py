@@ -16,7 +16,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), width_ratios=(1.25, 1), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.6), width_ratios=(1.25, 1), layout="constrained")
     _chain(left, 2.6, "torch.compile keeps two full maps", [(0.5, "32 bit"), (2.5, "32 bit")], BEFORE, 0.5)
     _chain(left, 0.6, "approx_fx keeps one code for all three readers", [(0.5, "4 bit")], AFTER, 0.0625)
     left.set(xlim=(-0.6, 3.6), ylim=(-0.55, 3.6))
@@ -49,9 +49,9 @@ def _bars(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.barh([place - 0.2 for place in places], before, 0.38, color=BEFORE, label="torch.compile")
     axes.barh([place + 0.2 for place in places], after, 0.38, color=AFTER, label="approx_fx, 4 bits")
     for place, row in zip(places, rows, strict=True):
-        axes.text(after[place] + 8, place + 0.2, f"{row['ratio']:.1f}x smaller", va="center", fontsize=10, color=AFTER)
+        axes.text(after[place] + 8, place + 0.2, f"{row['ratio']:.1f}x smaller", va="center", fontsize=8.5, color=AFTER)
     axes.set_yticks(list(places), names)
     axes.invert_yaxis()
     axes.set_xlabel("MiB saved for backward")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
