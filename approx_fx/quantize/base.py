@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
+from ..joint.masks import Mask
 from ..joint.values import memory_order, numel, sizes, tensor
 from ..ops.pack import pack_dim, packed_length
 
@@ -84,6 +85,18 @@ class Layout:
     @property
     def _straight(self) -> bool:
         return self.order == tuple(range(len(self.order)))
+
+
+def side_of(build: Build, mask: Mask, layout: Layout) -> fx.Node:
+    """The forward's own comparison, True above the threshold, in memory order."""
+    side = mask.node if mask.positive else build.call(aten.logical_not.default, mask.node)
+    return layout.into(build, side)
+
+
+def mask_from(build: Build, mask: Mask, layout: Layout, side: fx.Node) -> fx.Node:
+    """The inverse of `side_of`: the mask itself, from a decoded side."""
+    restored = layout.back(build, side)
+    return restored if mask.positive else build.call(aten.logical_not.default, restored)
 
 
 def code_bytes(value: torch.Tensor, bits: int) -> int:

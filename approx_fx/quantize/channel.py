@@ -11,7 +11,7 @@ from torch import fx
 from ..joint.chains import Chain
 from ..joint.masks import Mask
 from ..ops import channel as ops
-from .base import Build, Layout, Stored, aten, code_bytes, shape_of
+from .base import Build, Layout, Stored, code_bytes, mask_from, shape_of, side_of
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,7 @@ class Channel:
         threshold = self.mask.threshold if self.mask is not None else None
         affine = (chain.weight, chain.bias) if self.mask is not None else (None, None)
         grid = build.call(ops.channel_grid.overload, chain.mean, chain.rstd, *affine, threshold, self.bits, self.grid)
-        side = None
-        if self.mask is not None:
-            side = self.mask.node
-            if not self.mask.positive:
-                side = build.call(aten.logical_not.default, side)
-            side = layout.into(build, side)
+        side = side_of(build, self.mask, layout) if self.mask is not None else None
         codes = build.call(
             ops.quantize_channel.overload, layout.into(build, value), grid, side, self.bits,
             layout.place(chain.dim), layout.pack_dim,
@@ -73,5 +68,4 @@ class Channel:
             ops.dequantize_channel_side.overload, codes, grid, self.bits, layout.place(self.chain.dim),
             layout.pack_dim, layout.length,
         )  # fmt: skip
-        side = layout.back(build, side)
-        return side if self.mask.positive else build.call(aten.logical_not.default, side)
+        return mask_from(build, self.mask, layout, side)

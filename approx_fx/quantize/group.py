@@ -12,7 +12,7 @@ from torch import fx
 from ..joint.masks import Mask
 from ..joint.values import memory_order, numel
 from ..ops import group as ops
-from .base import Build, Layout, Stored, aten, code_bytes, shape_of
+from .base import Build, Layout, Stored, aten, code_bytes, mask_from, shape_of, side_of
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,7 @@ class Relu:
         layout = Layout.of(shape_of(value), self.bits)
         side = None
         if self.mask is not None:
-            side = self.mask.node
-            if not self.mask.positive:
-                side = build.call(aten.logical_not.default, side)
-            side = layout.into(build, side)
+            side = side_of(build, self.mask, layout)
         elif self.sharp:
             largest = build.call(aten.amax.default, value, [-1], True)
             least = build.call(aten.mul.Tensor, largest, 0.25 / (2**self.bits - 1))
@@ -163,5 +160,4 @@ class Relu:
         assert self.mask is not None
         layout = Layout.of(shape_of(value), self.bits)
         side = build.call(ops.dequantize_relu_side.overload, stored[0], self.bits, layout.pack_dim, layout.length)
-        side = layout.back(build, side)
-        return side if self.mask.positive else build.call(aten.logical_not.default, side)
+        return mask_from(build, self.mask, layout, side)

@@ -13,7 +13,7 @@ from torch import fx
 from ..joint.masks import Mask
 from ..ops import group as side_ops
 from ..ops import stochastic as ops
-from .base import Build, Layout, Stored, aten, code_bytes, shape_of
+from .base import Build, Layout, Stored, code_bytes, mask_from, shape_of, side_of
 from .group import Tile
 
 
@@ -42,12 +42,7 @@ class Stochastic:
         tile = Tile.of(shape_of(value), self.group, self.along).place(layout)
         device = shape_of(value).device
         key = build.call(torch.ops.approx_fx.rounding_key.default, self.seed, zlib.crc32(value.name.encode()), device)
-        side = None
-        if self.mask is not None:
-            side = self.mask.node
-            if not self.mask.positive:
-                side = build.call(aten.logical_not.default, side)
-            side = layout.into(build, side)
+        side = side_of(build, self.mask, layout) if self.mask is not None else None
         both = build.call(
             ops.quantize_stochastic.overload, layout.into(build, value), side, key, self.bits, *tile, layout.pack_dim
         )
@@ -68,5 +63,4 @@ class Stochastic:
         assert self.mask is not None
         layout = Layout.of(shape_of(value), self.bits)
         side = build.call(side_ops.dequantize_relu_side.overload, stored[0], self.bits, layout.pack_dim, layout.length)
-        side = layout.back(build, side)
-        return side if self.mask.positive else build.call(aten.logical_not.default, side)
+        return mask_from(build, self.mask, layout, side)
