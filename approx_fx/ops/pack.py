@@ -109,16 +109,20 @@ def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, dim: int, length: int) -> Tensor:
-    """The codes, uint8, that `pack` packed; `length` is the unpacked length of `dim`."""
-    if bits == 8:
-        return packed
+    """The codes, int32, that `pack` packed; `length` is the unpacked length of `dim`.
+
+    One shift a part of the dimension, as an outer dimension of its own: an index of the consumer's loop, not a copy.
+    """
     total = padded_length(length, bits)
     codes, shift, start = None, 0, 0
     for width in PLANES[bits]:
-        step = total * width // 8
-        byte = packed.narrow(dim, start, step)
-        parts = [(byte >> (index * width)) & (2**width - 1) for index in range(8 // width)]
-        plane = torch.cat(parts, dim) << shift if len(parts) > 1 else parts[0] << shift
+        step, parts = total * width // 8, 8 // width
+        byte = packed.narrow(dim, start, step).to(torch.int32)
+        if parts > 1:
+            row = [-1 if index == dim else 1 for index in range(packed.ndim + 1)]
+            shifts = torch.arange(0, 8, width, dtype=torch.int32, device=packed.device).reshape(row)
+            byte = ((byte.unsqueeze(dim) >> shifts) & (2**width - 1)).flatten(dim, dim + 1)
+        plane = byte << shift if shift else byte
         codes = plane if codes is None else codes | plane
         shift, start = shift + width, start + step
     assert codes is not None
