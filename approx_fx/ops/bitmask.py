@@ -18,7 +18,7 @@ def _fake_quantize(mask: Tensor, pack_dim: int) -> Tensor:
 @define(_fake_quantize)
 def quantize_bitmask(mask: Tensor, pack_dim: int) -> Tensor:
     """Eight elements a byte, uint8, packed along `pack_dim`. mask: bool."""
-    return in_order(pack(mask.to(torch.uint8), 1, pack_dim), mask)
+    return in_order(pack(mask, 1, pack_dim), mask)
 
 
 def _fake_dequantize(codes: Tensor, pack_dim: int, length: int) -> Tensor:

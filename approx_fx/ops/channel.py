@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import empty_in_order, in_order, pack, packed_length, unpack
+from .pack import bounded, empty_in_order, in_order, pack, packed_length, unpack
 from .registry import define
 
 # Steps in sigmas that minimise the mean square error of a uniform quantizer of a Gaussian (Max 1960, Table II).
@@ -97,10 +97,10 @@ def quantize_channel(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, di
     side: bool, x's shape, the forward's own comparison, or None. Where given, code >= level exactly where it holds.
     """
     low, step, level = (_along(row, x.ndim, dim) for row in (grid[0], grid[1], grid[2]))
-    codes = torch.nan_to_num(torch.floor((x.float() - low) * (1.0 / step)))
+    codes = bounded(torch.floor((x.float() - low) * (1.0 / step)), 0, 2**bits - 1)
     if side is not None:
-        codes = torch.where(side, torch.maximum(codes, level), torch.minimum(codes, level - 1))
-    return in_order(pack(codes.clamp(0, 2**bits - 1).to(torch.uint8), bits, pack_dim), x)
+        codes = torch.where(side, torch.maximum(codes, level), torch.minimum(codes, level - 1)).clamp(0, 2**bits - 1)
+    return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x)
 
 
 def _fake_dequantize(

@@ -87,10 +87,19 @@ def in_plain_order(result: Tensor) -> Tensor:
     return _laid_out(result, range(result.ndim))
 
 
+def bounded(codes: Tensor, low: int, high: int) -> Tensor:
+    """Float codes within [low, high]; a NaN becomes `low`. A comparison: isnan is scalar code in Inductor's C++."""
+    return torch.where(codes > low, codes, float(low)).clamp_max(high)
+
+
 def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
-    """Pack uint8 codes in [0, 2**bits) along `dim`: length L becomes packed_length(L, bits), dtype uint8."""
+    """Pack uint8 codes in [0, 2**bits) along `dim`: length L becomes packed_length(L, bits), dtype uint8.
+
+    One bit may be given as bool: its shifts are int32, for bool to uint8 is scalar code in Inductor's C++.
+    """
     if bits == 8:
         return codes
+    mask = codes.dtype == torch.bool
     length = codes.shape[dim]
     padding = padded_length(length, bits) - length
     if padding:
@@ -98,12 +107,13 @@ def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
     total = length + padding
     packed, shift = [], 0
     for width in PLANES[bits]:
-        plane = (codes >> shift if shift else codes) & (2**width - 1)
+        plane = codes if mask else (codes >> shift if shift else codes) & (2**width - 1)
         step = total * width // 8
-        byte = plane.narrow(dim, 0, step)
-        for index in range(1, 8 // width):
-            byte = byte | (plane.narrow(dim, index * step, step) << (index * width))
-        packed.append(byte)
+        parts = [plane.narrow(dim, index * step, step) for index in range(8 // width)]
+        byte = parts[0].to(torch.int32) if mask else parts[0]
+        for index, part in enumerate(parts[1:], 1):
+            byte = byte | ((part.to(torch.int32) if mask else part) << (index * width))
+        packed.append(byte.to(torch.uint8))
         shift += width
     return packed[0] if len(packed) == 1 else torch.cat(packed, dim)
 

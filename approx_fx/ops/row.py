@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .channel import step_in_sigmas
-from .pack import empty_in_order, in_order, pack, packed_length, unpack
+from .pack import bounded, empty_in_order, in_order, pack, packed_length, unpack
 from .registry import define
 
 
@@ -36,7 +36,7 @@ def quantize_row(x: Tensor, mean: Tensor | None, rstd: Tensor | None, bits: int,
     if rstd is not None:
         z = z * rstd.float()
     codes = torch.floor(z * (1.0 / step_in_sigmas(bits, grid))) + 2.0 ** (bits - 1)
-    codes = torch.nan_to_num(codes).clamp(0, 2**bits - 1).to(torch.uint8)
+    codes = bounded(codes, 0, 2**bits - 1).to(torch.uint8)
     return in_order(pack(codes, bits, pack_dim), x)
 
 

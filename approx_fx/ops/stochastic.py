@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .group import MARGIN, _largest, _packed, _reduced, _scale_shape, _smallest, _tiles, _unpacked
-from .pack import in_order, in_plain_order, pack, unpack
+from .pack import bounded, in_order, in_plain_order, pack, unpack
 from .registry import NAMESPACE, define
 
 BITS = 2**31 - 1  # hashes have 31 bits, so that their products with a 31-bit constant fit int64
@@ -96,7 +96,7 @@ def quantize_stochastic(
     levels = 2**bits - 1 - first
     step = _short((high - low) * ((1 + MARGIN) / max(levels, 1)))
     codes = torch.floor((tiles - low) / torch.where(step == 0, 1.0, step) + noise) + first
-    codes = torch.nan_to_num(codes).clamp(first, 2**bits - 1).flatten(dim, dim + 1)
+    codes = bounded(codes, first, 2**bits - 1).flatten(dim, dim + 1)
     if side is not None:
         codes = torch.where(side, codes, 0.0)
     return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x), in_plain_order(

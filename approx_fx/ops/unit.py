@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import empty_in_order, in_order, pack, packed_length, unpack
+from .pack import bounded, empty_in_order, in_order, pack, packed_length, unpack
 from .registry import define
 
 
@@ -37,8 +37,8 @@ def quantize_unit(x: Tensor, low: float, high: float, bits: int, pack_dim: int) 
     """(codes uint8 packed along `pack_dim`, float32 [1]: 0, or NaN if x holds a NaN or Inf). x: any float dtype."""
     poison = (x.float() * 0.0).sum().reshape(1)
     edge, step = grid_of(low, high, bits)
-    codes = torch.floor((x.float() - edge) * (1 / step)).clamp(0, 2**bits - 1)
-    return in_order(pack(torch.nan_to_num(codes).to(torch.uint8), bits, pack_dim), x), poison
+    codes = bounded(torch.floor((x.float() - edge) * (1 / step)), 0, 2**bits - 1)
+    return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x), poison
 
 
 def _fake_dequantize(
