@@ -82,7 +82,7 @@ class Pass:
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
         """(forward, backward) of a joint graph; options are those that torch gives to a partitioner."""
         config = self.config
-        untouched = split.simplify(_copy(module))
+        untouched = _copy(split.simplify(module))
         before = peak = 0
         try:
             before, peak = self._exact_bytes(untouched, joint_inputs, options)

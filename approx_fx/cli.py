@@ -21,6 +21,10 @@ DTYPE = Annotated[str, typer.Option(help="float32, or bfloat16 for autocast")]
 GRID = Annotated[str, typer.Option(help="the channel quantizer's grid: gaussian or blpa")]
 AS_JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
 DTYPES = ("float32", "bfloat16")
+AGAINST = (
+    "systems to compare with, the first for the ratios: compile, eager, budget, checkpoint, checkpoint-eager, fp8, "
+    "or approx_fx@B for B bits"
+)
 
 
 @app.command()
@@ -53,8 +57,9 @@ def compare(
     dtype: DTYPE = "float32",
     grid: GRID = "gaussian",
     steps: Annotated[int, typer.Option(help="timed steps of each system")] = 10,
-    against: Annotated[str, typer.Option(help="systems to compare with: compile,eager")] = "compile",
+    against: Annotated[str, typer.Option(help=AGAINST)] = "compile",
     compiler: Annotated[str, typer.Option(help="inductor or eager")] = "inductor",
+    warm: Annotated[bool, typer.Option("--warm", help="measure a start with a filled cache, too")] = False,
     as_json: AS_JSON = False,
 ) -> None:
     """Measure one training step against others: time, peak memory, saved bytes, gradients."""
@@ -65,7 +70,7 @@ def compare(
     names = tuple(name.strip() for name in against.split(",") if name.strip())
     console = Console(stderr=True)
     with console.status("starting") as status:
-        result = compare_systems(target, batch, config, _dtype(dtype), steps, names, status.update)
+        result = compare_systems(target, batch, config, _dtype(dtype), steps, names, status.update, warm)
     if as_json:
         print(json.dumps(result, indent=2))
     else:
@@ -76,15 +81,22 @@ def _show(result: dict[str, Any]) -> None:
     from .render import size
 
     table = Table(title=f"{result['target']}, one step on {result['device']}", title_justify="left")
-    for column in ("system", "step", "first step", "peak", "saved"):
+    for column in ("system", "step", "forward", "backward", "first step", "warm", "peak", "saved"):
         table.add_column(column, justify="left" if column == "system" else "right")
     for name, run in result["runs"].items():
+        if "failed" in run:
+            table.add_row(name, "failed")
+            continue
         table.add_row(
-            name, f"{run['step_seconds'] * 1000:.0f} ms", f"{run['compile_seconds']:.1f} s",
+            name, *(f"{run[part] * 1000:.0f} ms" for part in ("step_seconds", "forward_seconds", "backward_seconds")),
+            f"{run['compile_seconds']:.1f} s", f"{run['warm_seconds']:.1f} s" if "warm_seconds" in run else "",
             size(run["peak_bytes"]), size(run["saved_bytes"]),
         )  # fmt: skip
     ratio, gradient = result["ratio"], result["gradient"]
     Console().print(table)
+    for run in result["runs"].values():
+        if "failed" in run:
+            print(f"failed: {run['failed']}")
     print(
         f"against {result['against']}: step {ratio['step']:.2f}x, compile {ratio['compile']:.2f}x (lower is better); "
         f"peak {ratio['peak']:.1f}x, saved {ratio['saved']:.1f}x smaller\n"

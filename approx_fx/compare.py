@@ -4,41 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from .config import Config
-from .convert import convert
-from .errors import ApproxFxError, did_you_mean
-from .memory import measure
-from .target import Target, load
+from .errors import ApproxFxError
+from .systems import OURS, SYSTEMS, config_of, pick
+from .target import load
+from .worker import Job, Json, ask, flat_gradients, worker
 
-SYSTEMS = ("approx_fx", "compile", "eager")
-Json = dict[str, Any]
+__all__ = ["compare", "flat_gradients"]
 
-
-@dataclass(frozen=True)
-class Job:
-    """One system's run. dtype: 'float32', or 'bfloat16' for autocast. folder: for its gradients and its cold cache."""
-
-    system: str
-    target: str
-    batch: int | None
-    dtype: str
-    config: Config
-    folder: str
+PARTS = {"seconds": "step_seconds", "forward": "forward_seconds", "backward": "backward_seconds"}
+OTHERS = tuple(name for name in SYSTEMS if name != OURS)
 
 
 def compare(
@@ -49,55 +34,148 @@ def compare(
     steps: int = 10,
     against: tuple[str, ...] = ("compile",),
     progress: Callable[[str], None] = lambda _: None,
+    warm: bool = False,
+    lenient: bool = False,
+    seconds: float | None = None,
+    save: Callable[[dict[str, Json]], None] = lambda _: None,
 ) -> Json:
     """Time, peak, saved bytes and gradients of one training step; returns the contract's JSON.
 
-    compile_seconds is the first step with a cold cache; step_seconds the median of `steps` alternated steps.
-    ratio.step and ratio.compile are approx_fx / compile, ratio.peak and ratio.saved compile / approx_fx.
+    against: names of `approx_fx.systems`, widths allowed ('approx_fx@2'); the first is what the ratios refer to.
+    compile_seconds is the first step with a cold cache; step_, forward_ and backward_seconds are medians of `steps`
+    alternated steps, step_quartiles their spread; with `warm`, warm_seconds is the first step of a new process that
+    finds the cache filled. ratio.step and ratio.compile are approx_fx / the first of `against`, ratio.peak and
+    ratio.saved the inverse. A run's own `gradient` and `loss_equal` compare it with the first of `against`.
+
+    A system that fails is recorded as {"failed": why}; where it is approx_fx or the first of `against`, RuntimeError is
+    raised instead, unless `lenient`: then ratio, gradient and loss_equal are None. seconds: systems behind the first
+    two are left out, and recorded as failed, where their turn to compile comes later than this. save: called with the
+    runs as far as they are measured, whenever there is more of them.
     """
     for name in against:
-        if name not in SYSTEMS[1:]:
-            raise ApproxFxError(
-                f"--against {name!r} is not known.{did_you_mean(name, SYSTEMS)} Allowed: compile, eager."
-            )
+        pick(name, allowed=OTHERS)
     if steps < 1:
         raise ApproxFxError(f"--steps {steps} is not allowed: 1 or more.")
     load(target, batch)
     config = config or Config()
-    names = list(dict.fromkeys(("approx_fx", *against)))
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        jobs = {name: Job(name, target, batch, dtype, config, str(Path(folder) / name)) for name in names}
-        workers = {name: stack.enter_context(_worker(job)) for name, job in jobs.items()}
-        runs: dict[str, Json] = {}
-        for name in names:
-            progress(f"compiling: {name}")
-            runs[name] = _ask(workers[name], "first")
-        for name in names:
-            progress(f"measuring memory: {name}")
-            runs[name].update(_ask(workers[name], "memory"))
-        seconds: dict[str, list[float]] = {name: [] for name in names}
-        for index in range(steps):
-            progress(f"step {index + 1} of {steps}")
-            for name in names if index % 2 == 0 else reversed(names):
-                seconds[name].append(_ask(workers[name], "step"))
-        for name in names:
-            runs[name]["step_seconds"] = statistics.median(seconds[name])
-            runs[name]["step_seconds_all"] = seconds[name]
-        return _summary(runs, folder, names, dataclasses.asdict(config), jobs["approx_fx"])
+    names = list(dict.fromkeys((OURS, *against)))
+    required = () if lenient else tuple(names[:2])
+    end = None if seconds is None else time.monotonic() + seconds
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = {name: Job(name, target, batch, dtype, config_of(name, config), str(Path(folder) / name))
+                for name in names}  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            group = _Group(stack, jobs, required, progress)
+            group.first(names[:2], None)
+            save(group.runs)
+            group.first(names[2:], end)
+            group.memory()
+            save(group.runs)
+            group.steps(steps)
+            save(group.runs)
+        if warm:
+            group.warm()
+        _gradients(group.runs, Path(folder), _base(names))
+    return _summary(group.runs, _base(names), dataclasses.asdict(config), jobs[OURS])
 
 
-def _summary(runs: dict[str, Json], folder: str, names: list[str], options: Json, job: Job) -> Json:
-    ours, base = runs["approx_fx"], names[1] if len(names) > 1 else "approx_fx"
-    other = runs[base]
-    mine = torch.load(Path(folder) / "approx_fx" / "gradients.pt")
-    theirs = torch.load(Path(folder) / base / "gradients.pt")
-    norm = theirs.norm()
-    ratio = {
-        "step": ours["step_seconds"] / other["step_seconds"],
-        "compile": ours["compile_seconds"] / other["compile_seconds"],
-        "peak": other["peak_bytes"] / max(ours["peak_bytes"], 1),
-        "saved": other["saved_bytes"] / max(ours["saved_bytes"], 1),
-    }
+@dataclass
+class _Group:
+    """The workers of one comparison; what one cannot do takes it out, or raises if it is required."""
+
+    stack: contextlib.ExitStack
+    jobs: dict[str, Job]
+    required: tuple[str, ...]
+    progress: Callable[[str], None]
+    runs: dict[str, Json] = field(default_factory=dict)
+    workers: dict[str, Connection] = field(default_factory=dict)
+
+    def first(self, names: list[str], end: float | None) -> None:
+        """Start and compile, one after the other; none that would start behind `end` (monotonic seconds)."""
+        for name in names:
+            if end is not None and time.monotonic() > end:
+                self.runs[name] = {"failed": f"{name}: left out, the time given was over"}
+                continue
+            self.progress(f"compiling: {name}")
+            self.workers[name] = self.stack.enter_context(worker(self.jobs[name]))
+            self.runs[name] = self._ask(name, "first") or self.runs[name]
+
+    def memory(self) -> None:
+        """Peak and saved bytes of each."""
+        for name in list(self.workers):
+            self.progress(f"measuring memory: {name}")
+            self.runs[name].update(self._ask(name, "memory") or {})
+
+    def steps(self, count: int) -> None:
+        """Timed steps, in an order that turns round each time, after one that is not timed."""
+        for name in list(self.workers):
+            self._ask(name, "step")
+        taken: dict[str, list[Json]] = {name: [] for name in self.workers}
+        for index in range(count):
+            self.progress(f"step {index + 1} of {count}")
+            for name in list(self.workers) if index % 2 == 0 else list(reversed(self.workers)):
+                found = self._ask(name, "step")
+                taken[name] += [found] if found else []
+        for name in self.workers:
+            for part, key in PARTS.items():
+                self.runs[name][key] = statistics.median(step[part] for step in taken[name])
+            every = [step["seconds"] for step in taken[name]]
+            self.runs[name]["step_seconds_all"] = every
+            self.runs[name]["step_quartiles"] = quartiles(every)
+
+    def warm(self) -> None:
+        """The first step of a second process, after the first has gone."""
+        for name in list(self.workers):
+            self.progress(f"warm start: {name}")
+            with worker(self.jobs[name]) as second:
+                self.workers[name] = second
+                found = self._ask(name, "first")
+            if found:
+                self.runs[name]["warm_seconds"] = found["compile_seconds"]
+
+    def _ask(self, name: str, request: str) -> Json | None:
+        try:
+            answer: Json = ask(self.workers[name], request)
+            return answer
+        except RuntimeError as error:
+            if name in self.required:
+                raise
+            self.runs[name] = {"failed": str(error)}
+            del self.workers[name]
+            return None
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """The first and the third quartile, both inside the values' range."""
+    if len(values) < 2:
+        return [values[0], values[0]]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return [first, third]
+
+
+def _base(names: list[str]) -> str:
+    return names[1] if len(names) > 1 else OURS
+
+
+def _gradients(runs: dict[str, Json], folder: Path, base: str) -> None:
+    """Each run's gradient and loss against those of `base`, into the run."""
+    if "failed" in runs[base]:
+        return
+    exact = torch.load(folder / base / "gradients.pt")
+    norm = exact.norm()
+    for name, run in runs.items():
+        if "failed" not in run:
+            mine = torch.load(folder / name / "gradients.pt")
+            run["gradient"] = {
+                "relative_error": float((mine - exact).norm() / norm),
+                "cosine": float(mine @ exact / (mine.norm() * norm)),
+            }
+            run["loss_equal"] = run["loss"] == runs[base]["loss"]
+
+
+def _summary(runs: dict[str, Json], base: str, options: Json, job: Job) -> Json:
+    ours, other = runs[OURS], runs[base]
+    whole = "failed" not in ours and "failed" not in other
     return {
         "schema": 1,
         "target": job.target,
@@ -108,138 +186,17 @@ def _summary(runs: dict[str, Json], folder: str, names: list[str], options: Json
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
         "runs": runs,
-        "ratio": ratio,
-        "gradient": {
-            "relative_error": float((mine - theirs).norm() / norm),
-            "cosine": float(mine @ theirs / (mine.norm() * norm)),
-        },
-        "loss_equal": ours["loss"] == other["loss"],
+        "ratio": ratios(ours, other) if whole else None,
+        "gradient": ours["gradient"] if whole else None,
+        "loss_equal": ours["loss_equal"] if whole else None,
     }
 
 
-@contextlib.contextmanager
-def _worker(job: Job) -> Iterator[Connection]:
-    """A process that answers one request at a time; the cold cache is set before it imports torch."""
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    Path(job.folder).mkdir()
-    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(job.folder) / "cache")
-    process = context.Process(target=_serve, args=(there, job), daemon=False)
-    process.start()
-    there.close()
-    if before is None:
-        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
-    else:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
-    try:
-        yield here
-    finally:
-        with contextlib.suppress(OSError):
-            here.send("stop")
-        process.join(20)
-        if process.is_alive():
-            process.terminate()
-
-
-def _ask(worker: Connection, request: str) -> Any:
-    worker.send(request)
-    try:
-        answer = worker.recv()
-    except EOFError:
-        raise RuntimeError(f"a worker process ended while it was asked for {request!r}") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _serve(connection: Connection, job: Job) -> None:
-    step: Step | None = None
-    while True:
-        request = connection.recv()
-        if request == "stop":
-            return
-        try:
-            step = step or Step.of(job)
-            connection.send(getattr(step, request)())
-        except Exception as error:
-            text = str(error).strip().splitlines()
-            connection.send(RuntimeError(f"{job.system}: {type(error).__name__}: {text[0] if text else ''}"))
-
-
-@dataclass
-class Step:
-    """One training step of one system: forward, loss, backward; no optimizer, so every step sees the same weights."""
-
-    job: Job
-    made: Target
-    model: Callable[..., Any]
-
-    @classmethod
-    def of(cls, job: Job) -> Step:
-        """The target's model under the job's system, on the GPU if there is one."""
-        made = load(job.target, job.batch)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = made.model.to(device)
-        inputs = tuple(item.to(device) if isinstance(item, Tensor) else item for item in made.inputs)
-        made = dataclasses.replace(made, model=model, inputs=inputs)
-        if job.system == "approx_fx":
-            return cls(job, made, convert(model, **dataclasses.asdict(job.config)))
-        return cls(job, made, torch.compile(model) if job.system == "compile" else model)
-
-    def forward(self) -> Any:
-        """The model's output."""
-        device = next(self.made.model.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16) if self.job.dtype == "bfloat16" else contextlib.nullcontext():
-            return self.model(*self.made.inputs)
-
-    def step(self) -> float:
-        """Seconds of one step."""
-        self.made.model.zero_grad(set_to_none=True)
-        _synchronize()
-        start = time.perf_counter()
-        self._run()
-        return time.perf_counter() - start
-
-    def _run(self) -> float:
-        loss = self.made.loss(self.forward())
-        loss.backward()
-        _synchronize()
-        return loss.item()
-
-    def first(self) -> Json:
-        """The first step: seconds, loss; gradients go to a file."""
-        start = time.perf_counter()
-        loss = self._run()
-        seconds = time.perf_counter() - start
-        torch.save(flat_gradients(self.made.model), Path(self.job.folder) / "gradients.pt")
-        return {"compile_seconds": seconds, "loss": loss}
-
-    def memory(self) -> Json:
-        """Peak of a whole step, and what is held between forward and backward, outputs not counted."""
-        self.step()
-        self.made.model.zero_grad(set_to_none=True)
-        peak = measure(self._run).peak
-        self.made.model.zero_grad(set_to_none=True)
-        outputs = 0
-
-        def forward() -> Any:
-            nonlocal outputs
-            result = self.forward()
-            outputs = sum({leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes()
-                           for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}.values())  # fmt: skip
-            return result
-
-        return {"peak_bytes": peak, "saved_bytes": measure(forward).held - outputs}
-
-
-def flat_gradients(model: nn.Module) -> Tensor:
-    """All gradients as one float64 vector on the CPU; a parameter without one counts as zeros."""
-    parts = [(p.grad if p.grad is not None else torch.zeros_like(p)).detach().cpu().double().flatten()
-             for p in model.parameters() if p.requires_grad]  # fmt: skip
-    return torch.cat(parts)
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def ratios(ours: Json, other: Json) -> Json:
+    """Times are ours / other, lower is better; bytes are other / ours, higher is better."""
+    return {
+        "step": ours["step_seconds"] / other["step_seconds"],
+        "compile": ours["compile_seconds"] / other["compile_seconds"],
+        "peak": other["peak_bytes"] / max(ours["peak_bytes"], 1),
+        "saved": other["saved_bytes"] / max(ours["saved_bytes"], 1),
+    }

@@ -36,11 +36,11 @@ class Partition:
 def partition(
     module: fx.GraphModule, num_fwd_outputs: int, config: Config, static: Sequence[int] | None = None
 ) -> Partition:
-    """Partition a joint graph; it is changed in place. Raises PassFailed where the graph cannot be handled.
+    """Partition a joint graph, already simplified; it is changed in place. Raises PassFailed where that cannot be done.
 
     static: which of its inputs, by index, are parameters or buffers.
     """
-    joint = read(split.simplify(module), num_fwd_outputs, static or ())
+    joint = read(module, num_fwd_outputs, static or ())
     decided = plan(joint, config)
     stored = insert_quantizers(decided)
     decoder = Decoder(decided, stored, config.window)

@@ -86,6 +86,12 @@ def resnet50_net(num_classes: int = 1000, in_channels: int = 3) -> ResNet:
     return ResNet(stem, 64, bottleneck, [(3, 256), (4, 512), (6, 1024), (3, 2048)], num_classes)
 
 
+def resnet152_net(num_classes: int = 1000, in_channels: int = 3) -> ResNet:
+    """ResNet-152, table 1: (N, in_channels, H, W) -> (N, num_classes); 60,192,808 parameters by default."""
+    stem = nn.Sequential(conv(in_channels, 64, 7, 2), norm_relu(64), nn.MaxPool2d(3, 2, padding=1))
+    return ResNet(stem, 64, bottleneck, [(3, 256), (8, 512), (36, 1024), (3, 2048)], num_classes)
+
+
 def resnet20(batch: int = 128) -> Example:
     """Seeded `resnet20_net` (section 4.2): (batch, 3, 32, 32) float32 -> logits (batch, 10); 272,474 parameters."""
     return seeded(resnet20_net, (batch, 3, 32, 32))
@@ -99,3 +105,8 @@ def resnet18_cifar(batch: int = 128) -> Example:
 def resnet50(batch: int = 32) -> Example:
     """Seeded `resnet50_net` (table 1): (batch, 3, 224, 224) float32 -> (batch, 1000); 25,557,032 parameters."""
     return seeded(resnet50_net, (batch, 3, 224, 224))
+
+
+def resnet152(batch: int = 32) -> Example:
+    """Seeded `resnet152_net` (table 1): (batch, 3, 224, 224) float32 -> (batch, 1000); 60,192,808 parameters."""
+    return seeded(resnet152_net, (batch, 3, 224, 224))

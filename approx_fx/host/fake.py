@@ -38,3 +38,8 @@ def _quiet() -> AbstractContextManager[Any]:
 def everything() -> AbstractContextManager[FakeTensorMode]:
     """A fake mode to build a fake model and fake inputs in; real tensors met on the way are converted."""
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def new_mode() -> Any:
+    """A fake tensor mode of its own."""
+    return FakeTensorMode()

@@ -12,6 +12,7 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
+from .collector import paused
 from .decompose import table
 from .fake import mode_of
 from .outputs import SaveInputsAsTheyAre
@@ -54,7 +55,8 @@ def compile_inductor(
         theirs = config.post_grad_custom_post_pass
         if theirs is None:
             patches["post_grad_custom_post_pass"] = SaveInputsAsTheyAre()
-    compiled: Any = compile_fx(module, inputs, config_patches=patches)
+    with paused():
+        compiled: Any = compile_fx(module, inputs, config_patches=patches)
     return compiled
 
 

@@ -20,7 +20,6 @@ def simplify(joint: fx.GraphModule) -> fx.GraphModule:
     if functorch_config.cse:
         joint.graph = fx_graph_cse(joint.graph)
     _settle_policies(joint)
-    joint.recompile()
     return joint
 
 

@@ -11,29 +11,33 @@ from torch.utils._pytree import tree_flatten, tree_map
 from ..host import fake
 from ..host.decompose import trace
 from ..joint.ops import HEAVY, name_of
+from ..joint.values import nbytes
 from ..ops import reference_of
+
+SMALL = 2**14  # bytes
 
 
 def inline_ops(module: fx.GraphModule) -> fx.GraphModule:
     """Splice the traced references into the graph, in place.
 
     What two neighbours have in common, such as unpacking the same codes, is written once; a convolution or matrix
-    product between them parts them, so that no decoded value is held across it.
+    product between them parts them, so that no decoded value is held across it. Constants of channels are small enough.
     """
     graph = module.graph
     traced: dict[str, fx.GraphModule] = {}
-    shared: dict[Any, fx.Node] = {}
+    small: dict[Any, fx.Node] = {}
+    large: dict[Any, fx.Node] = {}
     mode = fake.mode_of(graph)
     for node in list(graph.nodes):
         if name_of(node) in HEAVY:
-            shared.clear()
+            large.clear()
         reference = reference_of(node.target) if node.op == "call_function" else None
         if reference is None:
             continue
         key = _key(node)
         if key not in traced:
             traced[key] = _trace(reference, node, mode)
-        outputs = _splice(graph, node, traced[key], shared)
+        outputs = _splice(graph, node, traced[key], small, large)
         if isinstance(outputs, fx.Node):
             node.replace_all_uses_with(outputs)
         else:
@@ -73,7 +77,9 @@ def _trace(reference: Any, node: fx.Node, mode: Any) -> fx.GraphModule:
     return trace(call, [flat[index].meta["val"] for index in holes], mode)
 
 
-def _splice(graph: fx.Graph, node: fx.Node, body: fx.GraphModule, shared: dict[Any, fx.Node]) -> Any:
+def _splice(
+    graph: fx.Graph, node: fx.Node, body: fx.GraphModule, small: dict[Any, fx.Node], large: dict[Any, fx.Node]
+) -> Any:
     flat, _ = tree_flatten((node.args, node.kwargs))
     arguments = iter([item for item in flat if isinstance(item, fx.Node)])
     env: dict[fx.Node, Any] = {}
@@ -85,11 +91,8 @@ def _splice(graph: fx.Graph, node: fx.Node, body: fx.GraphModule, shared: dict[A
                 return fx.map_arg(inner.args[0], env.__getitem__)
             else:
                 args = fx.map_arg((inner.args, inner.kwargs), env.__getitem__)
-                same = (
-                    inner.target,
-                    repr(args),
-                    tuple(item for item in tree_flatten(args)[0] if isinstance(item, fx.Node)),
-                )
+                same = (inner.target, repr(args))  # a node's text is its name
+                shared = small if nbytes(inner) <= SMALL else large
                 if same not in shared:
                     shared[same] = graph.node_copy(inner, env.__getitem__)
                     shared[same].meta = {**node.meta, "val": inner.meta["val"]}

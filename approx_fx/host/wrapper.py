@@ -1,0 +1,129 @@
+"""torch._inductor's generated wrappers: run on fake tensors, kernels left out, to see which bytes are alive when."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+@contextlib.contextmanager
+def generated_code() -> Iterator[list[str]]:
+    """The source of every graph that Inductor compiles, or takes from its cache, inside, in that order."""
+    from torch._inductor.graph import GraphLowering
+
+    found: list[str] = []
+    with mock.patch.object(GraphLowering, "save_output_code", found.append):
+        yield found
+
+
+class _NoKernels:
+    """In the place of AsyncCompile: a kernel only says that it ran."""
+
+    def __init__(self, ran: Callable[[str], None]) -> None:
+        self.ran = ran
+
+    def wait(self, scope: dict[str, Any]) -> None:
+        """Nothing is compiled; the kernels learn their names."""
+        for name, value in scope.items():
+            if isinstance(value, _Kernel):
+                value.name = name
+
+    def __getattr__(self, _: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: _Kernel(self.ran)
+
+
+class _Kernel:
+    def __init__(self, ran: Callable[[str], None]) -> None:
+        self.ran = ran
+        self.name = ""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self.ran(self.name)
+
+    run = __call__
+
+
+@dataclass
+class Storages:
+    """Every storage that was allocated and is still referred to. live: (what happened, bytes alive behind it)."""
+
+    alive: dict[StorageWeakRef, int] = field(default_factory=dict)
+    foreign: set[StorageWeakRef] = field(default_factory=set)
+    live: list[tuple[str, int]] = field(default_factory=list)
+
+    def leave_out(self, values: list[Any]) -> None:
+        """Never count the storages of these tensors: parameters and inputs."""
+        self.foreign.update(StorageWeakRef(v.untyped_storage()) for v in values if isinstance(v, torch.Tensor))
+
+    def add(self, label: str, value: Any) -> None:
+        """Count the storages of all tensors in `value` that are not counted yet."""
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                reference = StorageWeakRef(storage)
+                if reference not in self.foreign:
+                    self.alive.setdefault(reference, storage.nbytes())
+        self.look(label)
+
+    def look(self, label: str) -> None:
+        """Forget what has been freed, and note what is alive."""
+        for gone in [ref for ref in self.alive if ref.expired()]:
+            del self.alive[gone]
+        self.live.append((label, sum(self.alive.values())))
+
+
+class _Watch(TorchDispatchMode):
+    """Counts the outputs of every op."""
+
+    def __init__(self, storages: Storages) -> None:
+        super().__init__()
+        self.storages = storages
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.storages.add(str(func), result)
+        return result
+
+
+def run_dry(source: str, inputs: list[Any], storages: Storages, mode: FakeTensorMode) -> Any:
+    """A wrapper's outputs, run on fake tensors; `storages` counts what it allocates.
+
+    inputs: the first of the call's, emptied, for the call frees them; the rest are made in the sizes of the wrapper:
+    tangents, which count, or if there are none the forward's own, which do not.
+    """
+    scope: dict[str, Any] = {"__name__": "approx_fx_dry_run"}
+    text = source.replace("async_compile = AsyncCompile()", "async_compile = _no_kernels")
+    scope["_no_kernels"] = _NoKernels(storages.look)
+    exec(compile(text, "<inductor>", "exec"), scope)  # our own compiler's output
+    for name in [name for name in scope if name.startswith("empty_strided_")]:
+        scope[name] = lambda size, stride, dtype: torch.empty_strided(size, stride, dtype=dtype)
+    scope["reinterpret_tensor"] = lambda base, size, stride, offset=0: base.as_strided(size, stride, offset)
+    for name in ("assert_size_stride", "assert_alignment"):
+        scope[name] = lambda *_: None
+    with mode:
+        with mock.patch("torch._dynamo.testing.rand_strided", _empty):
+            made = scope["get_args"]()
+        given = [*inputs, *made[len(inputs) :]]
+        if inputs:
+            storages.add("tangents", made[len(inputs) :])
+        else:
+            storages.leave_out(made)
+        inputs.clear()
+        made.clear()
+        with _Watch(storages):
+            outputs = scope["call"](given)
+            storages.look("return")
+    return outputs
+
+
+def _empty(size: Any, stride: Any, dtype: torch.dtype = torch.float32, device: Any = "cpu", **_: Any) -> torch.Tensor:
+    return torch.empty_strided(size, stride, dtype=dtype, device="cpu")

@@ -1,0 +1,90 @@
+"""Live bytes through a compiled step, kernel by kernel, predicted from the code that Inductor wrote.
+
+Only what a kernel or op allocates for itself while it runs, such as a convolution's workspace, is not seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ApproxFxError
+from .host.fake import new_mode
+from .host.wrapper import Storages, generated_code, run_dry
+
+CALL = re.compile(r"def call\(self, args\):\n\s+(.*?),? = args\n|\n    (.*?),? = args\n")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One event of a step. phase: 'forward' or 'backward'; what: the kernel or op; live: bytes alive behind it.
+
+    Activations, saved codes, temporaries and gradients count; parameters and inputs do not.
+    """
+
+    phase: str
+    what: str
+    live: int
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A step, event by event."""
+
+    moments: tuple[Moment, ...]
+
+    @property
+    def peak(self) -> Moment:
+        """The first moment at which most bytes are alive."""
+        return max(self.moments, key=lambda moment: moment.live)
+
+
+def timeline(step: Callable[[], object]) -> Timeline:
+    """Run `step`, one training step that is compiled in it, and predict its live bytes from the compiled code.
+
+    Works for torch.compile with or without this backend, on cold and warm caches. Raises ApproxFxError if nothing was
+    compiled for training, or sizes are symbolic.
+    """
+    with generated_code() as sources:
+        step()
+    return predict(sources)
+
+
+def predict(sources: Sequence[str]) -> Timeline:
+    """The timeline of a step whose graphs' code is given: forwards in their order, backwards in theirs."""
+    forwards = [source for source in sources if not _tangents(source)]
+    backwards = [source for source in sources if _tangents(source)]
+    if not backwards or len(forwards) != len(backwards):
+        raise ApproxFxError(
+            f"a timeline needs a step that is compiled while it is watched: {len(forwards)} forward and "
+            f"{len(backwards)} backward graphs were compiled. Give the first step of a model, all inputs of one size."
+        )
+    storages, mode = Storages(), new_mode()
+    moments: list[Moment] = []
+    saved: list[list[Any]] = []
+    kept: list[Any] = []
+    for forward, backward in zip(forwards, reversed(backwards), strict=True):
+        outputs = list(run_dry(forward, [], storages, mode))
+        count = len(_arguments(backward)) - _tangents(backward)
+        saved.append(outputs[len(outputs) - count :])
+        kept.append(outputs[: len(outputs) - count])
+        del outputs
+    moments += [Moment("forward", what, live) for what, live in storages.live]
+    begun = len(storages.live)
+    for backward in backwards:
+        kept.append(run_dry(backward, saved.pop(), storages, mode))
+    moments += [Moment("backward", what, live) for what, live in storages.live[begun:]]
+    return Timeline(tuple(moments))
+
+
+def _arguments(source: str) -> list[str]:
+    found = CALL.search(source)
+    if found is None or re.search(r"^\s+s\d+ = ", source, re.MULTILINE):
+        raise ApproxFxError("a timeline needs graphs of fixed sizes; compile with dynamic=False.")
+    return (found.group(1) or found.group(2)).split(", ")
+
+
+def _tangents(source: str) -> int:
+    return sum("tangents" in name for name in _arguments(source))

@@ -1,0 +1,156 @@
+"""Every system on every network: time, compile time, memory and gradients of a training step, as tables and plots.
+
+    python tools/bench.py run                            the table, with its plot of time against memory
+    python tools/bench.py batches models.gpt:gpt_tiny    throughput against batch
+    python tools/bench.py depth                          peak against depth
+    python tools/bench.py largest TARGET --memory-gib 1  the largest batch that fits, and its throughput
+
+Results go to tools/results/bench-DEVICE.json, .md and .png. What the file has already is not run again.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Annotated
+
+if not __package__:
+    import root  # type: ignore[import-not-found]  # noqa: F401
+
+import typer
+
+from tools.console import sentences
+from tools.errors import UserError
+from tools.measuring.benchmark import DEPTHS, DTYPES, NETWORKS, SYSTEMS, Book, choose
+from tools.measuring.environment import device_slug
+from tools.measuring.plots import draw_lines, draw_pareto
+from tools.root import ROOT
+
+RESULTS = ROOT / "tools" / "results"
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+OUT = Annotated[Path, typer.Option(help="folder of the results")]
+NAME = Annotated[str, typer.Option(help="name of the results; default bench-DEVICE")]
+SYSTEMS_OPTION = Annotated[str, typer.Option(help=f"of {', '.join(SYSTEMS)}; approx_fx@B for B bits")]
+STEPS = Annotated[int, typer.Option(min=1, help="timed steps of each system")]
+DTYPE = Annotated[str, typer.Option(help=f"one of {', '.join(DTYPES)}")]
+AGAIN = Annotated[bool, typer.Option("--again", help="measure what is there already, too")]
+TARGET = Annotated[str, typer.Argument(help="package.module:factory or path/file.py:factory")]
+ALL = ",".join(SYSTEMS)
+SOME = "approx_fx,compile,eager,checkpoint"
+
+
+@app.command()
+def run(
+    networks: Annotated[str, typer.Option(help=f"of {', '.join(NETWORKS)}")] = ",".join(NETWORKS),
+    systems: SYSTEMS_OPTION = ALL,
+    dtypes: Annotated[str, typer.Option(help=f"of {', '.join(DTYPES)}")] = ",".join(DTYPES),
+    steps: STEPS = 7,
+    batch: Annotated[int | None, typer.Option(min=1, help="instead of each network's own")] = None,
+    warm: Annotated[bool, typer.Option("--warm/--no-warm", help="measure a start with a filled cache")] = True,
+    out: OUT = RESULTS,
+    name: NAME = "",
+    again: AGAIN = False,
+) -> None:
+    """Each network in each dtype under each system; approx_fx is at 4 bits."""
+    with sentences():
+        wanted, kinds = choose("network", networks, NETWORKS), choose("dtype", dtypes, DTYPES)
+        names = choose("system", systems, SYSTEMS)
+        book = _book(out, name)
+        for network in wanted:
+            for dtype in kinds:
+                key = f"{network} {dtype}"
+                if key in book.data["entries"] and not again:
+                    typer.echo(f"{key}: there already, --again measures it anew")
+                    continue
+                target, own = NETWORKS[network]
+                book.compare(key, target, batch or own, dtype, names, steps, warm, typer.echo)
+                _plot(book)
+        typer.echo(book.means_line())
+
+
+@app.command()
+def batches(
+    target: TARGET,
+    sizes: Annotated[str, typer.Option(help="batches, with commas between")] = "8,16,32,64",
+    systems: SYSTEMS_OPTION = SOME,
+    dtype: DTYPE = "float32",
+    steps: STEPS = 5,
+    out: OUT = RESULTS,
+    name: NAME = "",
+) -> None:
+    """Throughput against batch, each system compiled anew for each batch."""
+    with sentences():
+        numbers = [part.strip() for part in sizes.split(",")]
+        if not all(part.isdecimal() and int(part) > 0 for part in numbers):
+            raise UserError(f"The batches are {sizes!r}; allowed are whole numbers from 1 up, with commas between.")
+        book = _book(out, name)
+        names = choose("system", systems, SYSTEMS)
+        (kind,) = choose("dtype", dtype, DTYPES)
+        series = book.batches(target, [int(part) for part in numbers], kind, names, steps, typer.echo)
+        short = target.split(":")[-1]
+        draw_lines(series, book.file(f"-batches-{short}.png"), ("batch", "samples per second", f"{short}, {kind}"))
+
+
+@app.command()
+def depth(
+    batch: Annotated[int, typer.Option(min=1)] = 64,
+    depths: Annotated[str, typer.Option(help=f"of {', '.join(DEPTHS)}")] = ",".join(DEPTHS),
+    systems: SYSTEMS_OPTION = SOME,
+    dtype: DTYPE = "float32",
+    out: OUT = RESULTS,
+    name: NAME = "",
+) -> None:
+    """Measured peak against the depth of a pre-activation ResNet for CIFAR."""
+    with sentences():
+        book = _book(out, name)
+        chosen, names = choose("depth", depths, DEPTHS), choose("system", systems, SYSTEMS)
+        (kind,) = choose("dtype", dtype, DTYPES)
+        series = book.depths(chosen, batch, kind, names, typer.echo)
+        draw_lines(
+            series, book.file("-depth.png"), ("depth", "peak (MiB)", f"pre-activation ResNet, batch {batch}, {kind}")
+        )
+
+
+@app.command()
+def largest(
+    target: TARGET,
+    memory_gib: Annotated[float, typer.Option(min=0.001, help="memory that the step may take")],
+    systems: SYSTEMS_OPTION = "approx_fx,compile",
+    small: Annotated[str, typer.Option(help="the two batches whose peaks are extrapolated")] = "8,16",
+    dtype: DTYPE = "float32",
+    steps: STEPS = 3,
+    out: OUT = RESULTS,
+    name: NAME = "",
+) -> None:
+    """The largest batch whose measured peak fits; on a GPU the memory is enforced and the bound found by bisection."""
+    with sentences():
+        parts = [part.strip() for part in small.split(",")]
+        if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts) or parts[0] == parts[1]:
+            raise UserError(f"--small {small!r} is not allowed: two different batches, such as 8,16.")
+        book = _book(out, name)
+        names = choose("system", systems, SYSTEMS)
+        (kind,) = choose("dtype", dtype, DTYPES)
+        one, two = sorted(map(int, parts))
+        book.largest(target, memory_gib, kind, names, (one, two), steps, typer.echo)
+
+
+@app.command()
+def page(out: OUT = RESULTS, name: NAME = "") -> None:
+    """Write the Markdown and the plot anew from the JSON."""
+    with sentences():
+        book = _book(out, name)
+        book.write_page()
+        _plot(book)
+
+
+def _book(out: Path, name: str) -> Book:
+    return Book(out, name or f"bench-{device_slug()}", datetime.date.today().isoformat())
+
+
+def _plot(book: Book) -> None:
+    draw_pareto(book.data["entries"], book.file(".png"))
+
+
+if __name__ == "__main__":
+    app()

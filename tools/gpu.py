@@ -1,0 +1,102 @@
+"""Everything that needs a CUDA GPU, in one command and in nine minutes at most; without a GPU it says so and ends.
+
+    python tools/gpu.py [--out FOLDER] [--minutes 9] [--only ops,resnet50]
+
+Needs torch, triton, networkx, scipy, typer, rich, matplotlib, numpy and pytest; approx_fx need not be installed.
+Results go to gpu-DEVICE.json and .md in --out, else in the folder named by the environment variable OUT, else in
+tools/results. They are written anew whenever something was measured, so that stopping it loses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+if not __package__:
+    import root  # type: ignore[import-not-found]  # noqa: F401
+
+import typer
+
+from tools.checkpoint import write_text
+from tools.console import sentences
+from tools.errors import pick
+from tools.measuring.deadline import Deadline, run_section
+from tools.measuring.environment import device_slug, environment
+from tools.measuring.gpu_page import render
+from tools.measuring.gpu_sections import SECTIONS, Section, child
+from tools.root import ROOT
+
+LEAST = 10.0
+"""Seconds below which a section is not started."""
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+@app.command()
+def main(
+    out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="the whole run's time")] = 9.0,
+    only: Annotated[str, typer.Option(help=f"of {', '.join(each.name for each in SECTIONS)}")] = "",
+    section: Annotated[str, typer.Option(hidden=True)] = "",
+    part: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    before: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
+) -> None:
+    """Measure on the GPU."""
+    if section and part and before:
+        child(section, part, seconds, before)
+        return
+    deadline = Deadline(60 * minutes - 10)
+    with sentences():
+        known = {each.name: each for each in SECTIONS}
+        chosen = [known[pick("section", name.strip(), known)] for name in only.split(",") if name.strip()]
+        import torch
+
+        if not torch.cuda.is_available():
+            typer.echo("There is no CUDA GPU here, so nothing was measured.")
+            return
+        folder = out or Path(os.environ.get("OUT") or ROOT / "tools" / "results")
+        folder.mkdir(parents=True, exist_ok=True)
+        run_all(chosen or list(SECTIONS), deadline, folder / f"gpu-{device_slug()}", environment())
+
+
+def run_all(sections: list[Section], deadline: Deadline, stem: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """Run sections in order, each as long as it may, and keep STEM.json and STEM.md up to date; the results."""
+    titles = {each.name: each.title for each in sections}
+    data = {**data, "allowed_seconds": deadline.seconds, "sections": {}}
+
+    def write() -> None:
+        data["seconds"] = deadline.seconds - deadline.left()
+        write_text(stem.with_name(stem.name + ".json"), json.dumps(data, indent=1) + "\n")
+        write_text(stem.with_name(stem.name + ".md"), render(data, titles))
+
+    for each in sections:
+        allowed = deadline.allowance(each.seconds)
+        if allowed < LEAST:
+            data["sections"][each.name] = {"left_out": "the time of the whole run was over", "seconds": 0.0}
+            write()
+            continue
+        typer.echo(f"{each.title}: {allowed:.0f} s at most")
+
+        def took(found: dict[str, Any], name: str = each.name) -> None:
+            data["sections"][name] = found
+            write()
+
+        with tempfile.TemporaryDirectory() as scratch:
+            part, before = Path(scratch) / "part.json", Path(scratch) / "before.json"
+            before.write_text(json.dumps(data["sections"]))
+            command = [sys.executable, str(Path(__file__).resolve()), "--section", each.name, "--part", str(part)]
+            command += ["--before", str(before), "--seconds", str(allowed)]
+            path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            found = run_section(command, part, allowed, took, {**os.environ, "PYTHONPATH": path})
+        typer.echo(f"{each.title}: {found['failed'] or 'done'}, {found['seconds']:.0f} s")
+    write()
+    typer.echo(f"Results are in {stem}.json and {stem.name}.md")
+    return data
+
+
+if __name__ == "__main__":
+    app()

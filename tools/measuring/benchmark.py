@@ -1,0 +1,239 @@
+"""The benchmark's tables of networks and systems, and its results: one JSON file, written after every entry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tools.checkpoint import write_text
+from tools.errors import UserError, pick
+from tools.measuring.environment import SCHEMA, environment
+from tools.measuring.numbers import geometric_mean
+from tools.measuring.pages import comparison, head, table
+
+Json = dict[str, Any]
+Say = Callable[[str], None]
+Series = dict[str, list[tuple[float, float]]]
+
+BITS = 4
+DTYPES = ("float32", "bfloat16")
+SYSTEMS = (
+    "approx_fx", "compile", "approx_fx@8", "approx_fx@2", "eager", "budget", "checkpoint", "checkpoint-eager", "fp8",
+)  # fmt: skip
+# name -> target, batch
+NETWORKS = {
+    "resnet18_cifar": ("models.resnet:resnet18_cifar", 128),
+    "preact_resnet164": ("models.preact_resnet:preact_resnet164", 64),
+    "vgg16_bn": ("models.vgg:vgg16_bn", None),
+    "densenet121": ("models.densenet:densenet121", None),
+    "gpt_tiny": ("models.gpt:gpt_tiny", None),
+    "vit_small": ("models.vit:vit_small", None),
+}
+DEPTHS = {
+    "20": "models.preact_resnet:preact_resnet20",
+    "56": "tools.measuring.nets:preact_resnet56",
+    "110": "tools.measuring.nets:preact_resnet110",
+    "164": "models.preact_resnet:preact_resnet164",
+}
+
+
+def choose(what: str, text: str, allowed: Iterable[str]) -> list[str]:
+    """The comma-separated names in `text`, without repetitions; a system may carry a width behind an @.
+
+    Raises:
+        UserError: nothing is named, or something that is not allowed.
+    """
+    from approx_fx.errors import ApproxFxError
+    from approx_fx.systems import pick as pick_system
+
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise UserError(f"No {what} is named; known are {', '.join(allowed)}.")
+    for name in names:
+        if what == "system":
+            try:
+                pick_system(name, what)
+            except ApproxFxError as error:
+                raise UserError(str(error)) from error
+        else:
+            pick(what, name, allowed)
+    return names
+
+
+class Book:
+    """The results `NAME.json` and `NAME.md` of a folder.
+
+    Args:
+        out: the folder.
+        name: of the files.
+        today: the date that entries get.
+
+    Raises:
+        UserError: the file is damaged or of another schema.
+    """
+
+    def __init__(self, out: Path, name: str, today: str) -> None:
+        self.out, self.name, self.today = out, name, today
+        self.data: Json = {"entries": {}}
+        path = self.file(".json")
+        if path.exists():
+            try:
+                self.data = json.loads(path.read_text())
+                if self.data["schema"] != SCHEMA:
+                    raise ValueError(f"schema {self.data['schema']} instead of {SCHEMA}")
+                self.data["entries"].items()
+            except (ValueError, KeyError, AttributeError, TypeError) as error:
+                raise UserError(f"{path} cannot be read ({error}); move it away or give another --name.") from error
+
+    def file(self, ending: str) -> Path:
+        """The path of a result file."""
+        return self.out / f"{self.name}{ending}"
+
+    def write(self) -> None:
+        """Write the JSON and the page."""
+        self.data = {**self.data, **environment(), "geometric_mean": means(self.data["entries"])}
+        write_text(self.file(".json"), json.dumps(self.data, indent=1) + "\n")
+        self.write_page()
+
+    def write_page(self) -> None:
+        """Write the page from what is known."""
+        if "device" not in self.data:
+            raise UserError(f"{self.file('.json')} is missing: run `python tools/bench.py run` first.")
+        write_text(self.file(".md"), render(self.data))
+
+    def means_line(self) -> str:
+        """The geometric means in one line."""
+        return means_line(means(self.data["entries"]))
+
+    def compare(
+        self, key: str, target: str, batch: int | None, dtype: str, systems: list[str], steps: int, warm: bool, say: Say
+    ) -> None:
+        """Measure one entry and store it; whatever goes wrong is its result."""
+        found = run_compare(target, batch, dtype, systems, steps, warm, _prefixed(say, key))
+        self.data["entries"][key] = {"date": self.today, "steps": steps, **found}
+        self.write()
+
+    def batches(self, target: str, sizes: list[int], dtype: str, systems: list[str], steps: int, say: Say) -> Series:
+        """Measure throughput (samples per second) at each batch; system -> [(batch, throughput)]."""
+        series: Series = {}
+        for size in sizes:
+            found = run_compare(target, size, dtype, systems, steps, False, _prefixed(say, size))
+            for system, run in found.get("runs", {}).items():
+                if run.get("step_seconds") and run.get("samples"):
+                    series.setdefault(system, []).append((size, run["samples"] / run["step_seconds"]))
+            self.data.setdefault("batches", {})[f"{target} {dtype}"] = {"date": self.today, "series": series}
+            self.write()
+        return series
+
+    def depths(self, depths: list[str], batch: int, dtype: str, systems: list[str], say: Say) -> Series:
+        """Measure the peak (MiB) at each depth; system -> [(depth, peak)]."""
+        series: Series = {}
+        for name in depths:
+            found = run_compare(DEPTHS[name], batch, dtype, systems, 1, False, _prefixed(say, name))
+            for system, run in found.get("runs", {}).items():
+                if "peak_bytes" in run:
+                    series.setdefault(system, []).append((int(name), run["peak_bytes"] / 2**20))
+            self.data.setdefault("depth", {})[f"batch {batch} {dtype}"] = {"date": self.today, "series": series}
+            self.write()
+        return series
+
+    def largest(
+        self, target: str, gib: float, dtype: str, systems: list[str], small: tuple[int, int], steps: int, say: Say
+    ) -> None:
+        """Search each system's largest batch and store it."""
+        import torch
+
+        from tools.measuring.largest import largest_batch
+
+        hard = torch.cuda.is_available()
+        for system in systems:
+            found = largest_batch(
+                system, target, int(gib * 2**30), dtype, BITS, small, small[0], 6 if hard else 1, steps, hard,
+                progress=say,
+            )  # fmt: skip
+            key = f"{target} {dtype} {gib:g} GiB"
+            self.data.setdefault("largest", {}).setdefault(key, {})[system] = {"date": self.today, **found}
+            say(f"{system}: {found.get('failed') or 'batch ' + str(found['batch'])}")
+            self.write()
+
+
+def _prefixed(say: Say, name: object) -> Say:
+    return lambda text: say(f"{name}: {text}")
+
+
+def run_compare(
+    target: str, batch: int | None, dtype: str, systems: list[str], steps: int, warm: bool, say: Say,
+    seconds: float | None = None, save: Callable[[Json], None] = lambda _: None,
+) -> Json:  # fmt: skip
+    """`approx_fx.compare` at 4 bits of the systems named, and of torch.compile in any case; an error is {"failed"}.
+
+    save: called with a result that has only `runs` and `batch`, as they grow.
+    """
+    from approx_fx.compare import compare
+    from approx_fx.config import Config
+
+    others = tuple(dict.fromkeys(("compile", *(name for name in systems if name != "approx_fx"))))
+    try:
+        return compare(target, batch, Config(bits=BITS), dtype, steps, others, say, warm, True, seconds,
+                       lambda runs: save({"batch": batch, "runs": runs}))  # fmt: skip
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        return {"failed": f"{type(error).__name__}: {text[0] if text else ''}"}
+
+
+def means(entries: dict[str, Json]) -> Json:
+    """Geometric means of ratio.step and ratio.compile over the entries of each dtype; `entries` counts them."""
+    found: Json = {}
+    for dtype in DTYPES:
+        ratios = [entry["ratio"] for entry in entries.values() if entry.get("ratio") and entry.get("dtype") == dtype]
+        if ratios:
+            found[dtype] = {part: geometric_mean(ratio[part] for ratio in ratios) for part in ("step", "compile")}
+            found[dtype]["entries"] = len(ratios)
+    return found
+
+
+def means_line(found: Json) -> str:
+    """`float32: step 0.98x, compile 1.20x of torch.compile, geometric means of 6`."""
+    parts = [
+        f"{dtype}: step {mean['step']:.2f}x, compile {mean['compile']:.2f}x of torch.compile, "
+        f"geometric means of {mean['entries']}"
+        for dtype, mean in found.items()
+    ]
+    return "; ".join(parts) or "nothing measured yet"
+
+
+def render(data: Json) -> str:
+    """The whole page."""
+    lines = head("Training steps, system by system", data)
+    lines += [
+        "Medians of alternated steps, each system in a process of its own; warm is a new process that finds the cache "
+        "filled. Saved and peak are bytes above parameters and inputs. Cosine and loss refer to torch.compile. "
+        f"approx_fx without a width is at {BITS} bits.",
+        "",
+        means_line(data.get("geometric_mean", {})) + ".",
+        "",
+    ]
+    for key, entry in data["entries"].items():
+        lines += comparison(f"{key}, batch {_samples(entry)}", entry)
+    for title, unit, part in (
+        ("Throughput against batch", "samples/s", "batches"), ("Peak against depth", "MiB", "depth"),
+    ):  # fmt: skip
+        for key, found in data.get(part, {}).items():
+            series = found["series"]
+            xs = sorted({x for points in series.values() for x, _ in points})
+            rows = ([name, *(f"{dict(map(tuple, points)).get(x, float('nan')):.1f}" for x in xs)]
+                    for name, points in series.items())  # fmt: skip
+            lines += [f"## {title}: {key}, {unit}", "", *table(["system", *map(str, xs)], rows), ""]
+    for key, systems in data.get("largest", {}).items():
+        rows = ([name, str(found.get("batch") or found.get("failed") or "none fitted"),
+                 f"{found['samples_per_second']:.1f}" if found.get("samples_per_second") else "-"]
+                for name, found in systems.items())  # fmt: skip
+        lines += [f"## Largest batch: {key}", "", *table(["system", "batch", "samples/s"], rows), ""]
+    return "\n".join(lines)
+
+
+def _samples(entry: Json) -> str:
+    found = [run["samples"] for run in entry.get("runs", {}).values() if run.get("samples")]
+    return str(found[0] if found else entry.get("batch"))

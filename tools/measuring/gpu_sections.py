@@ -1,0 +1,220 @@
+"""The sections of tools/gpu.py: each measures one thing and saves what it has as it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.root import ROOT
+
+Json = dict[str, Any]
+Save = Callable[[Json], None]
+TESTS = ("tests/test_kernels.py", "tests/test_ops.py")
+PROCESSES = 8
+INDEX_LIMIT = 2**31 // (64 * 112 * 112)
+"""Beyond this batch ResNet-50's first activation has more elements than a 32-bit index counts."""
+
+# name -> target, batch
+NETWORKS = {
+    "resnet152": ("tools.measuring.nets:resnet152", 64),
+    "preact_resnet164": ("tools.measuring.nets:preact_resnet164", 256),
+    "vit_small": ("tools.measuring.nets:vit_small", 128),
+    "densenet121": ("tools.measuring.nets:densenet121", 256),
+    "gpt_small": ("models.gpt:gpt_small", 16),
+}
+RESNET50 = ("tools.measuring.nets:resnet50", 128)
+EPOCHS = 3
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section. seconds: its allowance; run: (save, seconds, earlier sections' results by name) -> result."""
+
+    name: str
+    title: str
+    seconds: float
+    run: Callable[[Save, float, Json], Json]
+
+
+def ops(save: Save, seconds: float, _: Json) -> Json:
+    """The kernels' and references' tests in a few processes side by side: counts, and the names that failed."""
+    end = time.monotonic() + seconds - 3
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider"]
+    listed = subprocess.run(
+        [*command, "--collect-only", "-q", *TESTS], cwd=ROOT, capture_output=True, text=True, timeout=seconds
+    )
+    names = [line for line in listed.stdout.splitlines() if "::" in line and not line.startswith("ERROR")]
+    if not names:
+        raise RuntimeError(f"pytest found no tests: {(listed.stdout + listed.stderr).strip()[-300:]}")
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder) / f"{index}.log" for index in range(PROCESSES)]
+        running = []
+        for index, log in enumerate(logs):
+            output = log.open("w")
+            part = names[index::PROCESSES]
+            if part:
+                running.append(subprocess.Popen([*command, "-v", *part], cwd=ROOT, stdout=output, stderr=output))
+        while any(process.poll() is None for process in running) and time.monotonic() < end:
+            time.sleep(1)
+            save(counted("\n".join(log.read_text(errors="replace") for log in logs), len(names)))
+        for process in running:
+            process.kill()
+            process.wait()
+        result = counted("\n".join(log.read_text(errors="replace") for log in logs), len(names))
+    save(result)
+    return result
+
+
+def counted(log: str, total: int) -> Json:
+    """passed, failed, skipped, unfinished, and failures by name, from what `pytest -v` wrote."""
+    found = re.findall(r"^(\S+::.*?) (PASSED|FAILED|SKIPPED|ERROR|XFAIL)\b", log, re.MULTILINE)
+    outcomes = dict(found)
+    count = {word: sum(outcome == word for outcome in outcomes.values()) for word in ("PASSED", "FAILED", "SKIPPED")}
+    failures = sorted(name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR"))
+    return {
+        "passed": count["PASSED"],
+        "failed_tests": len(failures),
+        "skipped": count["SKIPPED"],
+        "unfinished": total - len(outcomes),
+        "failures": failures[:50],
+    }
+
+
+def bandwidth(save: Save, seconds: float, _: Json) -> Json:
+    """See tools/measuring/kernels.py."""
+    from tools.measuring.kernels import bandwidths
+
+    return bandwidths(save)
+
+
+def resnet50(save: Save, seconds: float, _: Json) -> Json:
+    """ResNet-50, 224, bfloat16 autocast, channels last: torch.compile, 4 bits, eager, and 2 bits if there is time."""
+    from tools.measuring.benchmark import run_compare
+
+    target, batch = RESNET50
+    systems = ["eager", "approx_fx@2"]
+    found = run_compare(target, batch, "bfloat16", systems, 15, False, _say, seconds * 0.6,
+                        lambda partial: save({"comparison": partial}))  # fmt: skip
+    save({"comparison": found})
+    return {"comparison": found}
+
+
+def largest(save: Save, seconds: float, before: Json) -> Json:
+    """The batch that the whole GPU holds, from the peak measured at RESNET50's batch, and one or two steps there."""
+    import torch
+
+    from tools.measuring.largest import probe
+
+    runs = before.get("resnet50", {}).get("comparison", {}).get("runs", {})
+    free, _ = torch.cuda.mem_get_info()
+    target, batch = RESNET50
+    end = time.monotonic() + seconds
+    result: Json = {"target": target, "free_bytes": free, "how": "peak per sample times 1.05, then real steps"}
+    for system in ("compile", "approx_fx"):
+        run = runs.get(system, {})
+        if "peak_bytes" not in run:
+            result[system] = {"failed": "no peak of ResNet-50 was measured before"}
+            continue
+        guess = whole_gpu_batch(run["peak_bytes"], batch, free)
+        for wanted in (guess, int(guess * 0.85) // 16 * 16):
+            if time.monotonic() > end - seconds / 4:
+                break
+            found = probe(system, target, wanted, "bfloat16", 4, None, 5)
+            result[system] = found
+            if "step_seconds" in found:
+                found["samples_per_second"] = found["samples"] / found["step_seconds"]
+                save(result)
+                break
+            save(result)
+    return result
+
+
+def whole_gpu_batch(peak: int, batch: int, free: int) -> int:
+    """The batch, a multiple of 16, that `free` bytes should hold if `batch` peaks at `peak`; INDEX_LIMIT at most."""
+    return max(min(int(0.95 * free / (1.05 * peak / batch)), INDEX_LIMIT) // 16 * 16, 16)
+
+
+def networks(save: Save, seconds: float, _: Json) -> Json:
+    """Step and peak of other networks under torch.compile and at 4 bits, as many as there is time for."""
+    from tools.measuring.benchmark import run_compare
+
+    end = time.monotonic() + seconds
+    result: Json = {}
+    for name, (target, batch) in NETWORKS.items():
+        if time.monotonic() > end - seconds / 4:
+            result[name] = {"failed": "left out, the time given was over"}
+            continue
+
+        def partly(partial: Json, name: str = name) -> None:
+            save({**result, name: partial})
+
+        result[name] = run_compare(target, batch, "bfloat16", [], 10, False, _say, None, partly)
+        save(result)
+    save(result)
+    return result
+
+
+def cifar10(save: Save, seconds: float, _: Json) -> Json:
+    """Test accuracy of ResNet-20 on CIFAR-10 (JPEG) after a few epochs, exactly and at 4 bits."""
+    from tools.data import CIFAR10_FILE, folders
+
+    if not any((folder / CIFAR10_FILE).is_file() for folder in folders(None)):
+        return {"left_out": f"there is no file {CIFAR10_FILE}; put it in data/ or name its folder in APPROX_FX_DATA"}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "tools/train.py", "--data", "cifar10", "--model", "resnet20", "--bits", "exact,4"]
+        command += ["--epochs", str(EPOCHS), "--out", folder]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=sys.stdout, stderr=sys.stderr)
+        end, path = time.monotonic() + seconds - 2, Path(folder) / "results.json"
+        result: Json = {"epochs": EPOCHS, "runs": []}
+        while process.poll() is None and time.monotonic() < end:
+            time.sleep(1)
+            result["runs"] = _accuracies(path) or result["runs"]
+            save(result)
+        process.kill()
+        process.wait()
+        result["runs"] = _accuracies(path) or result["runs"]
+    return result
+
+
+def _accuracies(path: Path) -> list[Json]:
+    try:
+        runs = json.loads(path.read_text())["runs"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return [{"bits": run["bits"], "test_accuracy": [epoch["test_accuracy"] for epoch in run["history"]],
+             "seconds": run["history"][-1]["total_seconds"] if run["history"] else None} for run in runs]  # fmt: skip
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+SECTIONS = (
+    Section("ops", "Ops against their reference, bit for bit", 75, ops),
+    Section("bandwidth", "Bandwidth of the kernels", 50, bandwidth),
+    Section("resnet50", "ResNet-50, 224, bfloat16, batch 128", 200, resnet50),
+    Section("largest", "ResNet-50, the largest batch", 110, largest),
+    Section("networks", "Other networks, bfloat16", 140, networks),
+    Section("cifar10", "CIFAR-10, exactly and at 4 bits", 120, cifar10),
+)
+
+
+def child(name: str, part: Path, seconds: float, before: Path) -> None:
+    """Run one section in this process; its result, finished or not, is the JSON file `part`."""
+    section = next(each for each in SECTIONS if each.name == name)
+
+    def save(result: Json) -> None:
+        temporary = part.with_suffix(".tmp")
+        temporary.write_text(json.dumps(result))
+        os.replace(temporary, part)
+
+    save(section.run(save, seconds, json.loads(before.read_text())))

@@ -1,0 +1,77 @@
+"""Plots of results as PNG: time against memory, throughput against batch, peak against depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from tools.measuring.numbers import dominated, pareto
+
+COLOURS = {
+    "compile": "#000000", "eager": "#999999", "budget": "#E69F00", "checkpoint": "#56B4E9",
+    "checkpoint-eager": "#0072B2", "fp8": "#CC79A7", "approx_fx": "#D55E00", "approx_fx@8": "#F0E442",
+    "approx_fx@4": "#D55E00", "approx_fx@2": "#009E73",
+}  # fmt: skip
+"""Okabe and Ito's colours, told apart by colour-blind readers."""
+
+Series = Mapping[str, list[tuple[float, float]]]
+
+
+def draw_pareto(entries: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
+    """One panel an entry: time and peak relative to torch.compile's; hollow where another system is better in both.
+
+    Returns whether there was anything to draw.
+    """
+    found = {name: pareto(entry["runs"]) for name, entry in entries.items() if "runs" in entry}
+    found = {name: points for name, points in found.items() if points}
+    if not found:
+        return False
+    columns = min(len(found), 3)
+    rows = -(-len(found) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.8 * rows), layout="constrained", squeeze=False)
+    for axis in axes.flat[len(found) :]:
+        axis.set_visible(False)
+    for axis, (name, points) in zip(axes.flat, found.items(), strict=False):
+        worse = dominated(points)
+        for point in points:
+            colour = COLOURS.get(point.system, "#333333")
+            fill = "none" if point.system in worse else colour
+            axis.scatter(point.memory, point.time, s=55, facecolors=fill, edgecolors=colour, zorder=3)
+            axis.annotate(point.system, (point.memory, point.time), (5, 4), textcoords="offset points", fontsize=8)
+        _finish(axis, "peak, torch.compile = 1", "step time, torch.compile = 1", name)
+        axis.set_xlim(left=0)
+    _save(figure, path)
+    return True
+
+
+def draw_lines(series: Series, path: Path, labels: tuple[str, str, str]) -> None:
+    """A line per system through (x, y). labels: of x, of y, and the title."""
+    figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+    for name, points in series.items():
+        xs, ys = zip(*sorted(points), strict=True)
+        axis.plot(xs, ys, marker="o", linewidth=1.8, label=name, color=COLOURS.get(name))
+    _finish(axis, *labels)
+    axis.set_ylim(bottom=0)
+    if series:
+        axis.legend()
+    _save(figure, path)
+
+
+def _finish(axis: Axes, x: str, y: str, title: str) -> None:
+    axis.set(xlabel=x, ylabel=y, title=title)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.3)
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
