@@ -54,7 +54,8 @@ def capture(model: nn.Module, *inputs: Any, run: bool = True, dtype: Any = None,
     seen = Captured()
 
     def hook(module: fx.GraphModule, joint_inputs: Any, **given: Any) -> Any:
-        seen.joint = split.simplify(fx.GraphModule(module, copy.deepcopy(module.graph)))
+        split.simplify(module)
+        seen.joint = fx.GraphModule(module, copy.deepcopy(module.graph))
         seen.done = partition(module, given["num_fwd_outputs"], Config(**options))
         return seen.done.forward, seen.done.backward
 
