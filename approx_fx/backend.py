@@ -94,7 +94,9 @@ class Pass:
             if found.after > before:
                 self._keep(GraphReport(self.key, before, before, peak, peak, failed=NOTHING_WON))
                 return split.torch_partition(untouched, joint_inputs, **options)
-            halves = lower(done) if config.compiler == "inductor" and not self.dry else (done.forward, done.backward)
+            halves = done.forward, done.backward
+            if config.compiler == "inductor" and not self.dry:
+                halves = lower(done, config.lowering)
         except Exception as error:
             if config.strict:
                 raise

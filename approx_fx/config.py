@@ -15,6 +15,7 @@ from .ops.channel import GRIDS
 from .patterns import matches
 
 COMPILERS = ("inductor", "eager")
+LOWERINGS = ("auto", "fused", "kernel")
 ROWS = ("minmax", "sigma")
 ROUNDINGS = ("nearest", "stochastic")
 
@@ -37,6 +38,8 @@ class Config:
     rounding: "nearest", or "stochastic": codes that are right on average, keyed on (seed, step, tensor).
     seed: of stochastic rounding; the global generators are not used.
     compiler: "inductor", or "eager" to run both halves as they are (no C++ compiler needed).
+    lowering: "fused" hands the ops' references to Inductor, which fuses them with their neighbours; "kernel" leaves
+        them ops of their own, Triton kernels on a GPU; "auto" takes for each op what was measured to be faster.
     strict: raise where the pass cannot handle a graph, instead of training that graph exactly.
     """
 
@@ -51,6 +54,7 @@ class Config:
     rounding: str = "nearest"
     seed: int = 0
     compiler: str = "inductor"
+    lowering: str = "auto"
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -69,6 +73,7 @@ class Config:
         _one_of("grid", self.grid, GRIDS)
         _one_of("rows", self.rows, ROWS)
         _one_of("compiler", self.compiler, COMPILERS)
+        _one_of("lowering", self.lowering, LOWERINGS)
         _one_of("rounding", self.rounding, ROUNDINGS)
         if not _is_int(self.seed):
             raise ApproxFxError(f"seed={self.seed!r} is not allowed: seed is a whole number.")

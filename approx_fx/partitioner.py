@@ -54,6 +54,6 @@ def partition(
     return done
 
 
-def lower(done: Partition) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Both halves with our ops inlined as aten, for a compiler that fuses."""
-    return inline_ops(done.forward), inline_ops(done.backward)
+def lower(done: Partition, lowering: str = "fused") -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Both halves for a compiler that fuses, our ops inlined as aten; for which ops, see `Config.lowering`."""
+    return inline_ops(done.forward, lowering), inline_ops(done.backward, lowering)

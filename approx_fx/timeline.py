@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import ApproxFxError
 from .host.fake import new_mode
-from .host.wrapper import Storages, generated_code, run_dry
+from .host.wrapper import Access, Storages, generated_code, run_dry
 
 CALL = re.compile(r"def call\(self, args\):\n\s+(.*?),? = args\n|\n    (.*?),? = args\n")
 
@@ -61,8 +61,20 @@ def predict(sources: Sequence[str]) -> Timeline:
             f"a timeline needs a step that is compiled while it is watched: {len(forwards)} forward and "
             f"{len(backwards)} backward graphs were compiled. Give the first step of a model, all inputs of one size."
         )
+    storages, begun, _ = _run(forwards, backwards)
+    phases = ["forward"] * begun + ["backward"] * (len(storages.live) - begun)
+    return Timeline(tuple(Moment(phase, *event) for phase, event in zip(phases, storages.live, strict=True)))
+
+
+def accesses(sources: Sequence[str]) -> list[tuple[str, Access]]:
+    """(phase, what was moved) for each loop nest of each kernel, and each op, of a step whose graphs' code is given."""
+    storages, _, begun = _run([s for s in sources if not _tangents(s)], [s for s in sources if _tangents(s)])
+    return [("forward" if index < begun else "backward", access) for index, access in enumerate(storages.moved)]
+
+
+def _run(forwards: Sequence[str], backwards: Sequence[str]) -> tuple[Storages, int, int]:
+    """The step's storages, and how many of its events, and of its accesses, are the forwards'."""
     storages, mode = Storages(), new_mode()
-    moments: list[Moment] = []
     saved: list[list[Any]] = []
     kept: list[Any] = []
     for forward, backward in zip(forwards, reversed(backwards), strict=True):
@@ -71,12 +83,10 @@ def predict(sources: Sequence[str]) -> Timeline:
         saved.append(outputs[len(outputs) - count :])
         kept.append(outputs[: len(outputs) - count])
         del outputs
-    moments += [Moment("forward", what, live) for what, live in storages.live]
-    begun = len(storages.live)
+    begun = len(storages.live), len(storages.moved)
     for backward in backwards:
         kept.append(run_dry(backward, saved.pop(), storages, mode))
-    moments += [Moment("backward", what, live) for what, live in storages.live[begun:]]
-    return Timeline(tuple(moments))
+    return storages, *begun
 
 
 def _arguments(source: str) -> list[str]:

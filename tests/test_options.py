@@ -186,3 +186,26 @@ def test_the_noise_is_uniform() -> None:
         assert abs(u.var() - 1 / 12) < 4 * (1 / 180 / count) ** 0.5
         for lag in (1, 2, 256):
             assert abs(torch.corrcoef(torch.stack([u[:-lag], u[lag:]]))[0, 1]) < 4 / count**0.5
+
+
+def test_lowering_to_kernels_runs_the_very_ops() -> None:
+    """What is left an op of its own is what runs op by op; Inductor's fused copy may draw a code from its register."""
+    torch.manual_seed(0)
+    model, x = Net(), torch.randn(256, 64)
+    (eager,) = gradients(model, x, compiler="eager")
+    (kernels,) = gradients(model, x, compiler="inductor", lowering="kernel")
+    for name, gradient in eager.items():
+        assert (kernels[name] - gradient).norm() <= 1e-3 * gradient.norm(), name
+
+
+def test_no_op_stands_alone_on_the_cpu_unless_told() -> None:
+    torch.manual_seed(0)
+    model, x = Net(), torch.randn(256, 64)
+    (fused,) = gradients(model, x, compiler="inductor", lowering="fused")
+    (auto,) = gradients(model, x, compiler="inductor", lowering="auto")
+    assert all(torch.equal(auto[name], gradient) for name, gradient in fused.items())
+
+
+def test_lowering_is_one_of_three() -> None:
+    with pytest.raises(ApproxFxError, match=r"lowering='kernels' is not allowed: .* Did you mean 'kernel'"):
+        approx_fx.convert(Net(), lowering="kernels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,11 +26,48 @@ def generated_code() -> Iterator[list[str]]:
         yield found
 
 
-class _NoKernels:
-    """In the place of AsyncCompile: a kernel only says that it ran."""
+@dataclass(frozen=True)
+class Access:
+    """What one kernel or op moves, in bytes. kind: 'kernel' or 'op'; first: of its first input alone."""
 
-    def __init__(self, ran: Callable[[str], None]) -> None:
-        self.ran = ran
+    kind: str
+    name: str
+    read: int
+    written: int
+    first: int = 0
+
+
+POINTER = r"\b((?:in_|out_|in_out_)ptr\d+)"
+
+
+def loop_nests(source: str) -> list[tuple[set[str], set[str]]]:
+    """(pointers read, pointers written) of each outermost loop of a C++ kernel, by the kernel's own names for them."""
+    body = source[source.index("{") :]
+    alias = dict(re.findall(r"auto (\w+) = (in_out_ptr\d+);", body))
+    nests: list[tuple[set[str], set[str]]] = []
+    depth, end = 0, -1
+    for line in body.splitlines():
+        if re.match(r"\s*for\s*\(int64_t", line) and end < 0:
+            nests.append((set(), set()))
+            end = depth
+        opened, closed = line.count("{"), line.count("}")
+        if end >= 0:
+            stores = set(re.findall(rf"(?:store\(|^\s*|transpose_mxn<[^(]*\(.*?, .*?, ){POINTER}\s*(?:\+|\[)", line))
+            stores &= {name for name in re.findall(POINTER, line) if not name.startswith("in_ptr")}
+            found = set(re.findall(POINTER, line))
+            nests[-1][1].update(alias.get(name, name) for name in stores)
+            nests[-1][0].update(alias.get(name, name) for name in found - stores)
+        depth += opened - closed
+        if end >= 0 and closed and depth <= end:
+            end = -1
+    return nests
+
+
+class _NoKernels:
+    """In the place of AsyncCompile: a kernel only says that it ran, and what it moves."""
+
+    def __init__(self, ran: Callable[[str], None], moved: list[Access]) -> None:
+        self.ran, self.moved = ran, moved
 
     def wait(self, scope: dict[str, Any]) -> None:
         """Nothing is compiled; the kernels learn their names."""
@@ -38,15 +76,21 @@ class _NoKernels:
                 value.name = name
 
     def __getattr__(self, _: str) -> Callable[..., Any]:
-        return lambda *args, **kwargs: _Kernel(self.ran)
+        return lambda *args, **kwargs: _Kernel(self.ran, self.moved, str(args[-1]) if args else "")
 
 
 class _Kernel:
-    def __init__(self, ran: Callable[[str], None]) -> None:
-        self.ran = ran
+    def __init__(self, ran: Callable[[str], None], moved: list[Access], source: str) -> None:
+        self.ran, self.moved, self.source = ran, moved, source
         self.name = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
+        if "void  kernel(" in self.source:
+            names = re.findall(POINTER, self.source[: self.source.index("{")])
+            sizes = {name: value.numel() * value.element_size() for name, value in zip(names, args, strict=False)}
+            for read, written in loop_nests(self.source):
+                moves = [sum(sizes.get(name, 0) for name in side) for side in (read, written)]
+                self.moved.append(Access("kernel", self.name, *moves))
         self.ran(self.name)
 
     run = __call__
@@ -58,6 +102,7 @@ class Storages:
 
     alive: dict[StorageWeakRef, int] = field(default_factory=dict)
     foreign: set[StorageWeakRef] = field(default_factory=set)
+    moved: list[Access] = field(default_factory=list)
     live: list[tuple[str, int]] = field(default_factory=list)
 
     def leave_out(self, values: list[Any]) -> None:
@@ -81,6 +126,13 @@ class Storages:
         self.live.append((label, sum(self.alive.values())))
 
 
+NO_WORK = (torch.ops.aten.empty_strided, torch.ops.prim.device, torch.ops.aten.empty)
+
+
+def _sizes(value: Any) -> list[int]:
+    return [leaf.numel() * leaf.element_size() for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
 class _Watch(TorchDispatchMode):
     """Counts the outputs of every op."""
 
@@ -91,6 +143,9 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.storages.add(str(func), result)
+        if not func.is_view and func._overloadpacket not in NO_WORK:
+            read, written = [_sizes(item) for item in ((args, kwargs), result)]
+            self.storages.moved.append(Access("op", str(func), sum(read), sum(written), read[0] if read else 0))
         return result
 
 
@@ -102,7 +157,7 @@ def run_dry(source: str, inputs: list[Any], storages: Storages, mode: FakeTensor
     """
     scope: dict[str, Any] = {"__name__": "approx_fx_dry_run"}
     text = source.replace("async_compile = AsyncCompile()", "async_compile = _no_kernels")
-    scope["_no_kernels"] = _NoKernels(storages.look)
+    scope["_no_kernels"] = _NoKernels(storages.look, storages.moved)
     exec(compile(text, "<inductor>", "exec"), scope)  # our own compiler's output
     for name in [name for name in scope if name.startswith("empty_strided_")]:
         scope[name] = lambda size, stride, dtype: torch.empty_strided(size, stride, dtype=dtype)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from ..host import fake
 from ..host.decompose import trace
@@ -17,8 +17,24 @@ from ..ops import reference_of
 SMALL = 2**14  # bytes
 
 
-def inline_ops(module: fx.GraphModule) -> fx.GraphModule:
-    """Splice the traced references into the graph, in place.
+# Device -> ops whose own kernel was measured to be faster than their reference fused by Inductor. On the CPU an op of
+# its own costs passes over memory: none is.
+FASTER_ALONE: dict[str, frozenset[str]] = {"cpu": frozenset(), "cuda": frozenset()}
+
+
+def stays(node: fx.Node, lowering: str) -> bool:
+    """Whether one of our ops is left as it is, as `channel_grid` never is. lowering: see `Config`."""
+    if lowering == "fused" or name_of(node) == "channel_grid":
+        return False
+    return lowering == "kernel" or name_of(node) in FASTER_ALONE.get(_device(node), ())
+
+
+def _device(node: fx.Node) -> str:
+    return next((v.device.type for v in tree_leaves(node.meta["val"]) if isinstance(v, torch.Tensor)), "cpu")
+
+
+def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> fx.GraphModule:
+    """Splice the traced references into the graph, in place, but for ops that `stays` leaves.
 
     What two neighbours have in common, such as unpacking the same codes, is written once; a convolution or matrix
     product between them parts them, so that no decoded value is held across it. Constants of channels are small enough.
@@ -32,7 +48,7 @@ def inline_ops(module: fx.GraphModule) -> fx.GraphModule:
         if name_of(node) in HEAVY:
             large.clear()
         reference = reference_of(node.target) if node.op == "call_function" else None
-        if reference is None:
+        if reference is None or stays(node, lowering):
             continue
         key = _key(node)
         if key not in traced:

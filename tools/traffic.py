@@ -1,0 +1,96 @@
+"""Passes over memory of a conv -> BN -> ReLU chain: what the compiled step reads and writes, in activation sizes.
+
+Each loop nest of each generated kernel counts a buffer once if it reads it and once if it writes it; each op that is
+called, such as a convolution, counts its inputs and outputs, a convolution's backward its incoming gradient twice (for
+the weight and for the input). The figures are differences between a net of LONG chains and one of SHORT, a chain each.
+
+    python tools/traffic.py        writes tools/results/traffic.md
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+if not __package__:
+    import root  # type: ignore[import-not-found]  # noqa: F401
+
+import torch
+import typer
+from torch import nn
+
+import approx_fx
+from approx_fx.host.wrapper import Access, generated_code
+from approx_fx.timeline import accesses
+from tools.root import ROOT
+
+SHORT, LONG = 3, 5
+CHANNELS, BATCH, SIZE = 64, 32, 32
+ACTIVATION = BATCH * CHANNELS * SIZE * SIZE * 4
+SYSTEMS: dict[str, dict[str, Any] | None] = {
+    "torch.compile": None,
+    "8 bits": {"bits": 8},
+    "4 bits": {"bits": 4},
+    "2 bits": {"bits": 2},
+}
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+def chains(count: int) -> nn.Sequential:
+    """`count` chains of 3x3 convolution, batch norm and ReLU, and a convolution behind them."""
+    layers: list[nn.Module] = []
+    for _ in range(count):
+        layers += [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False))
+
+
+def traffic(count: int, options: dict[str, Any] | None) -> Counter[tuple[str, str]]:
+    """(phase, kind) -> bytes that one step moves; kind: 'ops' (convolutions) or 'kernels'."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = chains(count)
+    run = torch.compile(model) if options is None else approx_fx.convert(model, **options)
+    x = torch.randn(BATCH, CHANNELS, SIZE, SIZE)
+    with generated_code() as sources:
+        run(x).square().sum().backward()
+    moved: Counter[tuple[str, str]] = Counter()
+    for phase, access in accesses(sources):
+        moved[phase, access.kind] += _bytes(access)
+    return moved
+
+
+def _bytes(access: Access) -> int:
+    twice = bool(re.search("convolution_backward", access.name))
+    return access.read + access.written + (access.first if twice else 0)
+
+
+@app.command()
+def main() -> None:
+    """Count, print and write the table."""
+    lines = [
+        "# Memory traffic of one conv -> BN -> ReLU chain",
+        "",
+        f"Activation sizes read and written a chain (float32, CPU, torch {torch.__version__}; "
+        f"{BATCH} x {CHANNELS} x {SIZE} x {SIZE}), counted in the generated code by `python tools/traffic.py`: "
+        f"the difference of {LONG} chains and {SHORT}, halved. Each loop nest of a kernel counts a buffer once "
+        "for reading and once for writing, a convolution its inputs and outputs, its backward the gradient twice.",
+        "",
+        "| | forward: kernels | backward: kernels | **kernels** | forward: convolution | backward: convolution | all |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, options in SYSTEMS.items():
+        long, short = traffic(LONG, options), traffic(SHORT, options)
+        parts = [
+            (long[key] - short[key]) / (LONG - SHORT) / ACTIVATION
+            for key in (("forward", "kernel"), ("backward", "kernel"), ("forward", "op"), ("backward", "op"))
+        ]
+        cells = [f"{part:.2f}" for part in (*parts, sum(parts))]
+        lines.append("| " + " | ".join([name, *cells[:2], f"**{parts[0] + parts[1]:.2f}**", *cells[2:]]) + " |")
+        typer.echo(lines[-1])
+    path = ROOT / "tools" / "results" / "traffic.md"
+    path.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    app()
