@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import hypothesis.strategies as st
+import pytest
+import sympy
 import torch
 from capture import capture
+from hypothesis import given
 from nets import ConvBnRelu, Residual, images
 from torch import nn
+from torch._inductor import sizevars
+from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
 import approx_fx
 from approx_fx.config import Config
-from approx_fx.host import decompose, fake, inductor, profiler, split
+from approx_fx.host import decompose, early, fake, inductor, profiler, quicker, split
+from approx_fx.host.wrapper import generated_code
 from approx_fx.report import saved_bytes
 
 
@@ -81,3 +90,42 @@ def test_bytes_of_aliases_count_once() -> None:
         node.meta["val"] = torch.empty(shape)
     assert saved_bytes([source, value, view], []) == 64
     assert saved_bytes([source, view], [value]) == 0
+
+
+def _kernels(model: nn.Module) -> list[str]:
+    torch._dynamo.reset()
+    for remembered in (sizevars.stride_at, sizevars.stride_at_vec_range, sizevars.simplify_index_in_vec_range):
+        remembered.cache_clear()
+    with torch._inductor.config.patch(force_disable_caches=True), generated_code() as sources:
+        approx_fx.convert(model)(images()).sum().backward()
+    return [source[source.index("import") : source.index("def call(")] for source in sources]
+
+
+def test_quicker_analyses_write_the_same_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = _kernels(Residual())
+    monkeypatch.setattr(inductor, "quicker", contextlib.nullcontext)
+    assert len(quick) == 2 and quick == _kernels(Residual())
+
+
+X, Y = sympy.symbols("x y", integer=True, nonnegative=True)
+TERMS = [X, Y, FloorDiv(X, 4), ModularIndexing(X, 1, 8), ModularIndexing(Y, 2, 3)]
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), st.sampled_from(TERMS)), max_size=4), st.integers(-9, 9))
+def test_an_expanded_index_is_the_same_number(products: list[tuple[int, sympy.Expr]], factor: int) -> None:
+    index = factor * (sum((number * term for number, term in products), sympy.Integer(3)) + X)
+    quick = quicker.expanded(index)
+    for x, y in ((0, 0), (3, 5), (17, 11)):
+        assert quick.subs({X: x, Y: y}) == index.subs({X: x, Y: y})
+    if not index.has(FloorDiv, ModularIndexing):
+        assert quicker.expanded(index.subs(X, X + 1) - index) == sympy.simplify(index.subs(X, X + 1) - index)
+
+
+def test_kernels_compile_as_each_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those submitted are those that the wrapper asks for, so that each is compiled once."""
+    submitted: list[str] = []
+    submit = early.submit
+    monkeypatch.setattr(early, "submit", lambda body, pool: submitted.append(body) or submit(body, pool))
+    sources = "".join(_kernels(Residual()))
+    assert submitted and len(submitted) == sources.count(early.CALL)
+    assert all(body.strip() in sources for body in submitted)

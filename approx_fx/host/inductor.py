@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,13 @@ from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
 from .collector import paused
 from .decompose import table
+from .early import probe, submitted
 from .fake import mode_of
 from .outputs import SaveInputsAsTheyAre
+from .quicker import quicker
+
+# What a compile replaces in torch it puts back, which takes turns.
+_ONE_COMPILE = threading.RLock()
 
 Halves = tuple[fx.GraphModule, fx.GraphModule]
 
@@ -48,7 +54,13 @@ def compile_inductor(
     another layout; a post-grad pass that the user has set goes first.
     """
     from torch._inductor import config, list_mode_options
-    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    probing = probe(inputs)
+
+    def compile_half(*args: Any, **options: Any) -> Any:
+        with _ONE_COMPILE, paused(), quicker(), submitted(probing):
+            return compile_fx_inner(*args, **options)
 
     patches: dict[str, Any] = {**(list_mode_options(mode) if mode else {}), "custom_partitioner_fn": hook}
     if save_inputs:
@@ -56,7 +68,7 @@ def compile_inductor(
         if theirs is None:
             patches["post_grad_custom_post_pass"] = SaveInputsAsTheyAre()
     with paused():
-        compiled: Any = compile_fx(module, inputs, config_patches=patches)
+        compiled: Any = compile_fx(module, inputs, inner_compile=compile_half, config_patches=patches)
     return compiled
 
 
