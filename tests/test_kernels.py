@@ -29,7 +29,7 @@ from triton.compiler import ASTSource
 
 from approx_fx.ops import OPS, cuda
 from approx_fx.ops.cuda import group as group_kernels
-from approx_fx.ops.cuda import launch
+from approx_fx.ops.cuda import launch, tune
 from approx_fx.ops.cuda.launch import Order
 from approx_fx.ops.cuda.tiles import Tiles
 
@@ -310,7 +310,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bits: int, pac
     """Every kernel with the arguments it is started with, for input and output of this dtype."""
     found: list[Launch] = []
 
-    def record(kernel: Any, programs: int, arguments: dict[str, Any], device: Tensor) -> None:
+    def record(kernel: Any, programs: int, arguments: dict[str, Any], device: Tensor, warps: int = 4) -> None:
         found.append((kernel, arguments))
 
     monkeypatch.setattr(launch, "run", record)
@@ -406,4 +406,39 @@ def test_launch_forbids_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
             return lambda **arguments: given.update(arguments, grid=grid)
 
     launch.run(Kernel(), 7, {"x": 1}, torch.zeros(1))
-    assert given == {"grid": (7,), "x": 1, "enable_fp_fusion": False}
+    assert given == {"grid": (7,), "x": 1, "enable_fp_fusion": False, "num_warps": 4}
+
+
+def test_the_fastest_launch_is_found_once() -> None:
+    """Large launches are timed, small ones and those that a graph records are not; each launches exactly once more."""
+    launched: list[tune.Choice] = []
+    clocked: list[tune.Choice] = []
+
+    def clock(launch: Callable[[], None]) -> float:
+        launch()
+        clocked.append(launched.pop())
+        return abs(clocked[-1].block - 256) + clocked[-1].warps
+
+    tuner, options = tune.Tuner(clock), tune.choices(8)
+    tuner.run(("a",), tune.SMALL - 1, options, launched.append, still=False)
+    tuner.run(("a",), tune.SMALL, options, launched.append, still=True)
+    assert launched == [options[0]] * 2 and not clocked and not tuner.found
+    tuner.run(("a",), tune.SMALL, options, launched.append, still=False)
+    tuner.run(("a",), tune.SMALL, options, launched.append, still=True)
+    assert clocked == list(options) and launched[2:] == [tune.Choice(256, 4)] * 2
+
+
+def test_kinds_of_launches() -> None:
+    """One kind: the same kernel, constants, types and size to a power of two; scalars do not matter."""
+
+    def kind(slots: int, dtype: torch.dtype, bits: int, inner: int) -> Any:
+        arguments = {"x": torch.zeros(1, dtype=dtype), "inner": inner, "BITS": bits}
+        return tune.kind(cuda.channel._quantize, slots, arguments)
+
+    first = kind(1000, torch.float32, 4, 1)
+    assert first == kind(1023, torch.float32, 4, 7)
+    assert first not in [
+        kind(1024, torch.float32, 4, 1),
+        kind(1000, torch.float16, 4, 1),
+        kind(1000, torch.float32, 2, 1),
+    ]

@@ -1,4 +1,4 @@
-"""The README's figures: `explain` and `compare` measure into tools/results/, `readme` writes the tables from there."""
+"""The README's figures: `explain`, `gradients` measure into tools/results/, `readme` writes the tables from there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -53,15 +53,6 @@ GRADIENTS = (
     ("models.mobilenet:mobilenet_v2", 4),
     ("models.convnext:convnext_tiny", 2),
 )
-# target, batch
-COMPARE = (
-    ("models.vgg:vgg16_bn", 32),
-    ("models.resnet:resnet18_cifar", 32),
-    ("models.preact_resnet:preact_resnet164", 32),
-    ("models.densenet:densenet121", 32),
-    ("models.resnet:resnet50", 32),
-)
-STEPS = 5
 MEBI = 2**20
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -110,26 +101,13 @@ def gradients() -> None:
 
 
 @app.command()
-def compare(
-    only: Annotated[str, typer.Option(help="networks whose target holds this text")] = "",
-) -> None:
-    """Run `approx-fx compare` for every network, each system in a process of its own, with a cold cache."""
-    for target, batch in COMPARE:
-        if only in target:
-            arguments = ["compare", target, "--batch", str(batch), "--bits", "4", "--steps", str(STEPS)]
-            data = _approx_fx(arguments)
-            _write(f"compare-{target.split(':')[1]}", {"command": " ".join(arguments), **data})
-            print(target, data["ratio"], data["gradient"], data["loss_equal"])
-
-
-@app.command()
 def readme() -> None:
     """Write the README's tables anew from the result files."""
     text = README.read_text()
     tables = {
         "explain": _explain_table(),
         "gradients": _gradients_table(),
-        "compare": _compare_table(),
+        "bench": _bench_table(),
         "cifar10": _cifar10_table(),
         "shakespeare": _shakespeare_table(),
         "zoo": _zoo_line(),
@@ -182,22 +160,27 @@ def _zoo_line() -> str:
     return f"{page[2]} [The whole table](tools/results/zoo.md)."
 
 
-def _compare_table() -> str:
+def _bench_table() -> str:
+    """The networks that tools/bench.py measured: approx_fx at 4 bits against torch.compile."""
+    data = _read("bench-cpu")
     lines = [
-        "| network, batch | step | peak | saved | gradient cosine | loss equal | first step |",
-        "|---|---|---|---|---|---|---|",
+        "| network, batch | step | first step | warm | peak | saved | gradient cosine | loss equal |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    foot = ""
-    for target, batch in COMPARE:
-        path = RESULTS / f"compare-{target.split(':')[1]}.json"
-        if path.exists():
-            data = json.loads(path.read_text())
-            ratio, foot = data["ratio"], f"{data['machine']}, {data['date']}; `python tools/figures.py compare`"
-            lines.append(
-                f"| {target.split(':')[1]}, {batch} | {ratio['step']:.2f}x time | {ratio['peak']:.1f}x smaller "
-                f"| {ratio['saved']:.1f}x smaller | {data['gradient']['cosine']:.4f} "
-                f"| {'bit for bit' if data['loss_equal'] else 'no'} | {ratio['compile']:.2f}x time |"
-            )
+    for key, entry in data["entries"].items():
+        ours, theirs, ratio = entry["runs"]["approx_fx"], entry["runs"]["compile"], entry["ratio"]
+        warm = "-"
+        if "warm_seconds" in ours and "warm_seconds" in theirs:
+            warm = f"{ours['warm_seconds'] / theirs['warm_seconds']:.2f}x time"
+        lines.append(
+            f"| {key}, {ours['samples']} | {ratio['step']:.2f}x time | {ratio['compile']:.2f}x time | {warm} "
+            f"| {ratio['peak']:.1f}x smaller | {ratio['saved']:.1f}x smaller | {entry['gradient']['cosine']:.4f} "
+            f"| {'bit for bit' if entry['loss_equal'] else 'no'} |"
+        )
+    mean = data["geometric_mean"]["float32"]
+    means = f"{mean['step']:.2f}x time | {mean['compile']:.2f}x time"
+    lines.append(f"| geometric mean of {mean['entries']} | {means} | | | | | |")
+    foot = f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {data['date'][:10]}; `make bench`"
     return "\n".join([*lines, "", foot])
 
 

@@ -10,7 +10,9 @@ gamma: s = sign(gamma), a = s z + b, b = (beta - t) / |gamma|, so that a > 0 exa
 
 b is clamped to +-(2^(K-1) - 1) D first: beyond that the threshold leaves the data's range, the window stays on the data
 and one code is left for the other side. level = round(2^(K-1) - b / D) then lies in [1, 2^K - 1]. For gamma = 0 the
-whole channel lies on one side: level = 0 or 2^K. A grid's rows: x at code 0's lower edge, signed step in x, level, 1 / step.
+whole channel lies on one side: level = 0 or 2^K.
+
+A grid's rows: x at code 0's lower edge, signed step in x, level, 1 / step.
 """
 
 from __future__ import annotations

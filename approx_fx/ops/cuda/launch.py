@@ -17,9 +17,11 @@ import triton
 from torch import Tensor
 
 from ..pack import empty_in_order, memory_order, multiple, packed_length, padded_length
+from .tune import Choice, Tuner, choices, kind
 
 # Tensors of this many elements or more need 64-bit offsets: a margin below 2^31 for the last, partly empty program.
 WIDE_FROM = 2**31 - 2**20
+TUNER = Tuner()
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,6 @@ class Slots:
             "PER_SLOT": per_slot,
             "FLAT": self.count == self.row,
             "WIDE": self.count * per_slot >= WIDE_FROM,
-            "BLOCK": 512 if per_slot == 8 else 1024,
         }
 
 
@@ -104,17 +105,23 @@ def as_bytes(x: Tensor) -> Tensor:
     return x.view(torch.uint8)
 
 
-def run(kernel: Any, programs: int, arguments: dict[str, Any], device: Tensor) -> None:
-    """Start `programs` programs of a kernel on `device`'s device.
+def run(kernel: Any, programs: int, arguments: dict[str, Any], device: Tensor, warps: int = 4) -> None:
+    """Start `programs` programs of a kernel, of so many warps each, on `device`'s device.
 
     The references round every product before they add to it; a fused multiply-add would not.
     """
     with torch.cuda.device_of(device):
-        kernel[(programs,)](**arguments, enable_fp_fusion=False)
+        kernel[(programs,)](**arguments, enable_fp_fusion=False, num_warps=warps)
 
 
 def run_slots(kernel: Any, slots: Slots, device: Tensor, **arguments: Any) -> None:
-    """Start a kernel that handles each slot once."""
-    common = slots.arguments()
-    if slots.count:
-        run(kernel, triton.cdiv(slots.count, common["BLOCK"]), {**arguments, **common}, device)
+    """Start a kernel that handles each slot once, with the fastest block size and number of warps."""
+    if not slots.count:
+        return
+    everything = {**arguments, **slots.arguments()}
+
+    def launch(choice: Choice) -> None:
+        run(kernel, triton.cdiv(slots.count, choice.block), {**everything, "BLOCK": choice.block}, device, choice.warps)
+
+    still = not device.is_cuda or torch.cuda.is_current_stream_capturing()
+    TUNER.run(kind(kernel, slots.count, everything), slots.count, choices(everything["PER_SLOT"]), launch, still)
