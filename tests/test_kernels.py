@@ -282,7 +282,7 @@ def test_nothing_to_launch(shape: tuple[int, ...]) -> None:
 
 def test_refuses_what_does_not_fit() -> None:
     """The references' errors, not accesses out of bounds: raised before any launch, and so without a GPU."""
-    x, grid, codes = torch.zeros(4, 6, 5), torch.ones(3, 6), torch.zeros(1, 6, 5, dtype=torch.uint8)
+    x, grid, codes = torch.zeros(4, 6, 5), torch.ones(4, 6), torch.zeros(1, 6, 5, dtype=torch.uint8)
     scale = torch.zeros(4, 2, 1, 5, dtype=torch.bfloat16)
     refused: list[tuple[str, tuple[Any, ...]]] = [
         ("quantize_channel", (x, grid[:, :5], None, 2, 1, 0)),
@@ -316,7 +316,7 @@ def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bits: int, pac
     monkeypatch.setattr(launch, "run", record)
     monkeypatch.setattr(group_kernels, "run", record)
     x = torch.zeros(2, 6, 5, 7, dtype=dtype)
-    length, side, grid = x.shape[pack_dim], x > 0, torch.ones(3, 6)
+    length, side, grid = x.shape[pack_dim], x > 0, torch.ones(4, 6)
     codes = cuda.channel.quantize_channel(x, grid, side, bits, 1, pack_dim)
     cuda.channel.dequantize_channel(codes, grid, bits, 1, pack_dim, length, dtype)
     cuda.channel.dequantize_channel_side(codes, grid, bits, 1, pack_dim, length)

@@ -298,11 +298,12 @@ def test_threshold_is_a_bins_edge(bits: int, threshold: float) -> None:
     limit = (2 ** (bits - 1) - 1) * channel.step_in_sigmas(bits, "gaussian")
     gamma, mean, rstd = torch.tensor([2.0, -2.0]).repeat(50), torch.full((100,), 3.0), torch.full((100,), 0.25)
     beta = threshold + torch.linspace(-2, 2, 100) * limit
-    low, step, level = channel.channel_grid.reference(mean, rstd, gamma, beta, threshold, bits, "gaussian")
+    low, step, level, inverse = channel.channel_grid.reference(mean, rstd, gamma, beta, threshold, bits, "gaussian")
     edge = low + level * step
     torch.testing.assert_close(gamma * (edge - mean) * rstd + beta, torch.full((100,), threshold), rtol=0, atol=1e-4)
     assert ((low + 2 ** (bits - 1) * step - mean).abs() <= 0.501 * step.abs()).all()
     assert torch.equal(step > 0, gamma > 0)
+    torch.testing.assert_close(inverse * step, torch.ones(100))
 
 
 # The other quantizers by example.
@@ -358,7 +359,7 @@ def test_constant_and_empty_tiles() -> None:
 
 
 def test_refused() -> None:
-    x, rows = torch.zeros(4, 6), torch.ones(3, 6)
+    x, rows = torch.zeros(4, 6), torch.ones(4, 6)
     with pytest.raises(KeyError):
         pack(torch.zeros(4, dtype=torch.uint8), 9, 0)
     with pytest.raises(IndexError):

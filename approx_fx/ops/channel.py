@@ -10,7 +10,9 @@ gamma: s = sign(gamma), a = s z + b, b = (beta - t) / |gamma|, so that a > 0 exa
 
 b is clamped to +-(2^(K-1) - 1) D first: beyond that the threshold leaves the data's range, the window stays on the data
 and one code is left for the other side. level = round(2^(K-1) - b / D) then lies in [1, 2^K - 1]. For gamma = 0 the
-whole channel lies on one side: level = 0 or 2^K. A grid's rows: x at code 0's lower edge, signed step in x, level.
+whole channel lies on one side: level = 0 or 2^K.
+
+A grid's rows: x at code 0's lower edge, signed step in x, level, 1 / step.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def _fake_grid(
     bits: int,
     grid: str,
 ) -> Tensor:
-    return mean.new_empty((3, mean.numel()), dtype=torch.float32)
+    return mean.new_empty((4, mean.numel()), dtype=torch.float32)
 
 
 @define(_fake_grid)
@@ -57,31 +59,31 @@ def channel_grid(
     bits: int,
     grid: str,
 ) -> Tensor:
-    """Per-channel grid, float32 [3, C]: lower edge of code 0, signed step, level.
+    """Per-channel grid, float32 [4, C]: lower edge of code 0, signed step, level, 1 / step.
 
     mean, rstd: C elements, the batch statistics (rstd = 1 / sqrt(var + eps)); weight, bias: gamma and beta, C elements.
     threshold: the value of gamma z + beta that decides a mask, or None where no mask is read from the codes.
     """
     step = step_in_sigmas(bits, grid)
-    half = 2 ** (bits - 1)
+    half, top = 2 ** (bits - 1), 2**bits - 1
     m, r = mean.reshape(-1).float(), rstd.reshape(-1).float()
     if threshold is None:
-        low = m - half * step / r
-        return torch.stack([low, step / r, torch.full_like(m, half)])
+        inverse = r * (1.0 / step)
+        signed = 1.0 / inverse
+        return torch.stack([m - half * signed, signed, torch.full_like(m, half), inverse])
     gamma = torch.ones_like(m) if weight is None else weight.reshape(-1).float()
     beta = torch.zeros_like(m) if bias is None else bias.reshape(-1).float()
-    sign = torch.where(gamma < 0, -1.0, 1.0)
+    distance = beta - threshold if threshold else beta
     constant = gamma == 0
-    offset = (beta - threshold) / torch.where(constant, 1.0, gamma.abs())
-    limit = (half - 1) * step
-    offset = torch.where(constant, 0.0, offset.clamp(-limit, limit))
-    ratio = offset / step
+    ratio = (distance * (1.0 / step) / torch.where(constant, 1.0, gamma.abs())).clamp(1 - half, half - 1)
+    ratio = torch.where(constant, 0.0, ratio)
     level = torch.round(half - ratio) if grid == "gaussian" else half - torch.floor(ratio)
     # A NaN in gamma or beta makes the values NaN by the lower edge; the level stays a number, and so the side exact.
-    level = torch.nan_to_num(level, nan=float(half)).clamp(1, 2**bits - 1)
-    low = m - sign * (level * step + offset) / r
-    side = torch.where(beta > threshold, 0.0, float(2**bits))
-    return torch.stack([low, sign * step / r, torch.where(constant, side, level)])
+    level = bounded(level, 1, top)
+    inverse = torch.where(gamma < 0, -1.0 / step, 1.0 / step) * r
+    signed = 1.0 / inverse
+    side = torch.where(distance > 0, 0.0, float(2**bits))
+    return torch.stack([m - (level + ratio) * signed, signed, torch.where(constant, side, level), inverse])
 
 
 def _fake_quantize(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, dim: int, pack_dim: int) -> Tensor:
@@ -96,10 +98,15 @@ def quantize_channel(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, di
 
     side: bool, x's shape, the forward's own comparison, or None. Where given, code >= level exactly where it holds.
     """
-    low, step, level = (_along(row, x.ndim, dim) for row in (grid[0], grid[1], grid[2]))
-    codes = bounded(torch.floor((x.float() - low) * (1.0 / step)), 0, 2**bits - 1)
-    if side is not None:
-        codes = torch.where(side, torch.maximum(codes, level), torch.minimum(codes, level - 1)).clamp(0, 2**bits - 1)
+    low, level, inverse = (_along(grid[row], x.ndim, dim) for row in (0, 2, 3))
+    codes, top = torch.floor((x.float() - low) * inverse), 2**bits - 1
+    if side is None:
+        codes = bounded(codes, 0, top)
+    else:
+        # The comparison fails for a NaN, which gets the lowest code of its side.
+        lowest = torch.where(side, level, 0.0)
+        codes = torch.minimum(codes, torch.where(side, float(top), level - 1))
+        codes = torch.where(codes > lowest, codes, lowest).clamp_max(top)
     return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x)
 
 

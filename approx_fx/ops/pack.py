@@ -107,7 +107,8 @@ def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
     total = length + padding
     packed, shift = [], 0
     for width in PLANES[bits]:
-        plane = codes if mask else (codes >> shift if shift else codes) & (2**width - 1)
+        plane = codes >> shift if shift else codes
+        plane = plane if width == bits else plane & (2**width - 1)
         step = total * width // 8
         parts = [plane.narrow(dim, index * step, step) for index in range(8 // width)]
         byte = parts[0].to(torch.int32) if mask else parts[0]

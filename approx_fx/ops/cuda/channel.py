@@ -47,14 +47,14 @@ def _quantize(
     within = rest
     row_of = rows + (outer * full + rest) // inner % channels
     low = tl.load(row_of, mask=live, other=0.0)
-    inverse = tl.math.div_rn(1.0, tl.load(row_of + channels, mask=live, other=1.0))
+    inverse = tl.load(row_of + 3 * channels, mask=live, other=0.0)
     level = tl.load(row_of + 2 * channels, mask=live, other=0.0).to(tl.int32)
     for j in tl.static_range(PER_SLOT):
         valid = live & (within < full)
         if ALONG and j > 0:
             row_of += apart
             low = tl.load(row_of, mask=valid, other=0.0)
-            inverse = tl.math.div_rn(1.0, tl.load(row_of + channels, mask=valid, other=1.0))
+            inverse = tl.load(row_of + 3 * channels, mask=valid, other=0.0)
             level = tl.load(row_of + 2 * channels, mask=valid, other=0.0).to(tl.int32)
         value = widen(tl.load(x + (outer * full + within), mask=valid, other=0.0))
         code = floor_code((value - low) * inverse, BITS)
@@ -130,7 +130,7 @@ def quantize_channel(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, di
         slots,
         x,
         x=source,
-        rows=grid.expand(3, source.shape[dim]).contiguous(),
+        rows=grid.expand(4, source.shape[dim]).contiguous(),
         side=source if side is None else as_bytes(order.apply(side.expand_as(x))),
         codes=order.apply(codes),
         SIDE=side is not None,
@@ -152,7 +152,7 @@ def _decode(
         slots,
         codes,
         codes=order.apply(codes),
-        rows=grid.expand(3, target.shape[dim]).contiguous(),
+        rows=grid.expand(4, target.shape[dim]).contiguous(),
         out=as_bytes(target) if side else target,
         SIDE=side,
         **_channels(target.shape, slots, dim, pack_dim),
