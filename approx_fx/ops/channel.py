@@ -99,14 +99,12 @@ def quantize_channel(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, di
     side: bool, x's shape, the forward's own comparison, or None. Where given, code >= level exactly where it holds.
     """
     low, level, inverse = (_along(grid[row], x.ndim, dim) for row in (0, 2, 3))
-    codes, top = torch.floor((x.float() - low) * inverse), 2**bits - 1
-    if side is None:
-        codes = bounded(codes, 0, top)
-    else:
-        # The comparison fails for a NaN, which gets the lowest code of its side.
-        lowest = torch.where(side, level, 0.0)
-        codes = torch.minimum(codes, torch.where(side, float(top), level - 1))
-        codes = torch.where(codes > lowest, codes, lowest).clamp_max(top)
+    top = 2**bits - 1
+    codes = bounded(torch.floor((x.float() - low) * inverse), 0, top)
+    if side is not None:
+        # Each value is used once: Inductor would give one that reads so many tensors memory of its own, as float32.
+        codes = torch.maximum(codes, torch.where(side, level, 0.0))
+        codes = torch.minimum(codes, torch.where(side, float(top), (level - 1).clamp_min(0)))
     return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x)
 
 
