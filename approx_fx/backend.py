@@ -19,6 +19,7 @@ from torch import fx, nn
 from .config import Config
 from .errors import PassFailed
 from .host import inductor, split
+from .host.allocator import keep_freed_memory
 from .joint.graph import read
 from .memory import predicted_peak
 from .partitioner import lower, partition
@@ -54,6 +55,8 @@ def compile_with(
     """Compile a traced module with a checked Config, and remember its report under its parameters and `owners`."""
     run = Pass(config, key=graph_key(module, inputs, config))
     hook = inductor.Hook(config.key(), run)
+    if any(isinstance(value, torch.Tensor) and value.device.type == "cpu" for value in inputs):
+        keep_freed_memory()
     if config.compiler == "eager":
         compiled = inductor.compile_eager(module, inputs, hook)
     else:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .config import Config
+from .host.allocator import keep_freed_memory
 from .memory import measure
 from .systems import apply
 from .target import Target, load
@@ -108,6 +109,7 @@ class Step:
     @classmethod
     def of(cls, job: Job) -> Step:
         """The target's model under the job's system, on the GPU if there is one."""
+        keep_freed_memory()  # for every system alike, so that no ratio is the allocator's
         made = load(job.target, job.batch)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if job.memory is not None and device.type == "cuda":
