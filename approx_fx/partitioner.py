@@ -13,6 +13,7 @@ from .host import split
 from .joint.graph import read
 from .joint.values import is_size
 from .quantize.base import Stored
+from .rewrite.apart import part_convolutions
 from .rewrite.decode import Decoder
 from .rewrite.inline import inline_ops
 from .rewrite.insert import insert_quantizers
@@ -49,6 +50,8 @@ def partition(
     inputs = [node for node in module.graph.find_nodes(op="placeholder") if node in joint.inputs and not is_size(node)]
     sizes = [node for node in joint.order if is_size(node) and node not in joint.backward]
     forward, backward = split.split(module, inputs + saved, sizes, num_fwd_outputs)
+    if stored:
+        part_convolutions(backward)
     done = Partition(decided, stored, forward, backward, decoder.made)
     verify(Rewritten(decided, forward, backward, decoder.made))
     return done

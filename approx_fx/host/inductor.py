@@ -17,8 +17,10 @@ from .collector import paused
 from .decompose import table
 from .early import probe, submitted
 from .fake import mode_of
+from .fusion import decoded_late
 from .outputs import SaveInputsAsTheyAre
 from .quicker import quicker
+from .vectors import converting
 
 # What a compile replaces in torch it puts back, which takes turns.
 _ONE_COMPILE = threading.RLock()
@@ -59,7 +61,7 @@ def compile_inductor(
     probing = probe(inputs)
 
     def compile_half(*args: Any, **options: Any) -> Any:
-        with _ONE_COMPILE, paused(), quicker(), submitted(probing):
+        with _ONE_COMPILE, paused(), quicker(), decoded_late(), converting(), submitted(probing):
             return compile_fx_inner(*args, **options)
 
     patches: dict[str, Any] = {**(list_mode_options(mode) if mode else {}), "custom_partitioner_fn": hook}

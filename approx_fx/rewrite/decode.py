@@ -80,6 +80,8 @@ class Decoder:
             anchor = plan.carried[value]
             owner: Any = plan.anchors[anchor]
             return owner.dequantize_mask(build, self.stored[anchor], anchor)
+        if value.target is aten.cat.default:
+            return self._cat(value, build, heavy)
         env = {source: self.copy(source, build, heavy) for source in plan.recompute[value]}
         args = fx.map_arg(value.args, lambda node: env.get(node, node))
         kwargs = fx.map_arg(value.kwargs, lambda node: env.get(node, node))
@@ -87,9 +89,37 @@ class Decoder:
         mask = plan.relu_masks.get(value)
         return clone if mask is None else self._masked(clone, env[mask.node], mask.positive, build)
 
+    def _cat(self, value: fx.Node, build: Builder, heavy: int) -> fx.Node:
+        """The pieces of a recomputed cat in one: a cat of cats would write what it copies once more at every level.
+
+        The pieces are decoded for it alone. Inductor makes them within it, so that a copy that other readers shared
+        would be a view that keeps all of the cat.
+        """
+        dim = _dim_of(value)
+        others, self.copies = self.copies, {}
+        pieces = [self.copy(piece, build, heavy) for piece in self._pieces(value, dim)]
+        self.copies = others
+        return build.call(aten.cat.default, pieces, dim)
+
+    def _pieces(self, value: fx.Node, dim: Any) -> list[fx.Node]:
+        """What a cat along `dim` is made of, cats that are recomputed for it taken apart."""
+        found: list[fx.Node] = []
+        sources: Any = value.args[0]
+        for source in sources:
+            recomputed = source in self.plan.recompute and source not in self.plan.anchors
+            if recomputed and source.target is aten.cat.default and _dim_of(source) == dim:
+                found.extend(self._pieces(source, dim))
+            else:
+                found.append(source)
+        return found
+
     def _masked(self, value: fx.Node, mask: fx.Node, positive: bool, build: Builder) -> fx.Node:
         """where(mask, max(recomputed, 0), 0): the value may be approximate, its zeros may not."""
         own = value.meta["val"]
         zero = build.call(aten.full.default, [], 0.0, dtype=own.dtype, device=own.device)
         picked = (value, zero) if positive else (zero, value)
         return build.call(aten.where.self, mask, *picked)
+
+
+def _dim_of(cat: fx.Node) -> Any:
+    return cat.args[1] if len(cat.args) > 1 else cat.kwargs.get("dim", 0)

@@ -1,0 +1,74 @@
+"""torch._inductor: refuse a fusion that decodes long before the first use, or holds an operand back from its reader.
+
+Inductor fuses kernels that read the same bytes, wherever their results go. If a convolution or matrix product runs
+between the two, either the later one's results live through it (decoded early), or the earlier one's wait until after
+it, and what reads them holds its other operands so long. The fusion saves reading what both read, for codes a few bits
+an element; it is refused where it holds more bytes than that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from sympy import sympify
+
+
+def holds_more(early: Any, late: Any, heavy: dict[str, Any], buffers: dict[str, Any], shared: int) -> bool:
+    """Whether fusing two kernels holds more bytes through a heavy op between them than the `shared` it saves reading.
+
+    heavy: the heavy ops by name. buffers: what the graph computes, by name.
+    """
+    between = {name for name, node in heavy.items() if early.max_order < node.min_order < late.min_order}
+    if not between:
+        return False
+    readers = {reader for buffer in early.get_outputs() for reader in _readers(buffer) & between}
+    if readers:
+        waiting = (_reads(heavy[reader]) & buffers.keys() - _reads(late) for reader in readers)
+        return max(sum(size(buffers[name]) for name in operands) for operands in waiting) > shared
+    names = early.get_operation_names() | late.get_operation_names()
+    made = sum(size(buffer) for buffer in late.get_outputs() if _readers(buffer) - names)
+    freed = sum(size(buffers[name]) for name in _reads(late) & buffers.keys() if _readers(buffers[name]) <= names)
+    return made - freed > shared
+
+
+def size(buffer: Any) -> int:
+    """Bytes of a buffer; 0 where its size is a symbol, or it has none."""
+    if not buffer.node.has_tensor_output():
+        return 0
+    lengths = [sympify(length) for length in buffer.node.get_size()]
+    known = all(length.is_number for length in lengths)
+    return math.prod(map(int, lengths)) * int(buffer.node.get_dtype().itemsize) if known else 0
+
+
+def _readers(buffer: Any) -> set[str]:
+    """The names of the operations that read a buffer, and of the graph's output if it is one."""
+    return {user.get_name() for user in buffer.users if not user.is_weak}
+
+
+def _reads(kernel: Any) -> set[str]:
+    return {read.name for read in kernel.read_writes.reads}
+
+
+@contextlib.contextmanager
+def decoded_late() -> Iterator[None]:
+    """Inductor inside refuses such fusions, unless the user has set choices of their own. For one compile at a time."""
+    from torch._inductor.choices import InductorChoices
+    from torch._inductor.virtualized import V
+
+    class DecodedLate(InductorChoices):
+        @staticmethod
+        def can_fuse_horizontal(scheduler: Any, node1: Any, node2: Any, shared_data_score: int) -> bool:
+            if not InductorChoices.can_fuse_horizontal(scheduler, node1, node2, shared_data_score):
+                return False
+            early, late = sorted((node1, node2), key=lambda node: node.min_order)
+            heavy = {node.get_name(): node for node in scheduler.nodes if node.is_extern()}
+            return not holds_more(early, late, heavy, scheduler.name_to_buf, shared_data_score)
+
+    if type(V.choices) is not InductorChoices:
+        yield
+        return
+    with V.set_choices_handler(DecodedLate()):
+        yield
