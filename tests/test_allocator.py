@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from approx_fx.host.allocator import THEIRS, set_by_user
 
@@ -36,6 +37,13 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
     assert done == glibc
     if glibc:
         assert faults < 1000  # 5 times 55 MiB are 70,400 pages of 4 KiB
+
+
+def test_compiling_for_the_cpu_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("approx_fx.backend.keep_freed_memory", lambda: asked.append("cpu"))
+    torch.compile(torch.nn.Linear(3, 2), backend="approx_fx", options={"bits": 4})(torch.ones(2, 3))
+    assert asked == ["cpu"]
 
 
 def test_the_users_own_setting_stays() -> None:

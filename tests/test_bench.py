@@ -26,6 +26,7 @@ from tools.measuring.pages import comparison, table
 from tools.measuring.plots import draw_lines, draw_pareto
 
 ROOT = Path(__file__).parent.parent
+without_a_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests what is said without a GPU; there is one")
 
 
 def run_of(step: float, peak: int, **more: Any) -> dict[str, Any]:
@@ -187,9 +188,8 @@ def test_a_section_keeps_what_it_measured(tmp_path: Path, code: str, seconds: fl
     assert found["value"] == 3 and found["failed"] == failed and seen[-1] == found
 
 
+@without_a_gpu
 def test_the_gpu_run_without_a_gpu() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     done = subprocess.run([sys.executable, "tools/gpu.py"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "There is no CUDA GPU here, so nothing was measured.\n"
@@ -198,9 +198,8 @@ def test_the_gpu_run_without_a_gpu() -> None:
     assert done.returncode == 2 and "There is no section 'op'; known are ops, bandwidth" in done.stderr
 
 
+@without_a_gpu
 def test_a_section_that_raises_is_recorded_and_one_without_time_left_out(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     sections = [each for each in SECTIONS if each.name in ("largest", "networks")]
     now = iter([0.0, 0.0, *[55.0] * 100])
     data = gpu.run_all(sections, Deadline(60, lambda: next(now)), tmp_path / "gpu-x", environment())

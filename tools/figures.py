@@ -180,7 +180,9 @@ def _bench_table() -> str:
     mean = data["geometric_mean"]["float32"]
     means = f"{mean['step']:.2f}x time | {mean['compile']:.2f}x time"
     lines.append(f"| geometric mean of {mean['entries']} | {means} | | | | | |")
-    foot = f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {data['date'][:10]}; `make bench`"
+    systems = {name for entry in data["entries"].values() for name in entry["runs"]}
+    command = "python tools/bench.py run" + (f" --systems {','.join(sorted(systems))}" if len(systems) == 2 else "")
+    foot = f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {data['date'][:10]}; `{command}`"
     return "\n".join([*lines, "", foot])
 
 

@@ -18,7 +18,7 @@ from tools.root import ROOT
 
 Json = dict[str, Any]
 Save = Callable[[Json], None]
-TESTS = ("tests/test_kernels.py", "tests/test_ops.py")
+TESTS = ("tests/test_kernels.py", "tests/test_launches.py", "tests/test_ops.py", "tests/test_pack.py")
 PROCESSES = 8
 INDEX_LIMIT = 2**31 // (64 * 112 * 112)
 """Beyond this batch ResNet-50's first activation has more elements than a 32-bit index counts."""
