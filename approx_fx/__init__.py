@@ -8,6 +8,7 @@ from .errors import ApproxFxError, PassFailed
 from .explain import explain
 from .report import Report, report
 from .rounding import load_rounding_state, rounding_state
+from .view.show import view
 
 __all__ = [
     "ApproxFxError",
@@ -19,5 +20,6 @@ __all__ = [
     "load_rounding_state",
     "report",
     "rounding_state",
+    "view",
 ]
 __version__ = "0.1.0"

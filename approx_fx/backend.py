@@ -17,14 +17,19 @@ import torch
 from torch import fx, nn
 
 from .config import Config
+from .describe import describe, saved_roots
 from .errors import PassFailed
 from .host import inductor, split
 from .host.allocator import keep_freed_memory
+from .host.trace import keep_graph
 from .joint.graph import read
+from .joint.values import nbytes
 from .memory import predicted_peak
-from .partitioner import lower, partition
-from .report import GraphReport, describe, register, saved_bytes
+from .partitioner import Partition, lower, partition
+from .quantize.exact import REASONS
+from .report import GraphReport, Kept, Row, register
 from .rounding import counted, steps_of
+from .view.picture import Picture, picture
 
 NOTHING_WON = "torch.compile's own partition saves fewer bytes: there is nothing worth coding"
 
@@ -69,34 +74,54 @@ def compile_with(
     return compiled
 
 
+@dataclass(frozen=True)
+class Exact:
+    """A graph under torch's own partition. saved: value -> bytes; the rest is worked out on a dry run only.
+
+    peak: predicted bytes; halves: forward and backward; parameters: bytes.
+    """
+
+    saved: dict[fx.Node, int]
+    peak: int = 0
+    halves: inductor.Halves | None = None
+    parameters: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Of all that is saved."""
+        return sum(self.saved.values())
+
+
 @dataclass
 class Pass:
     """One compile: partitions the joint graphs it is given and collects their reports.
 
     dry: nothing will be run (explain): leave our ops in the halves, keep no report on disk, and carry out torch's own
-    partition too, to predict its peak, which a compile need not wait for.
+    partition too, to predict its peak and to draw it, which a compile need not wait for. pictures: then, one a graph.
     """
 
     config: Config
     key: str
     dry: bool = False
     reports: list[GraphReport] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
         """(forward, backward) of a joint graph; options are those that torch gives to a partitioner."""
         config = self.config
         untouched = _copy(split.simplify(module))
-        before = peak = 0
+        exact, done = Exact({}), None
+        keep_graph("approx_fx_joint", untouched)
         try:
-            before, peak = self._exact_bytes(untouched, joint_inputs, options)
+            exact = self._exact(untouched, joint_inputs, options)
             if config.bits is None:
-                self._keep(GraphReport(self.key, before, before, peak, peak))
-                return split.torch_partition(untouched, joint_inputs, **options)
+                return self._left(untouched, joint_inputs, options, exact, "")
             done = partition(module, options["num_fwd_outputs"], config, options.get("static_lifetime_input_indices"))
-            found = describe(done, before, (peak, predicted_peak(done.forward, done.backward)), self.key)
-            if found.after > before:
-                self._keep(GraphReport(self.key, before, before, peak, peak, failed=NOTHING_WON))
-                return split.torch_partition(untouched, joint_inputs, **options)
+            for name, half in (("forward", done.forward), ("backward", done.backward)):
+                keep_graph(f"approx_fx_{name}", half)
+            found = describe(done, exact.bytes, (exact.peak, predicted_peak(done.forward, done.backward)), self.key)
+            if found.after > exact.bytes:
+                return self._left(untouched, joint_inputs, options, exact, NOTHING_WON)
             halves = done.forward, done.backward
             if config.compiler == "inductor" and not self.dry:
                 halves = lower(done, config.lowering)
@@ -105,34 +130,53 @@ class Pass:
                 raise
             reason = str(error) if isinstance(error, PassFailed) else f"{type(error).__name__}: {error}"
             log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
-            self._keep(GraphReport(self.key, before, before, peak, peak, failed=reason))
-            return split.torch_partition(untouched, joint_inputs, **options)
-        self._keep(found)
+            return self._left(untouched, joint_inputs, options, exact, reason)
+        self._keep(found, exact, done)
         return halves
 
-    def _exact_bytes(
-        self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
-    ) -> tuple[int, int]:
-        """What torch's own partition saves of a simplified joint graph, and its predicted peak (0 unless dry)."""
-        saved: list[fx.Node] = []
-        peak = 0
-        if self.dry:
-            theirs = split.torch_partition(_copy(module), joint_inputs, **options)
-            names = {node.name for node in theirs[1].graph.find_nodes(op="placeholder")}
-            saved, peak = [node for node in module.graph.nodes if node.name in names], predicted_peak(*theirs)
-        else:
-            saved = split.torch_saved(module, options["num_fwd_outputs"])
-        return saved_bytes(saved, read(module, options["num_fwd_outputs"]).fwd_outputs), peak
+    def _left(
+        self,
+        module: fx.GraphModule,
+        joint_inputs: Sequence[object],
+        options: Mapping[str, Any],
+        exact: Exact,
+        reason: str,
+    ) -> inductor.Halves:
+        """torch's own partition, and the report of a graph that trains exactly. reason: why, or '' where asked for."""
+        self._keep(GraphReport(self.key, exact.bytes, exact.bytes, exact.peak, exact.peak, failed=reason), exact)
+        return split.torch_partition(module, joint_inputs, **options)
 
-    def _keep(self, graph: GraphReport) -> None:
+    def _exact(self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]) -> Exact:
+        """What torch's own partition does with a simplified joint graph."""
+        joint = read(module, options["num_fwd_outputs"], options.get("static_lifetime_input_indices") or ())
+        if not self.dry:
+            return Exact(saved_roots(split.torch_saved(module, options["num_fwd_outputs"]), joint.fwd_outputs))
+        theirs = split.torch_partition(_copy(module), joint_inputs, **options)
+        names = {node.name for node in theirs[1].graph.find_nodes(op="placeholder")}
+        saved = [node for node in module.graph.nodes if node.name in names]
+        parameters = sum(map(nbytes, joint.parameters))
+        return Exact(saved_roots(saved, joint.fwd_outputs), predicted_peak(*theirs), theirs, parameters)
+
+    def _keep(self, graph: GraphReport, exact: Exact, done: Partition | None = None) -> None:
         self.reports.append(graph)
+        if exact.halves is not None:
+            self.pictures.append(picture(graph, exact.saved, exact.halves, done, exact.parameters))
         log.debug("saved bytes %d -> %d, %d tensors coded", graph.before, graph.after, len(graph.tensors))
+        for row in graph.tensors:
+            log.debug("%s: %d bits, %s, %d -> %d bytes; read by %s in %s", _where(row), row.bits, row.quantizer,
+                      row.bytes_before, row.bytes_after, ", ".join(row.consumers), ", ".join(row.used_in))  # fmt: skip
+        for kept in graph.kept:
+            log.debug("%s: exact, %d bytes: %s", _where(kept), kept.bytes, REASONS[kept.reason])
         path = _path(self.key)
         if path is not None and self.config.compiler == "inductor" and not self.dry:
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}.tmp")
             draft.write_text(json.dumps([dataclasses.asdict(report) for report in self.reports]))
             draft.replace(path)
+
+
+def _where(row: Row | Kept) -> str:
+    return f"{row.name} of {row.module or 'the model'} ({row.op})"
 
 
 def _copy(module: fx.GraphModule) -> fx.GraphModule:

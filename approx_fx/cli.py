@@ -1,16 +1,21 @@
-"""approx-fx: explain and compare from the command line."""
+"""approx-fx: explain, compare and view from the command line."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from .errors import ApproxFxError, did_you_mean
+
+if TYPE_CHECKING:
+    from .report import Report
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -21,6 +26,8 @@ DTYPE = Annotated[str, typer.Option(help="float32, or bfloat16 for autocast")]
 GRID = Annotated[str, typer.Option(help="the channel quantizer's grid: gaussian or blpa")]
 AS_JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
 DTYPES = ("float32", "bfloat16")
+FORMATS = ("html", "svg", "png")
+FORMAT = Annotated[str, typer.Option("--format", help="html; svg or png of ribbon and timeline, one file each")]
 AGAINST = (
     "systems to compare with, the first for the ratios: compile, eager, budget, checkpoint, checkpoint-eager, fp8, "
     "or approx_fx@B for B bits"
@@ -37,6 +44,50 @@ def explain(
     as_json: AS_JSON = False,
 ) -> None:
     """What would be saved for backward, before and after; nothing is run."""
+    report = _explained(target, batch, bits, dtype, grid)
+    print(report.to_json() if as_json else report)
+
+
+@app.command()
+def view(
+    target: TARGET,
+    batch: BATCH = None,
+    bits: BITS = "4",
+    dtype: DTYPE = "float32",
+    grid: GRID = "gaussian",
+    out: Annotated[Path, typer.Option("--out", "-o", help="file to write")] = Path("approx_fx.html"),
+    kind: Annotated[
+        str, typer.Option("--format", help="html; svg or png of ribbon and timeline, one file each")
+    ] = "html",
+    as_text: Annotated[bool, typer.Option("--text", help="print it as text instead")] = False,
+    as_json: AS_JSON = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="print one chain as a Mermaid flow chart instead")] = False,
+    module: Annotated[str | None, typer.Option(help="of the chain for --mermaid; default the first chain")] = None,
+) -> None:
+    """Draw what is saved for backward, before and after, as one HTML file; nothing is run."""
+    if kind not in FORMATS:
+        raise ApproxFxError(f"--format {kind!r} is not allowed: {', '.join(FORMATS)}.{did_you_mean(kind, FORMATS)}")
+    if as_text + as_json + mermaid > 1:
+        raise ApproxFxError("--text, --json and --mermaid print different things: give one of them.")
+    if module is not None and not mermaid:
+        raise ApproxFxError("--module names the chain that --mermaid prints: give both.")
+    report = _explained(target, batch, bits, dtype, grid)
+    from .view import merge, static, text
+
+    if as_text:
+        print(text.text(report))
+    elif as_json:
+        print(json.dumps(text.data(report)))
+    elif mermaid:
+        print(text.mermaid(report, module), end="")
+    else:
+        written = [report.save_html(out)] if kind == "html" else static.save(merge.merged(report), out, kind)
+        print("\n".join(map(str, written)))
+
+
+def _explained(target: str, batch: int | None, bits: str, dtype: str, grid: str) -> Report:
+    import dataclasses
+
     import torch
 
     from .explain import explain as explain_model
@@ -46,7 +97,8 @@ def explain(
     made = load(target, batch)
     cast = torch.bfloat16 if checked == "bfloat16" else None
     report = explain_model(made.model, *made.inputs, dtype=cast, bits=_bits(bits), grid=grid)
-    print(report.to_json() if as_json else report)
+    about = dataclasses.replace(report.about, model=target, command=shlex.join(["approx-fx", *sys.argv[1:]]))
+    return dataclasses.replace(report, about=about)
 
 
 @app.command()

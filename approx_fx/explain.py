@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .backend import Pass, graph_key
 from .config import Config
 from .errors import ApproxFxError
 from .host import fake, inductor
-from .report import GraphReport, Report
+from .report import About, GraphReport, Report
+from .view.picture import Picture
 
 
 def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **options: Any) -> Report:
@@ -31,11 +32,13 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
     check_trainable(model)
     config.check_names(name for name, _ in model.named_modules())
     graphs: list[GraphReport] = []
+    pictures: list[Picture] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
         run = Pass(config, graph_key(module, values, config), dry=True)
         compiled = inductor.compile_eager(module, values, inductor.Hook(config.key(), run))
         graphs.extend(run.reports)
+        pictures.extend(run.pictures)
         return compiled
 
     device = next(itertools.chain(model.parameters())).device.type
@@ -46,7 +49,14 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
         cast = torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
         with cast, torch.enable_grad(), inductor.fresh_dynamo():
             torch.compile(double, backend=collect)(*values)
-    return Report(tuple(graphs), dataclasses.asdict(config))
+    about = About(type(model).__name__, _batch(inputs), str(dtype or torch.float32).removeprefix("torch."))
+    return Report(tuple(graphs), dataclasses.asdict(config), tuple(pictures), about)
+
+
+def _batch(inputs: Sequence[Any]) -> int:
+    """The length of the first tensor's first dimension; 0 if there is none."""
+    sizes = (int(leaf.shape[0]) for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor) and leaf.ndim)
+    return next(sizes, 0)
 
 
 def check_trainable(model: nn.Module) -> None:

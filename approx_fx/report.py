@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import fx, nn
+from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import render
-from .joint.attribution import layer_pattern, module_of, source_of
-from .joint.ops import VIEWS, name_of, through
-from .joint.values import is_size, nbytes, sizes, tensor
-from .partitioner import Partition
-from .quantize.exact import REASONS, Exact
+from .errors import ApproxFxError
+from .joint.attribution import layer_pattern
+from .quantize.exact import REASONS
+
+if TYPE_CHECKING:
+    from .view.picture import Picture
 
 SCHEMA = 1
-_COPYING = frozenset({"reshape", "_unsafe_view", "unfold"})
 
 
 @dataclass(frozen=True)
 class Row:
-    """One saved tensor. before: its own bytes; after: what is stored for it, scales included."""
+    """One saved tensor. before: its own bytes; after: what is stored for it, scales included.
+
+    used_in: the modules whose backward reads it, the first reader's first. error: root mean square, relative to the
+    value's, to be expected if what is coded is Gaussian. early: convolutions and matrix products between the earliest
+    of its decodings and what reads that first: 0 unless something is held for nothing.
+    """
 
     name: str
     module: str
@@ -38,6 +45,9 @@ class Row:
     consumers: tuple[str, ...]
     source: str
     carries_mask: bool = False
+    used_in: tuple[str, ...] = ()
+    error: float = 0.0
+    early: int = 0
 
     @property
     def layer(self) -> tuple[Any, ...]:
@@ -58,6 +68,7 @@ class Kept:
     reason: str
     consumers: tuple[str, ...]
     source: str
+    used_in: tuple[str, ...] = ()
 
     @property
     def layer(self) -> tuple[Any, ...]:
@@ -84,22 +95,32 @@ class GraphReport:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> GraphReport:
         """The inverse of dataclasses.asdict."""
-        rows = tuple(
-            Row(**{**row, "shape": tuple(row["shape"]), "consumers": tuple(row["consumers"])})
-            for row in data["tensors"]
-        )
-        kept = tuple(
-            Kept(**{**row, "shape": tuple(row["shape"]), "consumers": tuple(row["consumers"])}) for row in data["kept"]
-        )
+        rows = tuple(Row(**_tuples(row)) for row in data["tensors"])
+        kept = tuple(Kept(**_tuples(row)) for row in data["kept"])
         return cls(**{**data, "tensors": rows, "kept": kept})
 
 
 @dataclass(frozen=True)
+class About:
+    """What was explained. model: its class, or the target it came from; command: what makes the same again, or ''."""
+
+    model: str = ""
+    batch: int = 0
+    dtype: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
-    """All graphs of a model. Bytes are activations only: no parameters, no inputs, no outputs; aliases count once."""
+    """All graphs of a model. Bytes are activations only: no parameters, no inputs, no outputs; aliases count once.
+
+    pictures: each graph as data for drawing, where the report comes from `explain`.
+    """
 
     graphs: tuple[GraphReport, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
+    about: About = field(default=About(), compare=False)
 
     @property
     def saved_before(self) -> int:
@@ -152,76 +173,37 @@ class Report:
         """`to_dict` as text."""
         return json.dumps(self.to_dict(), indent=indent)
 
+    def save_html(self, path: str | Path) -> Path:
+        """Write the report of `explain` as one HTML file with ribbon, timeline, graph and table; returns its path.
+
+        Raises ApproxFxError if the report holds no graph to draw, the file cannot be written, or bokeh is missing.
+        """
+        from .view.html import page
+
+        text, target = page(self), Path(path)
+        try:
+            target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ApproxFxError(f"cannot write {str(path)!r}: {error.strerror}.") from error
+        return target
+
     def __str__(self) -> str:
         return render.text(self)
 
     def _repr_html_(self) -> str:
-        return render.html(self)
+        """Summary, timeline (where matplotlib is there and the report is `explain`'s) and tables, for a notebook."""
+        tables = render.html(self)
+        if self.pictures and importlib.util.find_spec("matplotlib") is not None:
+            from .view.merge import merged
+            from .view.static import timeline_svg
+
+            head, _, rest = tables.partition("</p>")
+            return f"{head}</p>{timeline_svg(merged(self))}{rest}"
+        return tables
 
 
-def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> GraphReport:
-    """The report of one partitioned graph. before: bytes that torch's own partition saves; peaks: before, after."""
-    readers = _readers(done)
-    used = {node.name for node in done.backward.graph.find_nodes(op="placeholder")}
-    rows: list[Row] = []
-    kept: list[Kept] = []
-    for value, nodes in done.stored.items():
-        quantizer, own = done.plan.anchors[value], tensor(value)
-        if own is None or not any(node.name in used for node in nodes):
-            continue
-        where = (value.name, module_of(value), name_of(value), sizes(own), str(own.dtype).removeprefix("torch."))
-        if isinstance(quantizer, Exact):
-            if quantizer.reason != "output":
-                kept.append(Kept(*where, nbytes(value), quantizer.reason, readers.get(value, ()), source_of(value)))
-            continue
-        carries = value in done.plan.carried.values()
-        rows.append(
-            Row(
-                *where,
-                quantizer.name,
-                quantizer.bits,
-                nbytes(value),
-                sum(map(nbytes, nodes)),
-                readers.get(value, ()),
-                source_of(value),
-                carries,
-            )
-        )
-    stored = [node for nodes in done.stored.values() for node in nodes if node.name in used]
-    after = saved_bytes(stored, done.plan.joint.fwd_outputs)
-    return GraphReport(key, before, after, *peaks, tuple(rows), tuple(kept))
-
-
-def saved_bytes(saved: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> int:
-    """Bytes of the saved nodes of a joint graph: no inputs, no outputs, no sizes; aliases count once."""
-    alive = {through(node, VIEWS - _COPYING) for node in outputs}
-    roots: dict[fx.Node, int] = {}
-    for node in saved:
-        root = through(node, VIEWS - _COPYING)
-        if root.op != "placeholder" and root.op != "get_attr" and root not in alive and not is_size(node):
-            roots[root] = max(roots.get(root, 0), nbytes(node))
-    return sum(roots.values())
-
-
-def _readers(done: Partition) -> dict[fx.Node, tuple[str, ...]]:
-    """Anchor -> names of the backward ops that read it, directly or through what is recomputed from it."""
-    plan = done.plan
-    found: dict[fx.Node, set[str]] = {}
-    for value, consumers in plan.joint.demands.items():
-        names = {name_of(consumer) for consumer in consumers if consumer.op != "output"}
-        stack, seen = [value], set()
-        while stack:
-            current = stack.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            if current in plan.anchors:
-                found.setdefault(current, set()).update(names)
-            elif current in plan.carried:
-                stack.append(plan.carried[current])
-            else:
-                stack.extend(plan.recompute.get(current, ()))
-    return {value: tuple(sorted(names - {""})) for value, names in found.items()}
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
 
 
 # parameter or converted module -> reports of the graphs it takes part in, in the order they were compiled
@@ -249,4 +231,4 @@ def report(model: nn.Module) -> Report:
     return Report(tuple(graph for graph, _ in graphs.values()), options)
 
 
-__all__ = ["GraphReport", "Kept", "Report", "Row", "describe", "register", "report", "saved_bytes"]
+__all__ = ["About", "GraphReport", "Kept", "Report", "Row", "register", "report"]

@@ -17,9 +17,9 @@ from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
 import approx_fx
 from approx_fx.config import Config
+from approx_fx.describe import saved_bytes
 from approx_fx.host import decompose, early, fake, inductor, profiler, quicker, split
 from approx_fx.host.wrapper import generated_code
-from approx_fx.report import saved_bytes
 
 
 def test_the_partitioners_saved_set_is_known_without_partitioning() -> None:

@@ -1,0 +1,88 @@
+"""The report as one HTML file that needs no server and no network: summary, ribbon, timeline, graph, table."""
+
+from __future__ import annotations
+
+import html
+import json
+from importlib import resources
+from string import Template
+from typing import Any
+
+import torch
+
+from ..errors import ApproxFxError
+from ..render import size
+from ..report import Report
+from .colours import KINDS, LEGEND
+from .merge import merged
+from .payload import COLUMNS, payload
+
+COMPONENTS: list[Any] = ["bokeh", "bokeh-widgets", "bokeh-tables"]
+
+
+def page(report: Report) -> str:
+    """The file's text. Raises ApproxFxError if bokeh is missing, or the report holds no graph to draw."""
+    picture = merged(report)
+    try:
+        from bokeh.embed import components
+        from bokeh.resources import Resources
+    except ImportError as error:
+        raise ApproxFxError(f"{error}: the page needs bokeh; pip install 'approx_fx[view]'.") from error
+    from .figures import figures
+
+    made = figures()
+    script, divs = components(made)
+    data = {**payload(picture), "columns": COLUMNS, "kinds": list(KINDS), "report": report.to_dict()}
+    asset = resources.files(__package__) / "assets"
+    return Template((asset / "page.html").read_text()).substitute(
+        title=html.escape(f"{report.about.model or 'model'}: saved for backward"),
+        summary=_terms(summary(report)),
+        legend=_legend(LEGEND),
+        kinds=_legend((colour, kind) for kind, colour in KINDS.items()),
+        resources=Resources(mode="inline", minified=True, components=COMPONENTS).render(),
+        data=_embedded(data),
+        graph_script=(asset / "graph.js").read_text(),
+        page_script=(asset / "page.js").read_text(),
+        script=script,
+        **divs,
+    )
+
+
+def summary(report: Report) -> dict[str, str]:
+    """The strip at the top: what was measured of what, with which versions, by which command."""
+    from .. import __version__
+
+    about, peak = report.about, report.predicted_peak
+    early = sum(row.early > 0 for row in report.tensors)
+    bits = report.options.get("bits")
+    return {
+        "saved": f"{size(report.saved_before)} → {size(report.saved_after)}",
+        "smaller": f"{report.ratio:.1f}x",
+        "predicted peak": f"{size(peak['before'])} → {size(peak['after'])}",
+        "bits": "exact" if bits is None else str(bits),
+        "model": about.model,
+        "batch": str(about.batch),
+        "dtype": about.dtype,
+        "graphs": str(len(report.graphs))
+        + "".join(f"; exact: {graph.failed}" for graph in report.graphs if graph.failed),
+        "decoded early": f"{early} of {len(report.tensors)}" if early else "none",
+        "versions": f"approx_fx {__version__}, torch {torch.__version__}",
+        **({"command": about.command} if about.command else {}),
+    }
+
+
+def _terms(strip: dict[str, str]) -> str:
+    escaped = [(html.escape(term), html.escape(value)) for term, value in strip.items()]
+    wide = {"command": " class=wide"}
+    return "".join(f"<div{wide.get(term, '')}><dt>{term}</dt><dd>{value}</dd></div>" for term, value in escaped)
+
+
+def _legend(entries: Any) -> str:
+    return "".join(f'<li><i style="background:{colour}"></i>{html.escape(label)}</li>' for colour, label in entries)
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    """JSON that no text in it can end the script element of."""
+    return (
+        json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    )
