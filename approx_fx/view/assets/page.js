@@ -11,7 +11,18 @@
   const page = (window.approxPage = { data, state, ready: false });
 
   const model = (name) => Bokeh.documents[0].get_model_by_name(name);
-  const fill = (name, columns) => { model(name).data = columns; };
+  // Outlines and lines never become fewer, the rest is empty: bokeh paints once more by the numbers of those that went.
+  const longest = new Map();
+
+  function fill(name, columns) {
+    if (columns.xs) {
+      const count = Math.max(longest.get(name) || 0, columns.xs.length);
+      longest.set(name, count);
+      for (const [key, values] of Object.entries(columns))
+        while (values.length < count) values.push(key === "xs" || key === "ys" ? [] : "");
+    }
+    model(name).data = columns;
+  }
   const text = (number) => data.texts[number];
   const other = () => (state.side === "after" ? "before" : "after");
   const titles = { before: "torch.compile", after: "approx_fx" };
@@ -125,6 +136,8 @@
 
   function drawGraph(keep) {
     const nodes = data.nodes[state.side], drawn = approxGraph.layout(nodes, data.texts, state.open, narrow() ? 1 : 3);
+    const before = state.drawn && state.drawn.units[chosenUnit()];
+    select(-1);
     state.drawn = drawn;
     const units = drawn.units, first = (unit) => unit.members[0];
     const role = (unit) => (unit.ops ? text(nodes.role[first(unit)]) : "");
@@ -149,6 +162,10 @@
     const plot = model("graph"), half = narrow() ? 1.4 : 3.6;
     if (!keep) plot.y_range.setv({ start: Math.min(27, Math.max(drawn.height, 6)), end: -1 });
     plot.x_range.setv({ start: -half, end: half });
+    if (before) {
+      const same = (u) => u.side === before.side && u.ops === before.ops && u.path === before.path && (!u.ops || u.members[0] === before.members[0]);
+      select(units.findIndex(same));
+    }
     byId("count").textContent = `${units.length} boxes for ${nodes.name.length} ops`;
   }
 
@@ -172,9 +189,19 @@
     drawGraph(true);
   }
 
+  const chosenUnit = () => model("units").selected.indices[0] ?? -1;
+
+  // Marks a box, or none (-1), without acting as a tap on it does.
+  function select(index) {
+    const busy = state.busy;
+    state.busy = true;
+    model("units").selected.indices = index < 0 ? [] : [index];
+    state.busy = busy;
+  }
+
   function choose(index, show = true) {
-    const unit = state.drawn.units[index], source = model("units");
-    if (source.selected.indices[0] !== index) source.selected.indices = [index];
+    const unit = state.drawn.units[index];
+    select(index);
     if (unit.ops) details(unit.members[0]);
     else byId("details").textContent = `${unit.path}: ${unit.members.length} ops of the ${unit.side}`;
     const range = model("graph").y_range, reach = range.start - range.end;
@@ -223,7 +250,7 @@
   }
 
   function keys(event) {
-    const units = state.drawn.units, chosen = model("units").selected.indices[0] ?? -1;
+    const units = state.drawn.units, chosen = chosenUnit();
     const step = { ArrowDown: [0, 1], ArrowUp: [0, -1], ArrowRight: [1, 0], ArrowLeft: [-1, 0] }[event.key];
     if (step) {
       event.preventDefault();
