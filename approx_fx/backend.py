@@ -23,13 +23,11 @@ from .host import inductor, split
 from .host.allocator import keep_freed_memory
 from .host.trace import keep_graph
 from .joint.graph import read
-from .joint.values import nbytes
 from .memory import predicted_peak
 from .partitioner import Partition, lower, partition
 from .quantize.exact import REASONS
 from .report import GraphReport, Kept, Row, register
 from .rounding import counted, steps_of
-from .view.picture import Picture, picture
 
 NOTHING_WON = "torch.compile's own partition saves fewer bytes: there is nothing worth coding"
 
@@ -78,13 +76,12 @@ def compile_with(
 class Exact:
     """A graph under torch's own partition. saved: value -> bytes; the rest is worked out on a dry run only.
 
-    peak: predicted bytes; halves: forward and backward; parameters: bytes.
+    peak: predicted bytes; halves: forward and backward.
     """
 
     saved: dict[fx.Node, int]
     peak: int = 0
     halves: inductor.Halves | None = None
-    parameters: int = 0
 
     @property
     def bytes(self) -> int:
@@ -92,37 +89,47 @@ class Exact:
         return sum(self.saved.values())
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A graph under both partitions. ours: None where it stays exact."""
+
+    report: GraphReport
+    exact: Exact
+    ours: Partition | None
+
+
 @dataclass
 class Pass:
     """One compile: partitions the joint graphs it is given and collects their reports.
 
     dry: nothing will be run (explain): leave our ops in the halves, keep no report on disk, and carry out torch's own
-    partition too, to predict its peak and to draw it, which a compile need not wait for. pictures: then, one a graph.
+    partition too, to predict its peak and to draw it, which a compile need not wait for. seen: then, all there is to
+    draw of each graph.
     """
 
     config: Config
     key: str
     dry: bool = False
     reports: list[GraphReport] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
         """(forward, backward) of a joint graph; options are those that torch gives to a partitioner."""
         config = self.config
         untouched = _copy(split.simplify(module))
         exact, done = Exact({}), None
-        keep_graph("approx_fx_joint", untouched)
         try:
+            keep_graph("approx_fx_joint", untouched)
             exact = self._exact(untouched, joint_inputs, options)
             if config.bits is None:
                 return self._left(untouched, joint_inputs, options, exact, "")
             done = partition(module, options["num_fwd_outputs"], config, options.get("static_lifetime_input_indices"))
-            for name, half in (("forward", done.forward), ("backward", done.backward)):
-                keep_graph(f"approx_fx_{name}", half)
             found = describe(done, exact.bytes, (exact.peak, predicted_peak(done.forward, done.backward)), self.key)
             if found.after > exact.bytes:
                 return self._left(untouched, joint_inputs, options, exact, NOTHING_WON)
             halves = done.forward, done.backward
+            for name, half in zip(("forward", "backward"), halves, strict=True):
+                keep_graph(f"approx_fx_{name}", half)
             if config.compiler == "inductor" and not self.dry:
                 halves = lower(done, config.lowering)
         except Exception as error:
@@ -148,19 +155,18 @@ class Pass:
 
     def _exact(self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]) -> Exact:
         """What torch's own partition does with a simplified joint graph."""
-        joint = read(module, options["num_fwd_outputs"], options.get("static_lifetime_input_indices") or ())
+        outputs = read(module, options["num_fwd_outputs"]).fwd_outputs
         if not self.dry:
-            return Exact(saved_roots(split.torch_saved(module, options["num_fwd_outputs"]), joint.fwd_outputs))
+            return Exact(saved_roots(split.torch_saved(module, options["num_fwd_outputs"]), outputs))
         theirs = split.torch_partition(_copy(module), joint_inputs, **options)
         names = {node.name for node in theirs[1].graph.find_nodes(op="placeholder")}
         saved = [node for node in module.graph.nodes if node.name in names]
-        parameters = sum(map(nbytes, joint.parameters))
-        return Exact(saved_roots(saved, joint.fwd_outputs), predicted_peak(*theirs), theirs, parameters)
+        return Exact(saved_roots(saved, outputs), predicted_peak(*theirs), theirs)
 
     def _keep(self, graph: GraphReport, exact: Exact, done: Partition | None = None) -> None:
         self.reports.append(graph)
-        if exact.halves is not None:
-            self.pictures.append(picture(graph, exact.saved, exact.halves, done, exact.parameters))
+        if self.dry:
+            self.seen.append(Seen(graph, exact, done))
         log.debug("saved bytes %d -> %d, %d tensors coded", graph.before, graph.after, len(graph.tensors))
         for row in graph.tensors:
             log.debug("%s: %d bits, %s, %d -> %d bytes; read by %s in %s", _where(row), row.bits, row.quantizer,

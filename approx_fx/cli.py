@@ -56,9 +56,7 @@ def view(
     dtype: DTYPE = "float32",
     grid: GRID = "gaussian",
     out: Annotated[Path, typer.Option("--out", "-o", help="file to write")] = Path("approx_fx.html"),
-    kind: Annotated[
-        str, typer.Option("--format", help="html; svg or png of ribbon and timeline, one file each")
-    ] = "html",
+    kind: FORMAT = "html",
     as_text: Annotated[bool, typer.Option("--text", help="print it as text instead")] = False,
     as_json: AS_JSON = False,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="print one chain as a Mermaid flow chart instead")] = False,
@@ -72,7 +70,7 @@ def view(
     if module is not None and not mermaid:
         raise ApproxFxError("--module names the chain that --mermaid prints: give both.")
     report = _explained(target, batch, bits, dtype, grid)
-    from .view import merge, static, text
+    from .view import static, text
 
     if as_text:
         print(text.text(report))
@@ -81,7 +79,7 @@ def view(
     elif mermaid:
         print(text.mermaid(report, module), end="")
     else:
-        written = [report.save_html(out)] if kind == "html" else static.save(merge.merged(report), out, kind)
+        written = [report.save_html(out)] if kind == "html" else static.save(report, out, kind)
         print("\n".join(map(str, written)))
 
 

@@ -114,10 +114,10 @@ class Config:
 
 @lru_cache(1)
 def sources_hash() -> str:
-    """SHA-256 over this package's Python files, so that compiled graphs of another version are never reused."""
+    """SHA-256 over the Python files that a compile depends on: graphs compiled by others of them are never reused."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(set(root.rglob("*.py")) - set((root / "view").rglob("*.py"))):
         digest.update(str(path.relative_to(root)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

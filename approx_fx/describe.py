@@ -25,6 +25,8 @@ def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> 
     used = {node.name for node in done.backward.graph.find_nodes(op="placeholder")}
     rows: list[Row] = []
     kept: list[Kept] = []
+    # Codes may share what is stored: the statistics of a row, which its norm's backward keeps anyway.
+    counted = {value for value, quantizer in done.plan.anchors.items() if isinstance(quantizer, Exact)}
     for value, nodes in done.stored.items():
         quantizer, own = done.plan.anchors[value], tensor(value)
         if own is None or not any(node.name in used for node in nodes):
@@ -43,7 +45,7 @@ def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> 
                 quantizer.name,
                 quantizer.bits,
                 nbytes(value),
-                sum(map(nbytes, nodes)),
+                sum(nbytes(node) for node in set(nodes) - counted),
                 ops,
                 source_of(value),
                 value in done.plan.carried.values(),
@@ -52,13 +54,14 @@ def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> 
                 early.get(value, 0),
             )
         )
+        counted.update(nodes)
     stored = [node for nodes in done.stored.values() for node in nodes if node.name in used]
     after = saved_bytes(stored, done.plan.joint.fwd_outputs)
     return GraphReport(key, before, after, *peaks, tuple(rows), tuple(kept))
 
 
 def earliness(done: Partition) -> dict[fx.Node, int]:
-    """Anchor -> heavy ops of the backward between its earliest decoding and that copy's first reader."""
+    """Anchor -> heavy ops of the backward between the earliest decoding, of it or its mask, and its first reader."""
     position: dict[str, int] = {}
     first: dict[str, int] = {}
     heavy = 0
@@ -69,8 +72,9 @@ def earliness(done: Partition) -> dict[fx.Node, int]:
         position[node.name] = heavy
     found: dict[fx.Node, int] = {}
     for copy, value in done.copies.items():
-        if value in done.plan.anchors and copy.name in first:
-            found[value] = max(found.get(value, 0), first[copy.name] - position[copy.name])
+        owner = done.plan.carried.get(value, value)
+        if owner in done.plan.anchors and copy.name in first:
+            found[owner] = max(found.get(owner, 0), first[copy.name] - position[copy.name])
     return found
 
 

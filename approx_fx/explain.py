@@ -13,12 +13,11 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .backend import Pass, graph_key
+from .backend import Pass, Seen, graph_key
 from .config import Config
 from .errors import ApproxFxError
 from .host import fake, inductor
 from .report import About, GraphReport, Report
-from .view.picture import Picture
 
 
 def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **options: Any) -> Report:
@@ -32,13 +31,13 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
     check_trainable(model)
     config.check_names(name for name, _ in model.named_modules())
     graphs: list[GraphReport] = []
-    pictures: list[Picture] = []
+    seen: list[Seen] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
         run = Pass(config, graph_key(module, values, config), dry=True)
         compiled = inductor.compile_eager(module, values, inductor.Hook(config.key(), run))
         graphs.extend(run.reports)
-        pictures.extend(run.pictures)
+        seen.extend(run.seen)
         return compiled
 
     device = next(itertools.chain(model.parameters())).device.type
@@ -49,8 +48,11 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
         cast = torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
         with cast, torch.enable_grad(), inductor.fresh_dynamo():
             torch.compile(double, backend=collect)(*values)
-    about = About(type(model).__name__, _batch(inputs), str(dtype or torch.float32).removeprefix("torch."))
-    return Report(tuple(graphs), dataclasses.asdict(config), tuple(pictures), about)
+    floats = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    kind = str(dtype or next(floats, torch.float32)).removeprefix("torch.")
+    held = {id(each): each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers())}
+    about = About(type(model).__name__, _batch(inputs), kind, sum(held.values()))
+    return Report(tuple(graphs), dataclasses.asdict(config), tuple(seen), about)
 
 
 def _batch(inputs: Sequence[Any]) -> int:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import render
-from .errors import ApproxFxError
+from .files import write
 from .joint.attribution import layer_pattern
 from .quantize.exact import REASONS
 
 if TYPE_CHECKING:
+    from .backend import Seen
     from .view.picture import Picture
 
 SCHEMA = 1
@@ -102,11 +104,15 @@ class GraphReport:
 
 @dataclass(frozen=True)
 class About:
-    """What was explained. model: its class, or the target it came from; command: what makes the same again, or ''."""
+    """What was explained. model: its class, or the target it came from; command: what makes the same again, or ''.
+
+    parameters: bytes of parameters and buffers.
+    """
 
     model: str = ""
     batch: int = 0
     dtype: str = ""
+    parameters: int = 0
     command: str = ""
 
 
@@ -114,13 +120,24 @@ class About:
 class Report:
     """All graphs of a model. Bytes are activations only: no parameters, no inputs, no outputs; aliases count once.
 
-    pictures: each graph as data for drawing, where the report comes from `explain`.
+    seen: all there is to draw of each graph, where the report comes from `explain`.
     """
 
     graphs: tuple[GraphReport, ...]
     options: dict[str, Any] = field(default_factory=dict)
-    pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
+    seen: tuple[Seen, ...] = field(default=(), repr=False, compare=False)
     about: About = field(default=About(), compare=False)
+
+    @cached_property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Each graph as plain data for drawing; empty for the report of a training run."""
+        from .view.picture import picture
+
+        return tuple(map(picture, self.seen))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles and copies: plain data, without the graphs themselves."""
+        return {**self.__dict__, "pictures": self.pictures, "seen": ()}
 
     @property
     def saved_before(self) -> int:
@@ -149,11 +166,20 @@ class Report:
 
     @property
     def predicted_peak(self) -> dict[str, int]:
-        """Predicted peak of live activation and gradient bytes of a step: {'before', 'after'}."""
-        return {
-            "before": max((graph.peak_before for graph in self.graphs), default=0),
-            "after": max((graph.peak_after for graph in self.graphs), default=0),
-        }
+        """Predicted peak of live activation and gradient bytes of a step: {'before', 'after'}.
+
+        While a graph runs, what the graphs before it saved is there, too. before is 0 where it was not worked out.
+        """
+        most = {"before": 0, "after": 0}
+        held = {"before": 0, "after": 0}
+        for graph in self.graphs:
+            for side, peak, saved in (
+                ("before", graph.peak_before, graph.before),
+                ("after", graph.peak_after, graph.after),
+            ):
+                most[side] = max(most[side], peak + held[side] if peak else 0)
+                held[side] += saved
+        return most
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON contract: schema, saved_bytes, ratio, tensors, kept, and more."""
@@ -180,12 +206,8 @@ class Report:
         """
         from .view.html import page
 
-        text, target = page(self), Path(path)
-        try:
-            target.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ApproxFxError(f"cannot write {str(path)!r}: {error.strerror}.") from error
-        return target
+        write(Path(path), page(self))
+        return Path(path)
 
     def __str__(self) -> str:
         return render.text(self)
@@ -193,12 +215,11 @@ class Report:
     def _repr_html_(self) -> str:
         """Summary, timeline (where matplotlib is there and the report is `explain`'s) and tables, for a notebook."""
         tables = render.html(self)
-        if self.pictures and importlib.util.find_spec("matplotlib") is not None:
-            from .view.merge import merged
+        if self.seen and importlib.util.find_spec("matplotlib") is not None:
             from .view.static import timeline_svg
 
             head, _, rest = tables.partition("</p>")
-            return f"{head}</p>{timeline_svg(merged(self))}{rest}"
+            return f"{head}</p>{timeline_svg(self)}{rest}"
         return tables
 
 

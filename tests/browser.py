@@ -91,7 +91,7 @@ class Opened:
 
 @contextmanager
 def opened(
-    path: Path, width: int = 1400, height: int = 900, dark: bool = False, phone: bool = False
+    path: Path, width: int = 1400, height: int = 900, dark: bool = False, phone: bool = False, bypass: bool = True
 ) -> Iterator[Opened]:
     """A file opened from disk, once its scripts have drawn it."""
     from playwright.sync_api import sync_playwright
@@ -105,7 +105,7 @@ def opened(
             viewport={"width": width, "height": height},
             color_scheme="dark" if dark else "light",
             has_touch=phone,
-            bypass_csp=True,  # for the driver's own scripts
+            bypass_csp=bypass,  # for the driver's own scripts
         )
         seen = Opened(context.new_page())
         seen.page.on("console", lambda said: said.type in ("error", "warning") and seen.complaints.append(said.text))
@@ -113,6 +113,6 @@ def opened(
         local = ("file:", "data:", "blob:")
         seen.page.on("request", lambda sent: sent.url.startswith(local) or seen.left.append(sent.url))
         seen.page.goto(path.as_uri())
-        seen.page.wait_for_function("window.approxPage && approxPage.ready", timeout=60000)
+        seen.page.locator("#count", has_text="ops").wait_for(timeout=60000)
         yield seen
         running.close()

@@ -42,8 +42,10 @@ def expected_error(quantizer: Quantizer, value: torch.Tensor) -> float:
         tiles = Tile.of(value, quantizer.group, quantizer.along).count(value)
         extreme = extreme_of(numel(value) / max(tiles, 1))
         one_sided = isinstance(quantizer, Relu) or (isinstance(quantizer, Stochastic) and quantizer.mask is not None)
-        codes = 2**quantizer.bits - (not isinstance(quantizer, Group))
-        step = (extreme if one_sided else 2 * extreme) / codes
+        bins = 2**quantizer.bits - (not isinstance(quantizer, Group))
+        if isinstance(quantizer, Stochastic) and one_sided:
+            bins -= 1  # between the codes above 0, which rounding at random goes up or down to
+        step = (extreme if one_sided else 2 * extreme) / max(bins, 1)
         return step * PER_BIN * (AT_RANDOM if isinstance(quantizer, Stochastic) else 1.0)
     return 0.0
 

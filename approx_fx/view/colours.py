@@ -1,4 +1,4 @@
-"""The colours of bits and of kinds of memory: Okabe and Ito 2008, told apart by colour-blind readers too."""
+"""The names of both sides, and colours that colour-blind readers tell apart, too: Okabe and Ito 2008."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ BITS = {
 # One of BITS' colours, and what it stands for.
 LEGEND = ((EXACT, "exact"), ("#56B4E9", "6 to 8 bits"), ("#0072B2", "4, 5 bits"), ("#009E73", "2, 3 bits"),
           ("#CC79A7", "1 bit"))  # fmt: skip
+TITLES = {"before": "torch.compile", "after": "approx_fx"}
 KINDS = {
     "parameters": "#999999",
     "saved exact": EXACT,

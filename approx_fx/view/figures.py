@@ -117,8 +117,9 @@ def _graph() -> Any:
                       line_dash="dash")  # fmt: skip
     boxes.nonselection_glyph = None
     boxes.selection_glyph = boxes.glyph.clone(line_color="#F0E442", line_width=4)
-    plot.text("x", "y", "title", source=units, text_align="center", text_baseline="middle", text_font_size="11px",
-              text_color="#111111")  # fmt: skip
+    words = plot.text("x", "y", "title", source=units, text_align="center", text_baseline="middle",
+                      text_font_size="11px", text_color="#111111")  # fmt: skip
+    words.nonselection_glyph = words.selection_glyph = None
     plot.add_tools(_hover([boxes], ("shape", "role", "hint")), TapTool(renderers=[boxes]))
     plot.toolbar.active_scroll = None
     return plot

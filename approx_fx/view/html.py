@@ -8,14 +8,12 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-import torch
-
 from ..errors import ApproxFxError
-from ..render import size
 from ..report import Report
 from .colours import KINDS, LEGEND
 from .merge import merged
 from .payload import COLUMNS, payload
+from .summary import summary
 
 COMPONENTS: list[Any] = ["bokeh", "bokeh-widgets", "bokeh-tables"]
 
@@ -32,7 +30,7 @@ def page(report: Report) -> str:
 
     made = figures()
     script, divs = components(made)
-    data = {**payload(picture), "columns": COLUMNS, "kinds": list(KINDS), "report": report.to_dict()}
+    data = {**payload(picture, report.about.parameters), "columns": COLUMNS, "kinds": list(KINDS)}
     asset = resources.files(__package__) / "assets"
     return Template((asset / "page.html").read_text()).substitute(
         title=html.escape(f"{report.about.model or 'model'}: saved for backward"),
@@ -46,29 +44,6 @@ def page(report: Report) -> str:
         script=script,
         **divs,
     )
-
-
-def summary(report: Report) -> dict[str, str]:
-    """The strip at the top: what was measured of what, with which versions, by which command."""
-    from .. import __version__
-
-    about, peak = report.about, report.predicted_peak
-    early = sum(row.early > 0 for row in report.tensors)
-    bits = report.options.get("bits")
-    return {
-        "saved": f"{size(report.saved_before)} → {size(report.saved_after)}",
-        "smaller": f"{report.ratio:.1f}x",
-        "predicted peak": f"{size(peak['before'])} → {size(peak['after'])}",
-        "bits": "exact" if bits is None else str(bits),
-        "model": about.model,
-        "batch": str(about.batch),
-        "dtype": about.dtype,
-        "graphs": str(len(report.graphs))
-        + "".join(f"; exact: {graph.failed}" for graph in report.graphs if graph.failed),
-        "decoded early": f"{early} of {len(report.tensors)}" if early else "none",
-        "versions": f"approx_fx {__version__}, torch {torch.__version__}",
-        **({"command": about.command} if about.command else {}),
-    }
 
 
 def _terms(strip: dict[str, str]) -> str:

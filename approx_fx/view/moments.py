@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 from torch import fx
 
@@ -12,6 +13,7 @@ from ..joint.attribution import module_of
 from ..joint.ops import VIEWS, name_of, through
 from ..joint.values import nbytes
 from ..memory import events, handed_over
+from .nodes import is_ours
 
 # From the bottom of the stack; parameters lie below them all, and are there throughout.
 KINDS = ("saved exact", "saved codes", "decoded", "gradients", "other temporaries")
@@ -73,34 +75,53 @@ def moments_of(
             return "other temporaries" if node.name not in saved else KINDS[node.name in codes]
         if node.name in gradients:
             return "gradients"
-        return "decoded" if node.name in copies else "other temporaries"
+        return "decoded" if node.name in copies or is_ours(node) else "other temporaries"
 
     found: list[Moment] = []
-    most = -1
+    most, peak = -1, 0
     at_peak: tuple[Alive, ...] = ()
     for phase, half, start in (("forward", forward, []), ("backward", backward, handed_over(backward))):
-        alive = {node: Alive(node.name, name_of(node), module_of(node), kind_of(node, phase), nbytes(node))
-                 for node in start}  # fmt: skip
+        alive = {node: _alive(node, kind_of(node, phase)) for node in start}
+        sums = dict.fromkeys(KINDS, 0)
+        for each in alive.values():
+            sums[each.kind] += each.bytes
         if start:
-            found.append(Moment(phase, "", "start", "", _live(alive)))
+            found.append(Moment(phase, "", "start", "", tuple(sums.values())))
+        highest = -1
         for event in events(half, start):
             if event.made:
-                node = event.node
-                alive[node] = Alive(node.name, name_of(node), module_of(node), kind_of(node, phase), nbytes(node))
-                found.append(Moment(phase, node.name, name_of(node), module_of(node), _live(alive)))
-            if found and found[-1].total > most:
-                most, at_peak = found[-1].total, tuple(alive.values())
+                made = alive[event.node] = _alive(event.node, kind_of(event.node, phase))
+                sums[made.kind] += made.bytes
+                found.append(Moment(phase, made.name, made.op, made.module, tuple(sums.values())))
+                highest = max(highest, found[-1].total)
             for node in event.freed:
-                alive.pop(node, None)
-    peak = next((index for index, moment in enumerate(found) if moment.total == most), 0)
+                gone = alive.pop(node, None)
+                if gone is not None:
+                    sums[gone.kind] -= gone.bytes
+        if highest > most:
+            most = highest
+            peak = next(i for i, moment in enumerate(found) if moment.phase == phase and moment.total == most)
+            at_peak = _alive_at(half, start, found[peak].node, partial(kind_of, phase=phase))
     return Moments(tuple(found), peak, tuple(sorted(at_peak, key=lambda each: -each.bytes)))
 
 
-def _live(alive: dict[fx.Node, Alive]) -> tuple[int, ...]:
-    sums = dict.fromkeys(KINDS, 0)
-    for each in alive.values():
-        sums[each.kind] += each.bytes
-    return tuple(sums.values())
+def _alive(node: fx.Node, kind: str) -> Alive:
+    return Alive(node.name, name_of(node), module_of(node), kind, nbytes(node))
+
+
+def _alive_at(
+    half: fx.GraphModule, start: list[fx.Node], name: str, kind_of: Callable[[fx.Node], str]
+) -> tuple[Alive, ...]:
+    """What is alive with the result of the node of this name."""
+    alive = dict.fromkeys(start)
+    for event in events(half, start):
+        if event.made:
+            alive[event.node] = None
+        if event.node.name == name:
+            break
+        for node in event.freed:
+            alive.pop(node, None)
+    return tuple(_alive(node, kind_of(node)) for node in alive)
 
 
 def _outputs(half: fx.GraphModule) -> list[fx.Node]:

@@ -11,6 +11,7 @@ from ..joint.attribution import module_of, source_of
 from ..joint.chains import Chain
 from ..joint.ops import CASTS, name_of, through
 from ..joint.values import nbytes, sizes, tensor
+from ..ops import reference_of
 
 # Pointwise ops behind a batch normalisation that are drawn as part of its chain.
 ACTIVATIONS = frozenset(["relu", "hardtanh", "clamp_min", "clamp_max", "leaky_relu", "le", "gt"])
@@ -66,12 +67,16 @@ def nodes_of(
 
 
 def _role(node: fx.Node, side: str, crossing: Collection[str], copies: Collection[str]) -> str:
-    name = name_of(node)
-    if name.startswith("quantize_") or name == "channel_grid":
-        return "quantize"
+    maker = node.args[0] if name_of(node) == "getitem" else node
+    ours = isinstance(maker, fx.Node) and is_ours(maker)
     if side == "backward":
-        return "dequantize" if name.startswith("dequantize_") else "recomputed" if node.name in copies else ""
-    return "saved" if node.name in crossing else ""
+        return "dequantize" if ours else "recomputed" if node.name in copies else ""
+    return "quantize" if ours else "saved" if node.name in crossing else ""
+
+
+def is_ours(node: fx.Node) -> bool:
+    """Whether a node is one of this pass's ops: it codes, or decodes."""
+    return node.op == "call_function" and reference_of(node.target) is not None
 
 
 def shape_text(node: fx.Node) -> str:
@@ -87,20 +92,21 @@ def chain_members(chains: Sequence[Chain]) -> dict[str, int]:
     found: dict[str, int] = {}
     for number, chain in enumerate(chains):
         stack, seen = [chain.output], set()
+        ends = (chain.x, chain.weight, chain.bias)
         while stack:
             node = stack.pop()
             if node in seen or node.op != "call_function":
                 continue
             seen.add(node)
-            if node is not chain.x:
+            if node not in ends:
                 stack.extend(node.all_input_nodes)
         head = through(chain.x, CASTS)
         if name_of(head) not in HEADS:
             seen.discard(chain.x)
         else:
             seen.add(head)
-        ends = [chain.output, *(user for user in chain.output.users if name_of(user) in CASTS)]
-        seen |= {user for end in ends for user in end.users if name_of(user) in ACTIVATIONS}
+        behind = [chain.output, *(user for user in chain.output.users if name_of(user) in CASTS)]
+        seen |= {user for end in behind for user in end.users if name_of(user) in ACTIVATIONS}
         for node in seen:
             found.setdefault(node.name, number)
     return found

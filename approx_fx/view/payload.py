@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,14 +32,17 @@ class Texts:
         return [self(value) for value in values]
 
 
-def payload(picture: Picture) -> Json:
-    """ribbon: states; moments, nodes, table: by side; texts: what all numbers in `ribbon` and `nodes` stand for."""
+def payload(picture: Picture, parameters: int) -> Json:
+    """ribbon: states; moments, nodes, table: by side; texts: what numbers in `ribbon` and `nodes` stand for.
+
+    parameters: bytes.
+    """
     texts = Texts()
     sides = {side: getattr(picture, side) for side in SIDES}
     return {
         "ribbon": [_ribbon(state, texts) for state in ribbons(picture)],
         "moments": {side: _moments(each.moments) for side, each in sides.items()},
-        "parameters": picture.parameters,
+        "parameters": parameters,
         "nodes": {side: _nodes(each.nodes, texts) for side, each in sides.items()},
         "order": list(picture.order),
         "table": {side: [_row(saved) for saved in each.saved] for side, each in sides.items()},
@@ -68,17 +71,23 @@ def _told(arc: Arc) -> list[str]:
     shapes = list(dict.fromkeys("x".join(map(str, each.shape)) or "scalar" for each in arc.tensors))
     before, after = (sum(getattr(each, f"bytes_{side}") for each in arc.tensors) for side in SIDES)
     names = first.name if count == 1 else f"{first.name} and {count - 1} more"
+    consumers = dict.fromkeys(name for each in arc.tensors for name in each.consumers)
     early = max(each.early for each in arc.tensors)
     return [
         f"{names} ({first.op})",
-        ", ".join(shapes[:3]) + (" ..." if len(shapes) > 3 else "") + f" {first.dtype}",
-        coding_text(first),
+        ", ".join(shapes[:3]) + (" ..." if len(shapes) > 3 else "") + f" {_each(each.dtype for each in arc.tensors)}",
+        _each(map(coding_text, arc.tensors)),
         f"{size(before)} -> {size(after)}",
         arc.source or "(model)",
-        f"{arc.target or '(model)'}: {', '.join(first.consumers)}",
+        f"{arc.target or '(model)'}: {', '.join(consumers)}",
         first.source,
         error_text(first) + (f"; decoded {early} heavy ops early" if early else ""),
     ]
+
+
+def _each(texts: Iterable[str]) -> str:
+    """Every text once."""
+    return ", ".join(dict.fromkeys(texts))
 
 
 def coding_text(saved: Saved) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from ..joint.attribution import module_of, source_of
 from ..joint.ops import VIEWS, name_of, through
 from ..joint.values import sizes, tensor
-from ..partitioner import Partition
 from ..quantize.exact import Exact
 from ..report import GraphReport
+
+if TYPE_CHECKING:
+    from ..backend import Seen
 from .moments import Moments, moments_of
 from .nodes import Node, chain_members, nodes_of
-
-Halves = tuple[fx.GraphModule, fx.GraphModule]
 
 
 @dataclass(frozen=True)
@@ -55,24 +55,24 @@ class Side:
 
 @dataclass(frozen=True)
 class Picture:
-    """A graph under both. order: modules as the forward enters them; parameters: bytes; failed: why it is exact."""
+    """A graph, or several one after the other, under both. order: modules as the forward enters them."""
 
     before: Side
     after: Side
     order: tuple[str, ...]
-    parameters: int
-    failed: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
         return dataclasses.asdict(self)
 
 
-def picture(
-    report: GraphReport, saved: dict[fx.Node, int], theirs: Halves, ours: Partition | None, parameters: int
-) -> Picture:
-    """saved: what torch's own partition saves, with bytes; theirs: its halves; ours: None where the graph is exact."""
+def picture(seen: Seen) -> Picture:
+    """All that is drawn of a graph. Where its exact partition is not known, that side is empty."""
+    report, saved, theirs, ours = seen.report, seen.exact.saved, seen.exact.halves, seen.ours
     chains = chain_members(ours.plan.chains) if ours is not None else {}
+    if theirs is None:
+        nothing = Side((), Moments((), 0, ()), ())
+        return Picture(nothing, nothing, ())
     readers = _readers(saved, theirs[1])
     before = Side(
         tuple(_exact(node, count, readers[node]) for node, count in saved.items()),
@@ -80,7 +80,7 @@ def picture(
         nodes_of(*theirs, (), chains),
     )
     after = before
-    if ours is not None and not report.failed:
+    if ours is not None:
         copies = {copy.name for copy in ours.copies}
         codes = {
             node.name
@@ -91,7 +91,7 @@ def picture(
         halves = ours.forward, ours.backward
         after = Side(_coded(report), moments_of(*halves, codes, copies), nodes_of(*halves, copies, chains))
     order = dict.fromkeys(node.module for side in (before, after) for node in side.nodes if node.side == "forward")
-    return Picture(before, after, tuple(order), parameters, report.failed)
+    return Picture(before, after, tuple(order))
 
 
 def _readers(saved: dict[fx.Node, int], backward: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:

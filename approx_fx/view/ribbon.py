@@ -73,17 +73,18 @@ def ribbons(picture: Picture) -> list[Ribbon]:
 
 def ribbon(picture: Picture, state: str, closed: Sequence[Fold], folds: Sequence[Fold]) -> Ribbon:
     """One state. closed: which of the folds are."""
-    folded, all_folds = folder(closed), folder(folds)
+    folded, all_folds, labels = folder(closed), folder(folds), [fold.label for fold in folds]
     bundles = {side: _bundles(getattr(picture, side).saved, folded) for side in SIDES}
     used = {end for side in SIDES for bundle in bundles[side].values() for end in (bundle.source, bundle.target)}
     known = list(dict.fromkeys(shown(path, folded) for path in picture.order))
     modules = [path for path in known if path in used] + sorted(used - set(known))
     total = sum(each.bytes_after for each in picture.before.saved) or 1
     scale = FILL * max(len(modules), 1) / total
-    heights = {module: max(1.0, *(_reach(bundles[side], module, scale) for side in SIDES)) for module in modules}
+    reach = [_reach(bundles[side], scale) for side in SIDES]
+    heights = {module: max(1.0, *(each.get(module, 0.0) for each in reach)) for module in modules}
     slots, top = [], 0.0
     for module in modules:
-        slots.append(Slot(module, top, heights[module], _fold_of(module, folded, all_folds)))
+        slots.append(Slot(module, top, heights[module], _fold_of(module, all_folds, labels)))
         top += heights[module]
     places = {slot.module: slot for slot in slots}
     return Ribbon(state, tuple(slots), {side: _arcs(bundles[side], places, scale) for side in SIDES})
@@ -119,11 +120,13 @@ def _bundles(
     return found
 
 
-def _reach(bundles: Mapping[Key, _Bundle], module: str, scale: float) -> float:
-    """The thickness of all arcs at a slot, on its fuller side, with some air."""
-    out = sum(max(bundle.share * scale, THINNEST) for bundle in bundles.values() if bundle.source == module)
-    into = sum(max(bundle.share * scale, THINNEST) for bundle in bundles.values() if bundle.target == module)
-    return 1.15 * max(out, into)
+def _reach(bundles: Mapping[Key, _Bundle], scale: float) -> dict[str, float]:
+    """Module -> the thickness of all arcs at its slot, on its fuller side, with some air."""
+    ends: tuple[dict[str, float], dict[str, float]] = ({}, {})
+    for bundle in bundles.values():
+        for end, whole in zip((bundle.source, bundle.target), ends, strict=True):
+            whole[end] = whole.get(end, 0.0) + max(bundle.share * scale, THINNEST)
+    return {module: 1.15 * max(whole.get(module, 0.0) for whole in ends) for module in ends[0] | ends[1]}
 
 
 def _arcs(bundles: Mapping[Key, _Bundle], places: Mapping[str, Slot], scale: float) -> tuple[Arc, ...]:
@@ -154,10 +157,7 @@ def _stacked(bundles: Sequence[_Bundle], ends: Sequence[str], places: Mapping[st
     return found
 
 
-def _fold_of(module: str, folded: Mapping[str, tuple[str, Fold]], every: Mapping[str, tuple[str, Fold]]) -> str:
-    """The label of the fold that a slot stands for, or, unfolded, lies in."""
-    for label, _ in every.values():
-        if module == label or module.startswith(f"{label}."):
-            return label
-    label = shown(module, every)
-    return next((fold for fold, _ in every.values() if label == fold or label.startswith(f"{fold}.")), "")
+def _fold_of(module: str, every: Mapping[str, tuple[str, Fold]], labels: Sequence[str]) -> str:
+    """The label of the fold that a slot stands for, or, unfolded, lies in. every: of all folds, open ones too."""
+    seen = shown(module, every)
+    return next((label for label in labels if seen == label or seen.startswith(f"{label}.")), "")

@@ -8,41 +8,45 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ApproxFxError
+from ..files import write
 from ..render import size
+from ..report import Report
 from .colours import KINDS as KIND_COLOURS
-from .colours import LEGEND, of_bits
+from .colours import LEGEND, TITLES, of_bits
+from .merge import merged
 from .moments import KINDS, Moments
-from .picture import Picture
 from .ribbon import SIDES, Ribbon, curve, ribbons
 
-TITLES = {"before": "torch.compile", "after": "approx_fx"}
 MIB = 2**20
 
 
-def save(picture: Picture, path: Path, kind: str) -> list[Path]:
-    """Write NAME-ribbon.KIND and NAME-timeline.KIND, kind 'svg' or 'png'; NAME is `path` without its ending."""
+def save(report: Report, path: Path, kind: str) -> list[Path]:
+    """Write NAME-ribbon.KIND and NAME-timeline.KIND, kind 'svg' or 'png'; NAME is `path` without its ending.
+
+    Raises ApproxFxError as `merged` does, and if matplotlib is missing or a file cannot be written.
+    """
     written = []
     for name, draw in (("ribbon", _draw_ribbon), ("timeline", _draw_timeline)):
         target = path.with_name(f"{path.stem}-{name}.{kind}")
-        target.write_bytes(_render(draw, picture, kind))
+        write(target, _render(draw, report, kind))
         written.append(target)
     return written
 
 
-def timeline_svg(picture: Picture) -> str:
+def timeline_svg(report: Report) -> str:
     """The timeline as an <svg> element, for a notebook's cell."""
-    text = _render(_draw_timeline, picture, "svg").decode()
+    text = _render(_draw_timeline, report, "svg").decode()
     return text[text.index("<svg") :]
 
 
-def _render(draw: Callable[[Picture], Any], picture: Picture, kind: str) -> bytes:
+def _render(draw: Callable[[Report], Any], report: Report, kind: str) -> bytes:
     try:
         import matplotlib
         from matplotlib.backends import backend_agg, backend_svg  # noqa: F401  (chosen by the ending)
     except ImportError as error:
         raise ApproxFxError(f"{error}: pictures need matplotlib; pip install 'approx_fx[view]'.") from error
     with matplotlib.rc_context({"svg.hashsalt": "approx_fx", "font.size": 9, "svg.fonttype": "path"}):
-        figure = draw(picture)
+        figure = draw(report)
         out = io.BytesIO()
         figure.savefig(out, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
     return out.getvalue()
@@ -55,7 +59,8 @@ def _figure(width: float, height: float, columns: int) -> tuple[Any, Any]:
     return figure, figure.subplots(1, columns, sharey=True, squeeze=False)[0]
 
 
-def _draw_ribbon(picture: Picture) -> Any:
+def _draw_ribbon(report: Report) -> Any:
+    picture = merged(report)
     folded = ribbons(picture)[0]
     figure, axes = _figure(11, max(3.0, min(0.17 * folded.height, 14)), 2)
     for side, axis in zip(SIDES, axes, strict=True):
@@ -92,10 +97,11 @@ def _patch(colour: str, label: str) -> Any:
     return Patch(color=colour, label=label)
 
 
-def _draw_timeline(picture: Picture) -> Any:
+def _draw_timeline(report: Report) -> Any:
+    picture = merged(report)
     figure, axes = _figure(11, 3.8, 2)
     for side, axis in zip(SIDES, axes, strict=True):
-        _draw_moments(axis, getattr(picture, side).moments, picture.parameters)
+        _draw_moments(axis, getattr(picture, side).moments, report.about.parameters)
         axis.set_title(
             f"{TITLES[side]}: peak {size(getattr(picture, side).moments.peak_bytes)}", loc="left", fontsize=10
         )
@@ -116,6 +122,6 @@ def _draw_moments(axis: Any, moments: Moments, parameters: int) -> None:
     begun = next((i for i, moment in enumerate(moments.moments) if moment.phase.startswith("backward")), 0)
     axis.axvline(begun, color="#777777", linewidth=0.8, linestyle=":")
     peak = moments.moments[moments.peak]
-    axis.plot([moments.peak], [(peak.total + parameters) / MIB], "v", color="black", markersize=5)
+    axis.plot([moments.peak], [(peak.total + parameters) / MIB], "v", color="black", markersize=5, clip_on=False)
     axis.set_xlim(0, len(places))
     axis.set_xlabel("forward, then backward: ops in their order")

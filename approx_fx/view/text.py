@@ -9,20 +9,20 @@ from .. import render
 from ..errors import ApproxFxError, did_you_mean
 from ..joint.ops import VIEWS
 from ..report import Report
-from .html import summary
+from .colours import TITLES
 from .merge import merged
 from .moments import Moments
 from .nodes import Node
 from .payload import coding_text
 from .picture import Picture
 from .ribbon import SIDES, ribbons
+from .summary import summary
 
 SCHEMA = 1
 BARS = " ▁▂▃▄▅▆▇█"
 WIDTH = 72
 # Ops that a flow chart leaves out: the same values, seen differently.
 UNDRAWN = frozenset(VIEWS | {"getitem"})
-TITLES = {"before": "torch.compile", "after": "approx_fx"}
 
 
 def text(report: Report) -> str:
@@ -57,7 +57,7 @@ def _ribbon(picture: Picture) -> list[str]:
     total = sum(arc.share for arc in arcs) or 1
     lines = []
     for arc in arcs[:24]:
-        bar = "█" * max(1, round(24 * arc.share / arcs[0].share))
+        bar = "█" * max(1, round(24 * arc.share / (arcs[0].share or 1)))
         ends = f"{arc.source or '(model)'} -> {arc.target or '(model)'}"
         lines.append(
             f"  {bar:<24} {render.size(arc.share):>10} {arc.share / total:4.0%}  {ends}, {coding_text(arc.tensors[0])}"
@@ -82,6 +82,8 @@ def mermaid(report: Report, module: str | None = None) -> str:
     """
     nodes = merged(report).after.nodes
     members = _members(nodes, module)
+    if not members:
+        raise ApproxFxError("nothing is saved that could be drawn.")
     drawn = [index for index in members if nodes[index].op not in UNDRAWN]
     lines = ["flowchart TD"]
     for index in drawn:
@@ -121,8 +123,11 @@ def _members(nodes: Sequence[Node], module: str | None) -> list[int]:
     if chain is not None:
         members = {index for index, node in enumerate(nodes) if node.chain == chain}
     else:
-        home = module if module is not None else named[0].module
-        members = {i for i, node in enumerate(nodes) if node.side == "forward" and node.module == home}
+        home = module or next(
+            (each.module for role in ("quantize", "saved") for each in nodes if each.role == role), None
+        )
+        forward = [(index, node.module) for index, node in enumerate(nodes) if node.side == "forward"]
+        members = {index for index, path in forward if path == home or path.startswith(f"{home}.")}
     decoded: set[tuple[str, tuple[int, ...]]] = set()
     for index, node in enumerate(nodes):
         if node.side == "forward" and node.role in ("quantize", "saved") and members.intersection(node.reads):

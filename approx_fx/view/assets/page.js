@@ -136,9 +136,10 @@
 
   function drawGraph(keep) {
     const nodes = data.nodes[state.side], drawn = approxGraph.layout(nodes, data.texts, state.open, narrow() ? 1 : 3);
-    const before = state.drawn && state.drawn.units[chosenUnit()];
+    const before = state.drawn && state.drawn.units[chosenUnit()], nameOf = (unit) => nodes.name[unit.members[0]];
     select(-1);
     state.drawn = drawn;
+    for (const unit of drawn.units) unit.name = nameOf(unit);
     const units = drawn.units, first = (unit) => unit.members[0];
     const role = (unit) => (unit.ops ? text(nodes.role[first(unit)]) : "");
     const coded = (unit) => ["quantize", "dequantize"].includes(role(unit));
@@ -155,7 +156,7 @@
     const lines = drawn.thin.map(([a, b]) => approxGraph.line(units[a], units[b]));
     fill("thin", { xs: lines.map((l) => l[0]), ys: lines.map((l) => l[1]) });
     const saved = drawn.bold.map(([a, b]) => approxGraph.line(units[a], units[b]));
-    const colour = ([, , , source]) => (text(nodes.role[source]) === "quantize" || /^(getitem|quantize)/.test(text(nodes.op[source])) && state.side === "after" ? "#0072B2" : "#D55E00");
+    const colour = ([, , , source]) => (text(nodes.role[source]) === "quantize" ? "#0072B2" : "#D55E00");
     fill("bold", { xs: saved.map((l) => l[0]), ys: saved.map((l) => l[1]), colour: drawn.bold.map(colour) });
     const grounds = drawn.chains;
     fill("chains", { left: grounds.map((g) => g[0]), right: grounds.map((g) => g[1]), top: grounds.map((g) => g[2]), bottom: grounds.map((g) => g[3]) });
@@ -163,8 +164,10 @@
     if (!keep) plot.y_range.setv({ start: Math.min(27, Math.max(drawn.height, 6)), end: -1 });
     plot.x_range.setv({ start: -half, end: half });
     if (before) {
-      const same = (u) => u.side === before.side && u.ops === before.ops && u.path === before.path && (!u.ops || u.members[0] === before.members[0]);
-      select(units.findIndex(same));
+      const same = (u) => u.side === before.side && u.ops === before.ops && u.path === before.path && (!u.ops || nameOf(u) === before.name);
+      const at = units.findIndex(same);
+      if (at >= 0) choose(at, false);
+      else byId("details").textContent = "Nothing is chosen.";
     }
     byId("count").textContent = `${units.length} boxes for ${nodes.name.length} ops`;
   }
@@ -262,9 +265,10 @@
       if (best >= 0) choose(best);
     } else if (event.key === "Enter" && chosen >= 0) {
       event.preventDefault();
-      const path = units[chosen].path;
+      const { path, ops, side } = units[chosen];
       press(chosen);
-      const at = state.drawn.units.findIndex((unit) => unit.path === path || unit.path.startsWith(path + "."));
+      const inside = (unit) => unit.side === side && (unit.path === path || unit.path.startsWith(path + "."));
+      const at = ops ? -1 : state.drawn.units.findIndex(inside);
       if (at >= 0) choose(at);
     } else if (event.key === "Backspace" && chosen >= 0) {
       event.preventDefault();
@@ -275,8 +279,11 @@
   // Table ------------------------------------------------------------------------------------------------------------
 
   function shown() {
-    const word = byId("filter").value.trim().toLowerCase();
-    return data.table[state.side].filter((row) => !word || row.some((cell) => String(cell).toLowerCase().includes(word)));
+    const word = byId("filter").value.trim().toLowerCase(), by = Number(byId("sort").value);
+    const rows = data.table[state.side].filter((row) => !word || row.some((cell) => String(cell).toLowerCase().includes(word)));
+    if (by < 0) return rows;
+    const order = (a, b) => (typeof a === "number" ? b - a : a.localeCompare(b, undefined, { numeric: true }));
+    return rows.sort((a, b) => order(a[by], b[by]));
   }
 
   function drawTable() {
@@ -345,6 +352,8 @@
     byId("show-after").addEventListener("click", () => show("after"));
     byId("search").addEventListener("input", (event) => search(event.target.value));
     byId("filter").addEventListener("input", drawTable);
+    data.columns.forEach((name, at) => byId("sort").append(new Option(name, at)));
+    byId("sort").addEventListener("change", drawTable);
     byId("csv").addEventListener("click", copy);
     byId("collapse").addEventListener("click", () => { state.open.clear(); drawGraph(false); });
     byId("expand").addEventListener("click", () => {
