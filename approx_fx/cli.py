@@ -15,7 +15,7 @@ from rich.table import Table
 from .errors import ApproxFxError, did_you_mean
 
 if TYPE_CHECKING:
-    from .report import Report
+    from .explained import Explained
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -83,7 +83,7 @@ def view(
         print("\n".join(map(str, written)))
 
 
-def _explained(target: str, batch: int | None, bits: str, dtype: str, grid: str) -> Report:
+def _explained(target: str, batch: int | None, bits: str, dtype: str, grid: str) -> Explained:
     import dataclasses
 
     import torch

@@ -16,11 +16,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .backend import Pass, Seen, graph_key
 from .config import Config
 from .errors import ApproxFxError
+from .explained import Explained
 from .host import fake, inductor
-from .report import About, GraphReport, Report
+from .report import About, GraphReport
 
 
-def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **options: Any) -> Report:
+def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **options: Any) -> Explained:
     """What is saved for backward when `model(*inputs)` is trained, before and after the pass.
 
     The model and its inputs are replaced by fake tensors: nothing is run or allocated. dtype: torch.bfloat16 or
@@ -52,7 +53,7 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
     kind = str(dtype or next(floats, torch.float32)).removeprefix("torch.")
     held = {id(each): each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers())}
     about = About(type(model).__name__, _batch(inputs), kind, sum(held.values()))
-    return Report(tuple(graphs), dataclasses.asdict(config), tuple(seen), about)
+    return Explained(tuple(graphs), dataclasses.asdict(config), about, tuple(seen))
 
 
 def _batch(inputs: Sequence[Any]) -> int:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import render
-from .files import write
+from .errors import ApproxFxError
 from .joint.attribution import layer_pattern
 from .quantize.exact import REASONS
 
-if TYPE_CHECKING:
-    from .backend import Seen
-    from .view.picture import Picture
-
 SCHEMA = 1
+NOTHING_TO_DRAW = (
+    "this report holds no graph to draw: one of a training run keeps bytes alone, and a model that is not compiled has "
+    "none. Call approx_fx.view(model, *inputs, path=...), or save the report of approx_fx.explain."
+)
 
 
 @dataclass(frozen=True)
@@ -118,26 +116,16 @@ class About:
 
 @dataclass(frozen=True)
 class Report:
-    """All graphs of a model. Bytes are activations only: no parameters, no inputs, no outputs; aliases count once.
-
-    seen: all there is to draw of each graph, where the report comes from `explain`.
-    """
+    """All graphs of a model. Bytes are activations only: no parameters, no inputs, no outputs; aliases count once."""
 
     graphs: tuple[GraphReport, ...]
     options: dict[str, Any] = field(default_factory=dict)
-    seen: tuple[Seen, ...] = field(default=(), repr=False, compare=False)
     about: About = field(default=About(), compare=False)
 
-    @cached_property
-    def pictures(self) -> tuple[Picture, ...]:
-        """Each graph as plain data for drawing; empty for the report of a training run."""
-        from .view.picture import picture
-
-        return tuple(map(picture, self.seen))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickles and copies: plain data, without the graphs themselves."""
-        return {**self.__dict__, "pictures": self.pictures, "seen": ()}
+    @property
+    def pictures(self) -> tuple[Any, ...]:
+        """Each graph as plain data for drawing; empty but for the report of `explain`."""
+        return ()
 
     @property
     def saved_before(self) -> int:
@@ -204,23 +192,13 @@ class Report:
 
         Raises ApproxFxError if the report holds no graph to draw, the file cannot be written, or bokeh is missing.
         """
-        from .view.html import page
-
-        write(Path(path), page(self))
-        return Path(path)
+        raise ApproxFxError(NOTHING_TO_DRAW)
 
     def __str__(self) -> str:
         return render.text(self)
 
     def _repr_html_(self) -> str:
-        """Summary, timeline (where matplotlib is there and the report is `explain`'s) and tables, for a notebook."""
-        tables = render.html(self)
-        if self.seen and importlib.util.find_spec("matplotlib") is not None:
-            from .view.static import timeline_svg
-
-            head, _, rest = tables.partition("</p>")
-            return f"{head}</p>{timeline_svg(self)}{rest}"
-        return tables
+        return render.html(self)
 
 
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ..errors import ApproxFxError
-from ..report import Report
+from ..report import NOTHING_TO_DRAW, Report
 from .moments import KINDS, Alive, Moment, Moments
 from .nodes import Node
 from .picture import Picture, Side
@@ -15,10 +15,7 @@ from .picture import Picture, Side
 def merged(report: Report) -> Picture:
     """All graphs of a report from `explain`. Raises ApproxFxError for a report that holds no graph to draw."""
     if not report.pictures:
-        raise ApproxFxError(
-            "this report holds no graph to draw: one of a training run keeps bytes alone, and a model that is not "
-            "compiled has none. Call approx_fx.view(model, *inputs, path=...), or save the report of approx_fx.explain."
-        )
+        raise ApproxFxError(NOTHING_TO_DRAW)
     if len(report.pictures) == 1:
         return report.pictures[0]
     sides = [_side([getattr(each, name) for each in report.pictures]) for name in ("before", "after")]

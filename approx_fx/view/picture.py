@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import fx
 
+from ..backend import Seen
 from ..joint.attribution import module_of, source_of
 from ..joint.ops import VIEWS, name_of, through
 from ..joint.values import sizes, tensor
 from ..quantize.exact import Exact
 from ..report import GraphReport
-
-if TYPE_CHECKING:
-    from ..backend import Seen
 from .moments import Moments, moments_of
 from .nodes import Node, chain_members, nodes_of
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from ..explain import explain
-from ..report import Report
+from ..explained import Explained
 
 
 def view(
     model: nn.Module, *inputs: Any, path: str | Path | None = None, dtype: torch.dtype | None = None, **options: Any
-) -> Report:
+) -> Explained:
     """Write an HTML file that shows what training `model(*inputs)` saves for backward; returns the report.
 
     Nothing is run, see `explain`, which takes the same arguments. path: default approx_fx.html.
