@@ -15,6 +15,8 @@ from .merge import merged
 from .payload import COLUMNS, payload
 from .summary import summary
 
+# In this order, within one function: its own names, nobody else's.
+SCRIPTS = ("shared", "ribbon", "timeline", "layout", "graph", "table", "page")
 COMPONENTS: list[Any] = ["bokeh", "bokeh-widgets", "bokeh-tables"]
 
 
@@ -39,8 +41,7 @@ def page(report: Report) -> str:
         kinds=_legend((colour, kind) for kind, colour in KINDS.items()),
         resources=Resources(mode="inline", minified=True, components=COMPONENTS).render(),
         data=_embedded(data),
-        graph_script=(asset / "graph.js").read_text(),
-        page_script=(asset / "page.js").read_text(),
+        page_script="\n".join((asset / f"{name}.js").read_text() for name in SCRIPTS),
         script=script,
         **divs,
     )
