@@ -5,16 +5,17 @@ from __future__ import annotations
 from .config import Config
 from .convert import convert
 from .errors import ApproxFxError, PassFailed
-from .explain import explain
+from .explain import explain, view
 from .report import Report, report
 from .rounding import load_rounding_state, rounding_state
-from .view.show import view
+from .version import __version__
 
 __all__ = [
     "ApproxFxError",
     "Config",
     "PassFailed",
     "Report",
+    "__version__",
     "convert",
     "explain",
     "load_rounding_state",
@@ -22,4 +23,3 @@ __all__ = [
     "rounding_state",
     "view",
 ]
-__version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""explain: what would be saved, found out with fake tensors; nothing is run."""
+"""explain: what would be saved, found out with fake tensors; nothing is run. view: the same, drawn."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +55,19 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
     held = {id(each): each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers())}
     about = About(type(model).__name__, _batch(inputs), kind, sum(held.values()))
     return Explained(tuple(graphs), dataclasses.asdict(config), about, tuple(seen))
+
+
+def view(
+    model: nn.Module, *inputs: Any, path: str | Path | None = None, dtype: torch.dtype | None = None, **options: Any
+) -> Explained:
+    """Write an HTML file that shows what training `model(*inputs)` saves for backward; returns the report.
+
+    Nothing is run, see `explain`, which takes the same arguments. path: default approx_fx.html.
+    Raises ApproxFxError as `explain` does, and if bokeh is missing.
+    """
+    report = explain(model, *inputs, dtype=dtype, **options)
+    report.save_html(path if path is not None else "approx_fx.html")
+    return report
 
 
 def _batch(inputs: Sequence[Any]) -> int:

@@ -86,7 +86,7 @@ def test_every_rule_is_tested() -> None:
 
 
 ROOMS = (
-    ["errors", "patterns"],
+    ["errors", "files", "patterns", "version"],
     ["ops"],
     ["config"],
     ["host"],
@@ -97,7 +97,10 @@ ROOMS = (
     ["partitioner"],
     ["memory", "render", "timeline"],
     ["report", "rounding"],
+    ["describe"],
     ["backend"],
+    ["view"],
+    ["explained"],
     ["explain"],
     ["convert", "target"],
     ["blocks"],

@@ -6,12 +6,11 @@ import torch
 
 from ..render import size
 from ..report import Report
+from ..version import __version__
 
 
 def summary(report: Report) -> dict[str, str]:
     """The strip at the top: what was measured of what, with which versions, by which command."""
-    from .. import __version__
-
     about, peak = report.about, report.predicted_peak
     early = sum(row.early > 0 for row in report.tensors)
     bits = report.options.get("bits")

@@ -1,0 +1,3 @@
+"""This package's version, also in pyproject.toml."""
+
+__version__ = "0.1.0"
