@@ -76,7 +76,7 @@ function start() {
   draw();
   drawGraph(false);
   theme(asked.matches);
-  Object.assign(page, { ready: true, reveal, choose, fold, csv, model, toggle });
+  Object.assign(page, { csv, model });
 }
 
 const waiting = setInterval(() => {

@@ -5,7 +5,7 @@ const byId = (id) => document.getElementById(id);
 const narrow = () => window.innerWidth < 700;
 const MIB = 2 ** 20;
 const state = { side: "after", fold: 0, open: new Set(), drawn: null };
-const page = (window.approxPage = { data, state, ready: false });
+const page = (window.approxPage = { data });
 
 const model = (name) => Bokeh.documents[0].get_model_by_name(name);
 // Outlines and lines never become fewer, the rest is empty: bokeh paints once more by the numbers of those that went.
