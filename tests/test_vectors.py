@@ -54,6 +54,14 @@ def test_other_conversions_are_atens() -> None:
     assert vectors.converted("x", torch.float32, torch.uint8, (2, 1)) is None
 
 
+def test_sixteen_codes_stay_in_a_register_on_avx2() -> None:
+    sixteen = (torch.uint8, torch.int32, (1, 2))
+    on_avx2 = vectors.converted("x", *sixteen, "VecAVX2")
+    assert on_avx2 is not None and "_mm256_cvtepu8_epi32" in on_avx2 and "store" not in on_avx2
+    assert "store" in str(vectors.converted("x", *sixteen, "VecAVX512"))
+    assert "store" in str(vectors.converted("x", torch.uint8, torch.int32, (1, 4), "VecAVX2"))
+
+
 def test_the_method_that_is_replaced() -> None:
     parameters = list(inspect.signature(CppVecKernel.get_to_dtype_expr).parameters)
     assert parameters[:4] == ["self", "src", "dtype", "src_dtype"]
