@@ -1,0 +1,92 @@
+"""What Eq. 9 of Chakrabarti and Moseley (NeurIPS 2019) does, as a picture and a table.
+
+    python -m tools.reproduce.equation9
+
+Left: what the backward reads in the place of a normalised value z, at 2 and 3 bits, on the paper's grid and on ours,
+for a channel whose ReLU bends at z = -0.5. Right: the root mean square error for values of a Gaussian, bits 2 to 8.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib
+import torch
+import typer
+from torch import Tensor
+
+from approx_fx.ops import channel
+from tools.checkpoint import write_text
+from tools.root import ROOT
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+BITS = tuple(range(2, 9))
+SAMPLES = 1 << 18
+OFFSET = 0.5  # beta / gamma: z + OFFSET > 0 is the ReLU's mask
+GRIDS = {"blpa": ("the paper's", "#D55E00"), "gaussian": ("ours", "#0072B2")}
+
+app = typer.Typer(add_completion=False)
+
+
+def read_back(z: Tensor, bits: int, grid: str, offset: float = OFFSET) -> tuple[Tensor, Tensor]:
+    """(value, mask) that the backward reads for z, float32 [N]: one channel of mean 0, sigma 1, gamma 1, beta `offset`.
+
+    The ops are those that training uses; the mask is bool [N], the forward's own z + offset > 0.
+    """
+    one, zero = torch.ones(1), torch.zeros(1)
+    made = channel.channel_grid.overload(zero, one, one, torch.full((1,), offset), 0.0, bits, grid)
+    x = z.reshape(-1, 1)
+    codes = channel.quantize_channel.overload(x, made, x + offset > 0, bits, 1, 0)
+    value = channel.dequantize_channel.overload(codes, made, bits, 1, 0, len(x), torch.float32)
+    return value[:, 0], channel.dequantize_channel_side.overload(codes, made, bits, 1, 0, len(x))[:, 0]
+
+
+def errors(grid: str) -> dict[int, float]:
+    """Bits -> root mean square error in sigmas, for SAMPLES values of a Gaussian."""
+    z = torch.randn(SAMPLES, generator=torch.Generator().manual_seed(0))
+    return {bits: float((read_back(z, bits, grid)[0] - z).square().mean().sqrt()) for bits in BITS}
+
+
+def draw(path: Path, found: dict[str, dict[int, float]]) -> None:
+    """The picture, as a PNG at `path`. found: grid -> `errors(grid)`."""
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    z = torch.linspace(-4, 4, 1601)
+    for axis, bits in zip(axes[:2], (2, 3), strict=True):
+        axis.plot(z, z, color="#999999", linewidth=1, label="exact")
+        for grid, (name, colour) in GRIDS.items():
+            axis.plot(z, read_back(z, bits, grid)[0], color=colour, linewidth=1.8, label=name)
+        axis.axvline(-OFFSET, color="black", linestyle=":", linewidth=1)
+        axis.annotate("the ReLU's threshold", (-OFFSET, -3.6), (6, 0), textcoords="offset points")
+        axis.set(xlabel="normalised value z (sigmas)", ylabel="what the backward reads", title=f"{bits} bits")
+        axis.legend(loc="upper left")
+    for grid, (name, colour) in GRIDS.items():
+        axes[2].plot(BITS, list(found[grid].values()), "o-", color=colour, label=name)
+    axes[2].set(xlabel="bits", ylabel="error (sigmas, root mean square)", yscale="log", title="Gaussian values")
+    axes[2].legend()
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+@app.command()
+def main(
+    out: Annotated[Path, typer.Option(help="folder of equation9.json and .png")] = ROOT / "tools/results/reproduce",
+) -> None:
+    """Measure both grids, and draw."""
+    found = {grid: errors(grid) for grid in GRIDS}
+    data = {"torch": torch.__version__, "samples": SAMPLES, "rms_error_in_sigmas": found}
+    write_text(out / "equation9.json", json.dumps(data, indent=1) + "\n")
+    draw(out / "equation9.png", found)
+    for bits in BITS:
+        print(f"{bits} bits: paper's grid {found['blpa'][bits]:.4f}, ours {found['gaussian'][bits]:.4f} sigmas")
+
+
+if __name__ == "__main__":
+    app()
