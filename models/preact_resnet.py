@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from models.factory import Example, seeded
 from models.layers import classifier, conv, initialize, norm_relu
 
+Branch = Callable[[int, int, int], nn.Module]
 
-class Bottleneck(nn.Module):
-    """Pre-activation bottleneck: (N, inputs, H, W) -> (N, outputs, H / stride, W / stride).
+
+def basic(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Two 3x3 convolutions behind a pre-activation: (N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
+    return nn.Sequential(conv(inputs, outputs, 3, stride), norm_relu(outputs), conv(outputs, outputs, 3))
+
+
+def bottleneck(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """1x1, 3x3, 1x1 behind a pre-activation, inner width outputs / 4; the stride as in the authors' code."""
+    width = outputs // 4
+    return nn.Sequential(
+        conv(inputs, width, 1, stride), norm_relu(width),
+        conv(width, width, 3), norm_relu(width),
+        conv(width, outputs, 1),
+    )  # fmt: skip
+
+
+class PreActBlock(nn.Module):
+    """x + branch(preact(x)): (N, inputs, H, W) -> (N, outputs, H / stride, W / stride).
 
     Where the width changes, a 1x1 projection of the shared pre-activation takes the identity's place (appendix).
-    The stride sits in the first 1x1 convolution, as in the authors' code.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, branch: Branch, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        width = outputs // 4
         self.preact = norm_relu(inputs)
-        self.branch = nn.Sequential(
-            conv(inputs, width, 1, stride), norm_relu(width),
-            conv(width, width, 3), norm_relu(width),
-            conv(width, outputs, 1),
-        )  # fmt: skip
+        self.branch = branch(inputs, outputs, stride)
         self.projection = conv(inputs, outputs, 1, stride) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,14 +47,16 @@ class Bottleneck(nn.Module):
 
 
 class PreActResNet(nn.Sequential):
-    """Stem, three stages of `blocks` bottlenecks (output widths 64, 128, 256), final activation and classifier."""
+    """Stem of width 16, three stages of `blocks` blocks with output widths `widths`, final activation, classifier."""
 
-    def __init__(self, blocks: int, num_classes: int, in_channels: int) -> None:
+    def __init__(
+        self, branch: Branch, blocks: int, widths: tuple[int, int, int], num_classes: int, in_channels: int
+    ) -> None:
         super().__init__(conv(in_channels, 16, 3))
         inputs = 16
-        for outputs, stage_stride in ((64, 1), (128, 2), (256, 2)):
+        for outputs, stage_stride in zip(widths, (1, 2, 2), strict=True):
             for block in range(blocks):
-                self.append(Bottleneck(inputs, outputs, stage_stride if block == 0 else 1))
+                self.append(PreActBlock(branch, inputs, outputs, stage_stride if block == 0 else 1))
                 inputs = outputs
         self.extend([norm_relu(inputs), classifier(inputs, num_classes)])
         initialize(self)
@@ -52,7 +67,20 @@ def preact_resnet(depth: int, num_classes: int = 10, in_channels: int = 3) -> Pr
     blocks, rest = divmod(depth - 2, 9)
     if rest or blocks < 1:
         raise ValueError(f"depth must be 9n + 2 with n >= 1, got {depth}")
-    return PreActResNet(blocks, num_classes, in_channels)
+    return PreActResNet(bottleneck, blocks, (64, 128, 256), num_classes, in_channels)
+
+
+def preact_basic20_net(num_classes: int = 10, in_channels: int = 3) -> PreActResNet:
+    """Depth 20 of 3x3 pairs, as section 3.1's ResNet-110: (N, in_channels, H, W) -> (N, num_classes).
+
+    272,282 parameters by default.
+    """
+    return PreActResNet(basic, 3, (16, 32, 64), num_classes, in_channels)
+
+
+def preact_basic8_net(num_classes: int = 10, in_channels: int = 3) -> PreActResNet:
+    """Depth 8 of 3x3 pairs: (N, in_channels, H, W) -> (N, num_classes); 77,850 parameters."""
+    return PreActResNet(basic, 1, (16, 32, 64), num_classes, in_channels)
 
 
 def preact_resnet20_net(num_classes: int = 10, in_channels: int = 3) -> PreActResNet:

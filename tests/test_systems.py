@@ -87,7 +87,7 @@ def test_a_row_of_layers_is_checkpointed_in_segments() -> None:
     [
         ("resnet:resnet18_cifar", 8, "Residual"),
         ("resnet:resnet50", 16, "Residual"),
-        ("preact_resnet:preact_resnet20", 6, "Bottleneck"),
+        ("preact_resnet:preact_resnet20", 6, "PreActBlock"),
         ("densenet:densenet121", 58, "DenseLayer"),
         ("gpt:gpt_tiny", 4, "Block"),
         ("vit:vit_small", 12, "Block"),

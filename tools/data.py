@@ -100,6 +100,20 @@ def upscale(dataset: Dataset, factor: int) -> Dataset:
     return make(train_x, dataset.train_y, test_x, dataset.test_y, dataset.classes, dataset.title)
 
 
+def shrink(dataset: Dataset, factor: int) -> Dataset:
+    """The same data set with each image averaged over factor x factor pixels: [N, C, H / factor, W / factor]."""
+    if factor == 1:
+        return dataset
+
+    def average(x: Tensor) -> Tensor:
+        return torch.cat([torch.nn.functional.avg_pool2d(part.float(), factor) for part in x.split(4096)])
+
+    _, height, width = dataset.image_shape
+    title = f"{dataset.title}, {height // factor}x{width // factor}"
+    train_x, test_x = average(dataset.train_x), average(dataset.test_x)
+    return make(train_x, dataset.train_y, test_x, dataset.test_y, dataset.classes, title)
+
+
 def make(
     train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, classes: tuple[str, ...], title: str
 ) -> Dataset:

@@ -17,6 +17,7 @@ if __package__ in (None, ""):
 
 from tools.chain import draw
 from tools.root import ROOT
+from tools.tables import fill
 
 RESULTS = ROOT / "tools" / "results"
 README = ROOT / "README.md"
@@ -112,13 +113,7 @@ def readme() -> None:
         "shakespeare": _shakespeare_table(),
         "zoo": _zoo_line(),
     }
-    for name, table in tables.items():
-        start, end = f"<!-- table: {name} -->", "<!-- end -->"
-        before, _, rest = text.partition(start)
-        if not rest:
-            raise SystemExit(f"README.md has no line {start}")
-        text = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
-    README.write_text(text)
+    README.write_text(fill(text, tables, README.name))
     draw(RESULTS / "chain.png", _read("explain")["rows"])
 
 

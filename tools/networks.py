@@ -15,9 +15,17 @@ MODELS = {
     "resnet20": "models.resnet:resnet20_net",
     "resnet18_cifar": "models.resnet:resnet18_cifar_net",
     "resnet50": "models.resnet:resnet50_net",
+    "preact_basic8": "models.preact_resnet:preact_basic8_net",
+    "preact_basic20": "models.preact_resnet:preact_basic20_net",
     "preact_resnet164": "models.preact_resnet:preact_resnet164_net",
     "vgg16_bn": "models.vgg:vgg16_bn_net",
     "densenet121": "models.densenet:densenet121_net",
+    "vgg_small": "tools.reproduce.nets:vgg_small_net",
+    "densenet_small": "tools.reproduce.nets:densenet_small_net",
+    "sigmoid_net": "tools.reproduce.nets:sigmoid_net",
+    "tanh_net": "tools.reproduce.nets:tanh_net",
+    "revnet20": "tools.reproduce.schemes.reversible:revnet20_net",
+    "revnet32": "tools.reproduce.schemes.reversible:revnet32_net",
 }
 
 

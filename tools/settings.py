@@ -7,11 +7,16 @@ from typing import Any
 
 COMPILERS = ("inductor", "eager")
 GRIDS = ("gaussian", "blpa")
+LATER = {"method": ""}
+"""Settings that files of older versions lack."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the numbers of one run. `bits` None is exact; the seed fixes weights and batch order."""
+    """All that decides the numbers of one run. `bits` None is exact; the seed fixes weights and batch order.
+
+    method: how the model is trained where that is not approx_fx or exact, see tools/reproduce/methods.py.
+    """
 
     data: str
     model: str
@@ -26,6 +31,7 @@ class Settings:
     augment: bool = False
     compiler: str = "inductor"
     grid: str = "gaussian"
+    method: str = ""
 
     def common(self) -> dict[str, Any]:
         """The settings that runs drawn in one plot share: all but bits and seed."""
@@ -63,6 +69,7 @@ def label(bits: int | None) -> str:
 
 def differences(made_with: dict[str, Any], wanted: dict[str, Any]) -> str:
     """`epochs=3 (now 5), ...` for every setting that differs; empty where none does."""
+    made_with, wanted = {**LATER, **made_with}, {**LATER, **wanted}
     return ", ".join(
         f"{name}={made_with.get(name)!r} (now {wanted.get(name)!r})"
         for name in {**wanted, **made_with}

@@ -24,8 +24,8 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from models.gpt import gpt_tiny_net
-from models.lstm import char_lstm_net
+from models.gpt import GPT, gpt_tiny_net
+from models.lstm import CharLSTM, char_lstm_net
 from tools.console import sentences
 from tools.errors import UserError, pick
 from tools.root import ROOT
@@ -37,6 +37,8 @@ VALIDATION = 40  # batches
 MODELS: dict[str, tuple[Callable[[], nn.Module], int, int, float]] = {
     "char_lstm": (lambda: char_lstm_net(CHARACTERS), 32, 64, 4e-3),
     "gpt_tiny": (lambda: gpt_tiny_net(CHARACTERS, 128), 128, 16, 1e-3),
+    "lstm_small": (lambda: CharLSTM(1, 128, CHARACTERS), 24, 32, 1e-2),
+    "gpt_mini": (lambda: GPT(2, 64, 4, CHARACTERS, 64), 64, 32, 4e-3),
 }
 
 app = typer.Typer(add_completion=False)

@@ -20,6 +20,13 @@ from tools.networks import build
 from tools.optimizers import make_optimizer, make_scheduler
 from tools.settings import Epoch, Record, Settings
 
+Convert = Callable[[nn.Module, Settings], nn.Module]
+
+
+def as_asked(model: nn.Module, settings: Settings) -> nn.Module:
+    """`model` under approx_fx with the settings' bits and grid, None being torch.compile's own partition."""
+    return approx_fx.convert(model, bits=settings.bits, grid=settings.grid, compiler=settings.compiler, dynamic=False)
+
 
 class Run:
     """One (bits, seed): `resume` reads its checkpoint, `prepare` builds and compiles, `train` does what is left.
@@ -29,6 +36,8 @@ class Run:
         dataset: its data, on `device`.
         device: where to run.
         path: the checkpoint, written after every epoch; None keeps none.
+        convert: makes what is trained of a new model; it may change the model in place.
+        reports: whether what `convert` makes has an approx_fx.report, unless bits is None.
 
     Raises:
         UserError: the batch is larger than the training set.
@@ -36,8 +45,17 @@ class Run:
 
     model: nn.Module
 
-    def __init__(self, settings: Settings, dataset: Dataset, device: torch.device, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        device: torch.device,
+        path: Path | None = None,
+        convert: Convert = as_asked,
+        reports: bool = True,
+    ) -> None:
         self.settings = settings
+        self.convert, self.reports = convert, reports
         self.dataset = dataset
         self.device = device
         self.path = path
@@ -89,9 +107,7 @@ class Run:
         settings = self.settings
         torch.manual_seed(settings.seed)
         model = build(settings.model, len(self.dataset.classes), self.dataset.image_shape).to(self.device)
-        self.model = approx_fx.convert(
-            model, bits=settings.bits, grid=settings.grid, compiler=settings.compiler, dynamic=False
-        )
+        self.model = self.convert(model, settings)
         self.optimizer = make_optimizer(settings, self.model)
         self.scheduler = make_scheduler(settings, self.optimizer, settings.epochs * self.steps)
         self._compile()
@@ -148,7 +164,7 @@ class Run:
         self.compile_seconds = self._now() - start
         self.model.load_state_dict(before)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.settings.bits is not None:
+        if self.settings.bits is not None and self.reports:
             self.report = approx_fx.report(self.model)
             self._saved = (int(self.report.saved_before), int(self.report.saved_after))
 

@@ -1,6 +1,6 @@
 """What Eq. 9 of Chakrabarti and Moseley (NeurIPS 2019) does, as a picture and a table.
 
-    python -m tools.reproduce.equation9
+    python -m tools.reproduce equation9
 
 Left: what the backward reads in the place of a normalised value z, at 2 and 3 bits, on the paper's grid and on ours,
 for a channel whose ReLU bends at z = -0.5. Right: the root mean square error for values of a Gaussian, bits 2 to 8.
@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
 
 import matplotlib
 import torch
-import typer
 from torch import Tensor
 
 from approx_fx.ops import channel
 from tools.checkpoint import write_text
-from tools.root import ROOT
+from tools.reproduce.numbers import table
+from tools.reproduce.sizes import Size
 
 matplotlib.use("Agg")
 
@@ -29,8 +28,6 @@ BITS = tuple(range(2, 9))
 SAMPLES = 1 << 18
 OFFSET = 0.5  # beta / gamma: z + OFFSET > 0 is the ReLU's mask
 GRIDS = {"blpa": ("the paper's", "#D55E00"), "gaussian": ("ours", "#0072B2")}
-
-app = typer.Typer(add_completion=False)
 
 
 def read_back(z: Tensor, bits: int, grid: str, offset: float = OFFSET) -> tuple[Tensor, Tensor]:
@@ -75,18 +72,24 @@ def draw(path: Path, found: dict[str, dict[int, float]]) -> None:
     plt.close(figure)
 
 
-@app.command()
-def main(
-    out: Annotated[Path, typer.Option(help="folder of equation9.json and .png")] = ROOT / "tools/results/reproduce",
-) -> None:
-    """Measure both grids, and draw."""
+def measure(size: Size, out: Path) -> None:
+    """Measure both grids, and draw; the same in every size."""
     found = {grid: errors(grid) for grid in GRIDS}
     data = {"torch": torch.__version__, "samples": SAMPLES, "rms_error_in_sigmas": found}
     write_text(out / "equation9.json", json.dumps(data, indent=1) + "\n")
     draw(out / "equation9.png", found)
-    for bits in BITS:
-        print(f"{bits} bits: paper's grid {found['blpa'][bits]:.4f}, ours {found['gaussian'][bits]:.4f} sigmas")
 
 
-if __name__ == "__main__":
-    app()
+def page(size: Size, out: Path) -> str:
+    """The table of errors."""
+    path = out / "equation9.json"
+    if not path.exists():
+        return "Not measured yet: `python -m tools.reproduce equation9`"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    found = data["rms_error_in_sigmas"]
+    rows = [(str(bits), *(f"{found[grid][str(bits)]:.4f}" for grid in GRIDS)) for bits in BITS]
+    heads = ("bits", "error on the paper's grid, sigmas", "on ours")
+    foot = (
+        f"{data['samples']} values of a Gaussian, torch {data['torch']}, seconds; `python -m tools.reproduce equation9`"
+    )
+    return f"{table(heads, rows)}\n\n{foot}"

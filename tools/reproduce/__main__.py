@@ -1,0 +1,103 @@
+"""The paper's experiments, and those its reviewers asked for.
+
+    python -m tools.reproduce all --quick     every experiment in CI's size, minutes
+    python -m tools.reproduce accuracy        one experiment, default size, two cores
+    python -m tools.reproduce accuracy --full on a GPU
+    python -m tools.reproduce tables          write tools/reproduce/README.md's tables anew
+
+What is done already is not done again; what was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+
+from tools.checkpoint import write_text
+from tools.console import sentences
+from tools.errors import pick
+from tools.reproduce import (
+    accuracy,
+    architectures,
+    banner,
+    directions,
+    equation9,
+    gradient_error,
+    memory,
+    optimizers,
+    savers,
+)
+from tools.reproduce.sizes import DEFAULT, Size, size_of
+from tools.root import ROOT
+from tools.tables import fill
+
+README = ROOT / "tools" / "reproduce" / "README.md"
+console = Console()
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """measure: does what is missing below a folder. page: the Markdown table of what is there."""
+
+    name: str
+    about: str
+    measure: Callable[[Size, Path], None]
+    page: Callable[[Size, Path], str]
+
+
+TABLE = (
+    Experiment("equation9", "what Eq. 9 does", equation9.measure, equation9.page),
+    Experiment("accuracy", "exact, 8, 4, 2 bits, naive, the paper's grid", accuracy.measure, accuracy.page),
+    Experiment("memory", "depth 20 to 1001: saved, peak, largest batch", memory.measure, memory.page),
+    Experiment("banner", "Range BN and 8 bits everywhere", banner.measure, banner.page),
+    Experiment("directions", "approximate forward against approximate backward", directions.measure, directions.page),
+    Experiment("architectures", "VGG, DenseNet, sigmoid, tanh, LSTM, Transformer", architectures.measure,
+               architectures.page),
+    Experiment("optimizers", "SGD, Adam, AdamW, RMSprop", optimizers.measure, optimizers.page),
+    Experiment("savers", "other memory savers", savers.measure, savers.page),
+    Experiment("gradient-error", "by bits, depth, layer, training time; bias and variance", gradient_error.measure,
+               gradient_error.page),
+)  # fmt: skip
+EXPERIMENTS = {experiment.name: experiment for experiment in TABLE}
+NAMES = ", ".join(("all", *EXPERIMENTS, "tables"))
+
+
+@app.command(help=__doc__)
+def main(
+    name: Annotated[str, typer.Argument(help=f"One of {NAMES}.")],
+    quick: Annotated[bool, typer.Option("--quick", help="The size of CI: minutes, no figure to quote.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="The paper's size, for a GPU.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+) -> None:
+    """Run NAME as far as it is not done."""
+    with sentences():
+        pick("experiment", name, ("all", *EXPERIMENTS, "tables"))
+        size = size_of(quick, full)
+        folder = out or size.out
+        if name == "tables":
+            write_tables()
+            return
+        for experiment in TABLE if name == "all" else (EXPERIMENTS[name],):
+            start = time.perf_counter()
+            experiment.measure(size, folder)
+            console.print(f"[bold]{experiment.name}[/]: {experiment.about}, {time.perf_counter() - start:.0f} s")
+            console.print(Markdown(experiment.page(size, folder)))
+        console.print(f"Runs, tables' figures and pictures are in {folder}", soft_wrap=True)
+
+
+def write_tables() -> None:
+    """The tables of the README, from the default size's results."""
+    tables = {experiment.name: experiment.page(DEFAULT, DEFAULT.out) for experiment in TABLE}
+    write_text(README, fill(README.read_text(encoding="utf-8"), tables, README.name))
+
+
+if __name__ == "__main__":
+    app()

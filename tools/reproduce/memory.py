@@ -1,0 +1,136 @@
+"""Table 2: memory and batch of pre-activation ResNets of depth 20 to 1001, explained, and measured where it fits.
+
+What is explained is worked out with fake tensors at two batches; the largest batch lies on the line through the two
+predicted peaks. Parameters, their gradients and the images count in no figure but the peak's gradients.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+
+import approx_fx
+from approx_fx.report import Report
+from models.factory import seeded
+from models.preact_resnet import preact_resnet
+from tools.checkpoint import write_text
+from tools.measuring.environment import environment
+from tools.measuring.largest import probe
+from tools.measuring.numbers import extrapolated_batch
+from tools.reproduce.comparison import save
+from tools.reproduce.numbers import table
+from tools.reproduce.sizes import Size
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+WIDTHS = (8, 4, 2)
+BATCHES = (16, 32)
+MEMORY = 2**30
+MEBI = 2**20
+SYSTEMS = ("compile", "approx_fx@8", "approx_fx@4", "approx_fx@2")
+MEASURED = {20: "models.preact_resnet:preact_resnet20"}  # depth -> target of what is also run
+HEADS = ("depth", "width", "saved, MiB", "predicted peak, MiB", "smaller by", "largest batch in 1 GiB", "times exact's")
+RUN_HEADS = ("depth", "system", "peak, MiB", "microseconds a sample")
+
+
+def measure(size: Size, out: Path) -> None:
+    """Explain every depth, run the small one, draw; what the file has is not done again."""
+    path = out / "memory.json"
+    data: dict[str, Any] = (
+        json.loads(path.read_text()) if path.exists() else {**environment(), "explained": {}, "run": {}}
+    )
+
+    def keep() -> None:
+        write_text(path, json.dumps(data, indent=1) + "\n")
+
+    for depth in size.depths:
+        if str(depth) not in data["explained"]:
+            start = time.perf_counter()
+            data["explained"][str(depth)] = {**explained(depth), "seconds": time.perf_counter() - start}
+            print(f"depth {depth} explained in {data['explained'][str(depth)]['seconds']:.0f} s", flush=True)
+            keep()
+    for depth, target in MEASURED.items():
+        for system in SYSTEMS if size.compiler == "inductor" else ():
+            if f"{depth} {system}" not in data["run"]:
+                data["run"][f"{depth} {system}"] = probe(system, target, 64, "float32", 4, None, 7)
+                print(f"depth {depth}, {system}, measured", flush=True)
+                keep()
+    draw(data["explained"], out / "memory.png")
+
+
+def explained(depth: int) -> dict[str, Any]:
+    """Width ('exact', '8', '4', '2') -> saved and peak bytes at the larger of BATCHES, and the largest batch."""
+    found: dict[str, Any] = {}
+    for bits in WIDTHS:
+        small, large = (report_of(depth, bits, batch) for batch in BATCHES)
+        sides = {str(bits): "after"} if found else {"exact": "before", str(bits): "after"}
+        for name, side in sides.items():
+            saved = large.saved_before if side == "before" else large.saved_after
+            peaks = [
+                (batch, report.predicted_peak[side]) for batch, report in zip(BATCHES, (small, large), strict=True)
+            ]
+            batch = extrapolated_batch(peaks[0], peaks[1], MEMORY)
+            found[name] = {"saved_bytes": saved, "peak_bytes": peaks[1][1], "largest_batch": batch}
+    return found
+
+
+def report_of(depth: int, bits: int, batch: int) -> Report:
+    """What approx_fx would do to a pre-activation ResNet of this depth."""
+    model, inputs = seeded(partial(preact_resnet, depth), (batch, 3, 32, 32))
+    torch.compiler.reset()
+    return approx_fx.explain(model, *inputs, bits=bits)
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """The largest batch against depth, a line a width."""
+    figure, axis = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    depths = sorted(map(int, found))
+    colours = {"exact": "#000000", "8": "#0072B2", "4": "#D55E00", "2": "#009E73"}
+    for name, colour in colours.items():
+        batches = [found[str(depth)][name]["largest_batch"] for depth in depths]
+        axis.plot(depths, batches, "o-", color=colour, label=name if name == "exact" else f"{name} bits")
+    axis.set(xlabel="depth", ylabel="largest batch in 1 GiB, predicted", xscale="log", yscale="log")
+    axis.set_xticks(depths, map(str, depths))
+    axis.minorticks_off()
+    axis.legend()
+    axis.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def page(size: Size, out: Path) -> str:
+    """Two tables: explained, and run."""
+    path = out / "memory.json"
+    if not path.exists():
+        return "Not measured yet: `python -m tools.reproduce memory`"
+    data = json.loads(path.read_text())
+    rows = []
+    for depth, found in data["explained"].items():
+        for name in ("exact", *map(str, WIDTHS)):
+            row, exact = found[name], found["exact"]
+            rows.append((
+                depth, name if name == "exact" else f"{name} bits", f"{row['saved_bytes'] / MEBI:.1f}",
+                f"{row['peak_bytes'] / MEBI:.1f}", f"{exact['saved_bytes'] / row['saved_bytes']:.1f}x",
+                str(row["largest_batch"]), f"{row['largest_batch'] / exact['largest_batch']:.1f}x",
+            ))  # fmt: skip
+    runs = []
+    for key, run in data["run"].items():
+        depth, system = key.split()
+        if "failed" not in run:
+            each = 1e6 * run["step_seconds"] / run["samples"]
+            runs.append((depth, system, f"{run['peak_bytes'] / MEBI:.1f}", f"{each:.0f}"))
+    took = sum(found["seconds"] for found in data["explained"].values())
+    where = f"{data['device']}, torch {data['torch']}, {data['date'][:10]}"
+    measured = f"\n\nRun at batch 64, one after the other:\n\n{table(RUN_HEADS, runs)}" if runs else ""
+    return (
+        f"Explained at batch {BATCHES[1]}, images of 32x32, in float32. The largest batch has a predicted peak of 1 "
+        f"GiB; parameters, the optimizer's state and the images come on top:\n\n{table(HEADS, rows)}{measured}\n\n"
+        f"{where}; explaining took {took:.0f} s; `python -m tools.reproduce memory`"
+    )

@@ -1,0 +1,87 @@
+"""How a model is trained: one line a method. What is compared in the experiments are these names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from approx_fx import systems
+from approx_fx.config import Config
+from tools.errors import pick
+from tools.reproduce.schemes.actnn import convert_to_actnn
+from tools.reproduce.schemes.banner import convert_to_8_bits
+from tools.reproduce.schemes.streams import Streams, stream
+from tools.settings import Settings
+from tools.training import as_asked
+
+Apply = Callable[[nn.Module, Settings], nn.Module]
+
+
+@dataclass(frozen=True)
+class Method:
+    """bits: of what the backward reads, None where that is exact. grid: of approx_fx, "" for all that is not approx_fx.
+
+    runs: "compiled" by Inductor, "eager", or "emulated": its time and memory say nothing. swap: model -> the model that
+    takes its place, for a method that is an architecture.
+    """
+
+    name: str
+    about: str
+    bits: int | None
+    runs: str
+    apply: Apply
+    grid: str = ""
+    swap: tuple[tuple[str, str], ...] = ()
+
+
+def _streams(bits: int, forward: bool, backward: bool) -> Apply:
+    return lambda model, _: stream(model, Streams(bits, forward, backward))
+
+
+def _system(name: str) -> Apply:
+    """A system of `approx-fx compare`; only its forward is replaced, so that the model keeps its parameters' names."""
+
+    def apply(model: nn.Module, _: Settings) -> nn.Module:
+        trained = systems.apply(name, model, Config())
+        if isinstance(trained, nn.Module):
+            return trained
+        model.forward = trained  # type: ignore[method-assign]
+        return model
+
+    return apply
+
+
+REVNET = (("preact_basic20", "revnet32"), ("preact_basic8", "revnet20"))
+WIDTHS = (8, 4, 2)
+TABLE = (
+    Method("exact", "torch.compile's own partition, exact gradients", None, "compiled", as_asked, "gaussian"),
+    *(Method(f"ours-{k}", f"approx_fx, {k} bits", k, "compiled", as_asked, "gaussian") for k in WIDTHS),
+    *(Method(f"blpa-{k}", f"approx_fx on the paper's grid, {k} bits", k, "compiled", as_asked, "blpa") for k in WIDTHS),
+    *(Method(f"naive-{k}", f"{k}-bit activations in the forward and the backward", k, "emulated",
+             _streams(k, True, True)) for k in WIDTHS),
+    *(Method(f"forward-{k}", f"{k}-bit activations in the forward, exact ones in the backward", k, "emulated",
+             _streams(k, True, False)) for k in WIDTHS),
+    Method("banner-8", "Banner et al.: Range BN, 8 bits everywhere", 8, "eager",
+           lambda model, _: convert_to_8_bits(model)),
+    Method("actnn-2", "ActNN's scheme, 2 bits", 2, "eager", lambda model, _: convert_to_actnn(model)),
+    Method("revnet", "a reversible net with as many parameters", None, "eager", lambda model, _: model, swap=REVNET),
+    Method("fp8", "torch.compile with torch's own fp8 pass", 8, "compiled", _system("fp8")),
+)  # fmt: skip
+METHODS = {method.name: method for method in TABLE}
+
+
+def method(name: str) -> Method:
+    """The method `name`. Raises UserError for one that is not known."""
+    return METHODS[pick("method", name, METHODS)]
+
+
+def convert(model: nn.Module, settings: Settings) -> nn.Module:
+    """`model` as the settings' method trains it; the model may be changed in place."""
+    return METHODS[settings.method].apply(model, settings)
+
+
+def model_of(name: str, model: str) -> str:
+    """The model that stands for `model` under the method `name`."""
+    return dict(method(name).swap).get(model, model)

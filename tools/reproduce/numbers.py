@@ -1,0 +1,61 @@
+"""Means, spreads and differences of runs, as numbers and as cells of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of some values, their standard deviation, and the mean's standard error.
+
+    The last two are None for one value; all are NaN where a value is.
+    """
+
+    mean: float
+    deviation: float | None
+    error: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of one value or more."""
+        count = len(values)
+        mean = sum(values) / count
+        if count == 1:
+            return cls(mean, None, None)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+        return cls(mean, deviation, deviation / math.sqrt(count))
+
+
+def paired(values: Mapping[int, float], exact: Mapping[int, float]) -> Spread | None:
+    """The differences to the exact runs, seed by seed: what all runs of a seed share falls out.
+
+    values, exact: seed -> value. None where they have no seed in common.
+    """
+    both = [seed for seed in values if seed in exact]
+    return Spread.of([values[seed] - exact[seed] for seed in both]) if both else None
+
+
+def with_deviation(values: Sequence[float], digits: int = 2) -> str:
+    """`mean ± standard deviation`, `mean` for one value, `diverged` where a value is no number."""
+    spread = Spread.of(values)
+    return _cell(f"{spread.mean:.{digits}f}", spread.mean, spread.deviation, digits)
+
+
+def with_error(spread: Spread | None, digits: int = 2) -> str:
+    """`+mean ± standard error`, of a difference; nothing for None."""
+    return "" if spread is None else _cell(f"{spread.mean:+.{digits}f}", spread.mean, spread.error, digits)
+
+
+def _cell(text: str, mean: float, spread: float | None, digits: int) -> str:
+    if math.isnan(mean):
+        return "diverged"
+    return text if spread is None else f"{text} ± {spread:.{digits}f}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right of the first column."""
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

@@ -1,0 +1,147 @@
+"""Other memory savers in the same harness: time, memory, gradient and accuracy of each on one page."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import tempfile
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from approx_fx.config import Config
+from approx_fx.systems import config_of
+from approx_fx.worker import Job, ask, worker
+from tools.checkpoint import write_text
+from tools.measuring.environment import environment
+from tools.reproduce.comparison import by_seed, error_of, foot, read_main, train_main
+from tools.reproduce.numbers import paired, table, with_error
+from tools.reproduce.pool import Json
+from tools.reproduce.sizes import Size
+
+NETS = "tools.reproduce.nets"
+BATCH = 64
+STEPS = 7
+MEBI = 2**20
+
+
+@dataclass(frozen=True)
+class Saver:
+    """One line of the page. system, target: what the worker runs; method: whose training runs give its accuracy.
+
+    method is None where the gradient is the exact one up to the order of its sums. same_net: its gradient can be
+    compared with the main net's. inductor: it needs a C++ compiler.
+    """
+
+    name: str
+    system: str
+    target: str
+    method: str | None
+    same_net: bool = True
+    inductor: bool = False
+
+
+TABLE = (
+    Saver("eager PyTorch", "eager", "main", None),
+    Saver("torch.compile", "compile", "main", "exact", inductor=True),
+    Saver("approx_fx, 8 bits", "approx_fx@8", "main", "ours-8"),
+    Saver("approx_fx, 4 bits", "approx_fx@4", "main", "ours-4"),
+    Saver("approx_fx, 2 bits", "approx_fx@2", "main", "ours-2"),
+    Saver("checkpoint, compiled", "checkpoint", "main", None, inductor=True),
+    Saver("checkpoint, eager", "checkpoint-eager", "main", None),
+    Saver("memory budget 0.5", "budget", "main", None, inductor=True),
+    Saver("torch's fp8 pass", "fp8", "main", "fp8", inductor=True),
+    Saver("RevNet, eager", "eager", "revnet", "revnet", same_net=False),
+    Saver("offload to the host, eager", "eager", "offload", None),
+    Saver("ActNN's scheme, 2 bits, eager", "eager", "actnn", "actnn-2"),
+    Saver("Banner et al., 8 bits, eager", "eager", "banner", "banner-8", same_net=False),
+)
+TRAINED = ("exact", "ours-8", "ours-4", "ours-2", "fp8", "revnet", "actnn-2", "banner-8")
+HEADS = ("saver", "step, ms", "saved, MiB", "peak, MiB", "gradient cosine", "test error % minus exact's")
+
+
+def savers_of(size: Size) -> tuple[Saver, ...]:
+    """Those that can run without a C++ compiler, where the size does without; on a CPU there is no host to move to."""
+    able = [saver for saver in TABLE if size.compiler == "inductor" or not saver.inductor]
+    return tuple(saver for saver in able if saver.target != "offload" or torch.cuda.is_available())
+
+
+def measure(size: Size, out: Path) -> None:
+    """Train what is missing, then one step of every saver, alternated, unless it was measured before."""
+    names = [name for name in TRAINED if size.compiler == "inductor" or name != "fp8"]
+    train_main(size, out, names)
+    path = out / "savers.json"
+    if not path.exists():
+        rows = steps_of(savers_of(size), Config(compiler=size.compiler), BATCH, STEPS)
+        write_text(path, json.dumps({**environment(), "batch": BATCH, "steps": STEPS, "rows": rows}, indent=1) + "\n")
+
+
+def steps_of(savers: tuple[Saver, ...], config: Config, batch: int, steps: int) -> dict[str, Json]:
+    """Saver -> step_seconds (median of `steps` alternated ones), saved_bytes, peak_bytes, cosine (None: other net)."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        found: dict[str, dict[str, Any]] = {}
+        asked: dict[str, Connection] = {}
+        for index, saver in enumerate(savers):
+            place, own = Path(folder) / str(index), config_of(saver.system, config)
+            job = Job(saver.system, f"{NETS}:{saver.target}", batch, "float32", own, str(place))
+            asked[saver.name] = stack.enter_context(worker(job))
+            print(f"{saver.name}: first step, memory", flush=True)
+            found[saver.name] = {**ask(asked[saver.name], "first"), **ask(asked[saver.name], "memory"), "seconds": []}
+            found[saver.name]["gradient"] = torch.load(place / "gradients.pt", weights_only=True)
+        for _ in range(steps):
+            for saver in savers:
+                found[saver.name]["seconds"].append(ask(asked[saver.name], "step")["seconds"])
+    exact = found[savers[0].name]["gradient"]
+    return {saver.name: _row(saver, found[saver.name], exact) for saver in savers}
+
+
+def _row(saver: Saver, found: dict[str, Any], exact: Tensor) -> Json:
+    gradient = found["gradient"]
+    return {
+        "step_seconds": statistics.median(found["seconds"]),
+        "compile_seconds": found["compile_seconds"],
+        "saved_bytes": found["saved_bytes"],
+        "peak_bytes": found["peak_bytes"],
+        "cosine": float(gradient @ exact / (gradient.norm() * exact.norm())) if saver.same_net else None,
+    }
+
+
+def page(size: Size, out: Path) -> str:
+    """The table."""
+    path = out / "savers.json"
+    if not path.exists():
+        return "Not measured yet: `python -m tools.reproduce savers`"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    runs = read_main(size, out, TRAINED)
+    exact = by_seed(runs.get("exact", ()), error_of)
+    rows = []
+    for saver in TABLE:
+        if saver.name not in data["rows"]:
+            continue
+        row = data["rows"][saver.name]
+        cosine = "another net" if row["cosine"] is None else f"{row['cosine']:.5f}"
+        rows.append((
+            saver.name, f"{1000 * row['step_seconds']:.0f}", f"{row['saved_bytes'] / MEBI:.1f}",
+            f"{row['peak_bytes'] / MEBI:.1f}", cosine, _accuracy(saver, runs, exact),
+        ))  # fmt: skip
+    count, where = (
+        data["batch"],
+        f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {data['date'][:10]}",
+    )
+    return (
+        f"{table(HEADS, rows)}\n\nStep, memory and gradient: the main net on {count} images of 32x32 noise, medians of "
+        f"{data['steps']} alternated steps; {where}. Accuracy: {foot(runs, 'python -m tools.reproduce savers')}"
+    )
+
+
+def _accuracy(saver: Saver, runs: dict[str, list[Json]], exact: dict[int, float]) -> str:
+    if saver.method is None:
+        return "exact gradient"
+    if saver.method == "exact":
+        return "0"
+    return with_error(paired(by_seed(runs.get(saver.method, ()), error_of), exact)) or "not trained"

@@ -1,0 +1,68 @@
+"""How large the experiments are: quick for CI, default for two cores and an hour or two, full for a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.errors import UserError
+from tools.root import ROOT
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of every experiment.
+
+    Attributes:
+        name: quick, default or full.
+        data, shrink: the data set of the main comparison, each image averaged over shrink x shrink pixels.
+        model, epochs, batch, augment: its net and its training.
+        small_epochs: of the digits, on which architectures are compared.
+        seeds: one run each.
+        compiler: of what is compiled.
+        text_steps: of the models of text.
+        depths, trained_depths: of the memory table, and of the gradient's error.
+        draws: batches and roundings that bias and variance are averaged over.
+        out: folder of the results.
+    """
+
+    name: str
+    data: str
+    shrink: int
+    model: str
+    epochs: int
+    batch: int
+    augment: bool
+    small_epochs: int
+    seeds: tuple[int, ...]
+    compiler: str
+    text_steps: int
+    depths: tuple[int, ...]
+    trained_depths: tuple[int, ...]
+    draws: int
+    out: Path
+
+
+RESULTS = ROOT / "tools" / "results" / "reproduce"
+QUICK = Size(
+    name="quick", data="digits", shrink=1, model="preact_basic8", epochs=1, batch=128, augment=False, small_epochs=1,
+    seeds=(0,), compiler="eager", text_steps=4, depths=(20,), trained_depths=(8,), draws=4,
+    out=ROOT / "out" / "reproduce-quick",
+)  # fmt: skip
+DEFAULT = Size(
+    name="default", data="cifar10", shrink=2, model="preact_basic8", epochs=3, batch=128, augment=False,
+    small_epochs=20, seeds=(0, 1, 2), compiler="inductor", text_steps=300, depths=(20, 56, 110, 164, 326, 1001),
+    trained_depths=(8, 20, 56, 110), draws=32, out=RESULTS,
+)  # fmt: skip
+FULL = Size(
+    name="full", data="cifar10", shrink=1, model="preact_resnet164", epochs=160, batch=128, augment=True,
+    small_epochs=40, seeds=(0, 1, 2), compiler="inductor", text_steps=3000, depths=(20, 56, 110, 164, 326, 488, 1001),
+    trained_depths=(20, 56, 110), draws=128, out=RESULTS / "full",
+)  # fmt: skip
+
+
+def size_of(quick: bool, full: bool) -> Size:
+    """The size that the two flags ask for. Raises UserError for both at once."""
+    if quick and full:
+        raise UserError("Give --quick or --full, not both; neither is the default size.")
+    return QUICK if quick else FULL if full else DEFAULT
