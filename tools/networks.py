@@ -25,6 +25,7 @@ MODELS = {
     "sigmoid_net": "tools.reproduce.nets:sigmoid_net",
     "tanh_net": "tools.reproduce.nets:tanh_net",
     "revnet20": "tools.reproduce.schemes.reversible:revnet20_net",
+    "revnet164": "tools.reproduce.schemes.reversible:revnet164_net",
     "revnet32": "tools.reproduce.schemes.reversible:revnet32_net",
 }
 

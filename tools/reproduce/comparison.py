@@ -51,14 +51,16 @@ def main_settings(size: Size) -> Settings:
     return Settings(data, size.model, None, 0, size.epochs, size.batch, augment=size.augment, compiler=size.compiler)
 
 
-def train_main(size: Size, out: Path, names: Sequence[str]) -> None:
-    """The main net's runs that these methods lack."""
-    pool_of(out).train(MAIN, names, size.seeds, main_data(size), main_settings(size))
+def train_main(size: Size, out: Path, names: Sequence[str], close: Sequence[str] = ()) -> None:
+    """The main net's runs that these methods lack; those in `close` have more seeds."""
+    dataset, settings = main_data(size), main_settings(size)
+    pool_of(out).train(MAIN, names, size.seeds, dataset, settings)
+    pool_of(out).train(MAIN, close, size.more_seeds, dataset, settings)
 
 
 def read_main(size: Size, out: Path, names: Sequence[str]) -> dict[str, list[Json]]:
     """Method -> its finished runs; methods without one are left out."""
-    found = {name: pool_of(out).read(MAIN, name, size.seeds) for name in names}
+    found = {name: pool_of(out).read(MAIN, name, (*size.seeds, *size.more_seeds)) for name in names}
     return {name: runs for name, runs in found.items() if runs}
 
 

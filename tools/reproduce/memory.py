@@ -34,6 +34,7 @@ from matplotlib import pyplot as plt
 WIDTHS = (8, 4, 2)
 BATCHES = (16, 32)
 MEMORY = 2**30
+DEEP = 488  # beyond this depth, where tracing takes minutes, 4 bits alone
 MEBI = 2**20
 SYSTEMS = ("compile", "approx_fx@8", "approx_fx@4", "approx_fx@2")
 MEASURED = {20: "models.preact_resnet:preact_resnet20"}  # depth -> target of what is also run
@@ -69,7 +70,7 @@ def measure(size: Size, out: Path) -> None:
 def explained(depth: int) -> dict[str, Any]:
     """Width ('exact', '8', '4', '2') -> saved and peak bytes at the larger of BATCHES, and the largest batch."""
     found: dict[str, Any] = {}
-    for bits in WIDTHS:
+    for bits in WIDTHS if depth <= DEEP else (4,):
         small, large = (report_of(depth, bits, batch) for batch in BATCHES)
         sides = {str(bits): "after"} if found else {"exact": "before", str(bits): "after"}
         for name, side in sides.items():
@@ -95,8 +96,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
     depths = sorted(map(int, found))
     colours = {"exact": "#000000", "8": "#0072B2", "4": "#D55E00", "2": "#009E73"}
     for name, colour in colours.items():
-        batches = [found[str(depth)][name]["largest_batch"] for depth in depths]
-        axis.plot(depths, batches, "o-", color=colour, label=name if name == "exact" else f"{name} bits")
+        there = [depth for depth in depths if name in found[str(depth)]]
+        batches = [found[str(depth)][name]["largest_batch"] for depth in there]
+        axis.plot(there, batches, "o-", color=colour, label=name if name == "exact" else f"{name} bits")
     axis.set(xlabel="depth", ylabel="largest batch in 1 GiB, predicted", xscale="log", yscale="log")
     axis.set_xticks(depths, map(str, depths))
     axis.minorticks_off()
@@ -113,7 +115,7 @@ def page(size: Size, out: Path) -> str:
     data = json.loads(path.read_text())
     rows = []
     for depth, found in data["explained"].items():
-        for name in ("exact", *map(str, WIDTHS)):
+        for name in (name for name in ("exact", *map(str, WIDTHS)) if name in found):
             row, exact = found[name], found["exact"]
             rows.append((
                 depth, name if name == "exact" else f"{name} bits", f"{row['saved_bytes'] / MEBI:.1f}",

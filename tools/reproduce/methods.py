@@ -53,7 +53,7 @@ def _system(name: str) -> Apply:
     return apply
 
 
-REVNET = (("preact_basic20", "revnet32"), ("preact_basic8", "revnet20"))
+REVNET = (("preact_resnet164", "revnet164"), ("preact_basic20", "revnet32"), ("preact_basic8", "revnet20"))
 WIDTHS = (8, 4, 2)
 TABLE = (
     Method("exact", "torch.compile's own partition, exact gradients", None, "compiled", as_asked, "gaussian"),
@@ -83,5 +83,6 @@ def convert(model: nn.Module, settings: Settings) -> nn.Module:
 
 
 def model_of(name: str, model: str) -> str:
-    """The model that stands for `model` under the method `name`."""
-    return dict(method(name).swap).get(model, model)
+    """The model that stands for `model` under the method `name`. Raises UserError where there is none."""
+    swap = dict(method(name).swap)
+    return swap[pick(f"{name} for the model", model, swap)] if swap else model

@@ -18,7 +18,7 @@ class Size:
         data, shrink: the data set of the main comparison, each image averaged over shrink x shrink pixels.
         model, epochs, batch, augment: its net and its training.
         small_epochs: of the digits, on which architectures are compared.
-        seeds: one run each.
+        seeds, more_seeds: one run each; the second only of methods that lie within each other's noise.
         compiler: of what is compiled.
         text_steps: of the models of text.
         depths, trained_depths: of the memory table, and of the gradient's error.
@@ -35,6 +35,7 @@ class Size:
     augment: bool
     small_epochs: int
     seeds: tuple[int, ...]
+    more_seeds: tuple[int, ...]
     compiler: str
     text_steps: int
     depths: tuple[int, ...]
@@ -46,18 +47,18 @@ class Size:
 RESULTS = ROOT / "tools" / "results" / "reproduce"
 QUICK = Size(
     name="quick", data="digits", shrink=1, model="preact_basic8", epochs=1, batch=128, augment=False, small_epochs=1,
-    seeds=(0,), compiler="eager", text_steps=4, depths=(20,), trained_depths=(8,), draws=4,
+    seeds=(0,), more_seeds=(), compiler="eager", text_steps=4, depths=(20,), trained_depths=(8,), draws=4,
     out=ROOT / "out" / "reproduce-quick",
 )  # fmt: skip
 DEFAULT = Size(
     name="default", data="cifar10", shrink=2, model="preact_basic8", epochs=3, batch=128, augment=False,
-    small_epochs=20, seeds=(0, 1, 2), compiler="inductor", text_steps=300, depths=(20, 56, 110, 164, 326, 1001),
-    trained_depths=(8, 20, 56, 110), draws=32, out=RESULTS,
+    small_epochs=12, seeds=(0, 1, 2), more_seeds=(3, 4), compiler="inductor", text_steps=200,
+    depths=(20, 56, 110, 164, 1001), trained_depths=(8, 20, 56), draws=32, out=RESULTS,
 )  # fmt: skip
 FULL = Size(
     name="full", data="cifar10", shrink=1, model="preact_resnet164", epochs=160, batch=128, augment=True,
-    small_epochs=40, seeds=(0, 1, 2), compiler="inductor", text_steps=3000, depths=(20, 56, 110, 164, 326, 488, 1001),
-    trained_depths=(20, 56, 110), draws=128, out=RESULTS / "full",
+    small_epochs=40, seeds=(0, 1, 2), more_seeds=(), compiler="inductor", text_steps=3000,
+    depths=(20, 56, 110, 164, 326, 488, 1001), trained_depths=(20, 56, 110), draws=128, out=RESULTS / "full",
 )  # fmt: skip
 
 

@@ -108,6 +108,11 @@ class RevNet(nn.Sequential):
         initialize(self)
 
 
+def revnet164_net(num_classes: int = 10, in_channels: int = 3) -> RevNet:
+    """As many layers as preact_resnet164, and nearly its parameters: (N, in_channels, H, W) -> (N, num_classes)."""
+    return RevNet(14, (26, 50, 98), num_classes, in_channels)
+
+
 def revnet32_net(num_classes: int = 10, in_channels: int = 3) -> RevNet:
     """As many parameters as preact_basic20, in 32 layers: (N, in_channels, H, W) -> (N, num_classes); 272,954."""
     return RevNet(3, (20, 40, 80), num_classes, in_channels)
