@@ -72,13 +72,12 @@ def savers_of(size: Size) -> tuple[Saver, ...]:
 
 
 def measure(size: Size, out: Path) -> None:
-    """Train what is missing, then one step of every saver, alternated, unless it was measured before."""
-    names = [name for name in TRAINED if size.compiler == "inductor" or name != "fp8"]
-    train_main(size, out, names)
+    """One step of every saver, alternated, unless it was measured before; then train what is missing."""
     path = out / "savers.json"
     if not path.exists():
         rows = steps_of(savers_of(size), Config(compiler=size.compiler), BATCH, STEPS)
         write_text(path, json.dumps({**environment(), "batch": BATCH, "steps": STEPS, "rows": rows}, indent=1) + "\n")
+    train_main(size, out, [name for name in TRAINED if size.compiler == "inductor" or name != "fp8"])
 
 
 def steps_of(savers: tuple[Saver, ...], config: Config, batch: int, steps: int) -> dict[str, Json]:
