@@ -23,6 +23,8 @@ from tools.reproduce import equation9
 from tools.reproduce.__main__ import TABLE, app
 from tools.reproduce.comparison import error_table, main_data, main_settings, pool_of
 from tools.reproduce.gradient_error import bias_and_variance
+from tools.reproduce.memory import with_far
+from tools.reproduce.methods import model_of
 from tools.reproduce.numbers import paired, with_deviation, with_error
 from tools.reproduce.schemes import banner
 from tools.reproduce.schemes.actnn import convert_to_actnn
@@ -331,3 +333,20 @@ def test_the_whole_quick_form(tmp_path: Path) -> None:
     errors = json.loads((tmp_path / "gradient_error.json").read_text())["depths"]["8"]["errors"]["0"]
     sizes = [errors[bits]["all"] for bits in ("1", "2", "4", "8")]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.05
+
+
+def test_depth_1001_lies_on_the_line_of_the_two_deepest() -> None:
+    def figures(depth: int) -> dict[str, float]:
+        return {"saved_bytes": 10 * depth, "peak_bytes": 20 * depth + 7, "largest_batch": 2**30 // depth}
+
+    found = {str(depth): {"exact": figures(depth), "seconds": 1.0} for depth in (20, 110, 164)}
+    far = with_far(found)["1001, extrapolated"]["exact"]
+    assert far["saved_bytes"] == pytest.approx(10010) and far["peak_bytes"] == pytest.approx(20027)
+    assert far["largest_batch"] == pytest.approx(2**30 / 1001, rel=1e-3)
+    assert with_far({**found, "1001": found["164"]}).keys() == {"20", "110", "164", "1001"}
+
+
+def test_a_reversible_net_stands_for_known_ones_alone() -> None:
+    assert model_of("revnet", "preact_basic8") == "revnet20" and model_of("ours-4", "resnet20") == "resnet20"
+    with pytest.raises(UserError, match="There is no revnet for the model 'resnet20'; known are preact_resnet164"):
+        model_of("revnet", "resnet20")

@@ -23,6 +23,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 MAIN = "main"
 """The group of the main net's runs: every experiment that compares methods on it shares them."""
@@ -131,8 +132,8 @@ def draw_curves(groups: Mapping[str, Sequence[Json]], path: Path, title: str) ->
     for row, label in enumerate(("epoch", "training time (s), compiling not counted")):
         axes[row, 0].set(xlabel=label, ylabel="test error (%)")
         axes[row, 1].set(xlabel=label, ylabel="training loss")
-    axes[0, 0].xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 1].xaxis.get_major_locator().set_params(integer=True)
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0, 1].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 1].legend(fontsize=8)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)

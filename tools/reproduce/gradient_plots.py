@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from tools.reproduce.comparison import save
 
@@ -52,7 +53,9 @@ def _layers(axis: Axes, errors: Found, depth: str) -> None:
         axis.plot(list(row["layers"].values()), color=COLOURS[bits], label=bits)
     axis.set(xlabel="convolution, from the input", ylabel="|error| / |gradient|", yscale="log")
     axis.set_title(f"Layer by layer, depth {depth}, trained")
-    axis.legend(title="bits", fontsize=8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_ylim(top=4)
+    axis.legend(title="bits", fontsize=8, ncols=6, loc="upper center")
 
 
 def _time(axis: Axes, errors: Found, depth: str) -> None:
@@ -61,7 +64,9 @@ def _time(axis: Axes, errors: Found, depth: str) -> None:
         axis.plot(steps, [row[bits]["all"] for row in errors.values()], "o-", color=COLOURS[bits], label=bits)
     axis.set(xlabel="training step", ylabel="|error| / |gradient|", yscale="log", title=f"Over training, depth {depth}")
     axis.set_xscale("symlog", linthresh=10)
-    axis.legend(title="bits", fontsize=8)
+    axis.set_xlim(-1, 2 * steps[-1])
+    axis.set_ylim(top=3)
+    axis.legend(title="bits", fontsize=8, ncols=6, loc="upper center")
 
 
 def _noise(axis: Axes, noise: Found) -> None:
@@ -74,4 +79,5 @@ def _noise(axis: Axes, noise: Found) -> None:
     axis.axhline(noise[names[0]]["sampling"], color="#000000", linestyle="--", label="sampling noise of a batch")
     axis.set_xticks(places, [name.replace(", ", "\n") for name in names], fontsize=7)
     axis.set(yscale="log", ylabel="over |mean gradient|²", title="Bias and variance against SGD's noise")
-    axis.legend(fontsize=8)
+    axis.set_ylim(top=300)
+    axis.legend(fontsize=8, loc="upper center", ncols=3)

@@ -35,6 +35,7 @@ WIDTHS = (8, 4, 2)
 BATCHES = (16, 32)
 MEMORY = 2**30
 DEEP = 488  # beyond this depth, where tracing takes minutes, 4 bits alone
+FAR = 1001  # worked out from the two deepest that were explained: every block adds the same
 MEBI = 2**20
 SYSTEMS = ("compile", "approx_fx@8", "approx_fx@4", "approx_fx@2")
 MEASURED = {20: "models.preact_resnet:preact_resnet20"}  # depth -> target of what is also run
@@ -83,6 +84,28 @@ def explained(depth: int) -> dict[str, Any]:
     return found
 
 
+def with_far(found: dict[str, Any]) -> dict[str, Any]:
+    """`found`, depth -> width -> figures, with depth FAR on the line through the two deepest nets, unless it is there.
+
+    The largest batch is MEMORY over what a sample adds to the peak, as 1 / batch is a line over the depth.
+    """
+    depths = sorted(map(int, found))
+    if FAR in depths or len(depths) < 2:
+        return found
+    one, two = depths[-2:]
+    far: dict[str, Any] = {"seconds": 0.0}
+    for name in (name for name in found[str(two)] if name != "seconds" and name in found[str(one)]):
+        low, high = found[str(one)][name], found[str(two)][name]
+
+        def reach(a: float, b: float) -> float:
+            return b + (b - a) * (FAR - two) / (two - one)
+
+        batch = 1 / reach(1 / low["largest_batch"], 1 / high["largest_batch"])
+        sizes = {key: reach(low[key], high[key]) for key in ("saved_bytes", "peak_bytes")}
+        far[name] = {**sizes, "largest_batch": int(batch)}
+    return {**found, f"{FAR}, extrapolated": far}
+
+
 def report_of(depth: int, bits: int, batch: int) -> Report:
     """What approx_fx would do to a pre-activation ResNet of this depth."""
     model, inputs = seeded(partial(preact_resnet, depth), (batch, 3, 32, 32))
@@ -114,7 +137,7 @@ def page(size: Size, out: Path) -> str:
         return "Not measured yet: `python -m tools.reproduce memory`"
     data = json.loads(path.read_text())
     rows = []
-    for depth, found in data["explained"].items():
+    for depth, found in with_far(data["explained"]).items():
         for name in (name for name in ("exact", *map(str, WIDTHS)) if name in found):
             row, exact = found[name], found["exact"]
             rows.append((
