@@ -35,7 +35,7 @@ WIDTHS = (8, 4, 2)
 BATCHES = (16, 32)
 MEMORY = 2**30
 DEEP = 488  # beyond this depth, where tracing takes minutes, 4 bits alone
-FAR = 1001  # worked out from the two deepest that were explained: every block adds the same
+FAR = 1001  # what it saves lies on a line with the others: every block adds the same
 MEBI = 2**20
 SYSTEMS = ("compile", "approx_fx@8", "approx_fx@4", "approx_fx@2")
 MEASURED = {20: "models.preact_resnet:preact_resnet20"}  # depth -> target of what is also run
@@ -84,26 +84,19 @@ def explained(depth: int) -> dict[str, Any]:
     return found
 
 
-def with_far(found: dict[str, Any]) -> dict[str, Any]:
-    """`found`, depth -> width -> figures, with depth FAR on the line through the two deepest nets, unless it is there.
+def far_row(found: dict[str, Any]) -> dict[str, float]:
+    """Width -> bytes saved at depth FAR, on the line through the two deepest nets; nothing where FAR was explained.
 
-    The largest batch is MEMORY over what a sample adds to the peak, as 1 / batch is a line over the depth.
+    found: depth -> width -> figures. The peak is no line: in shallow nets it is a late moment of the backward, in deep
+    ones its beginning.
     """
     depths = sorted(map(int, found))
     if FAR in depths or len(depths) < 2:
-        return found
-    one, two = depths[-2:]
-    far: dict[str, Any] = {"seconds": 0.0}
-    for name in (name for name in found[str(two)] if name != "seconds" and name in found[str(one)]):
-        low, high = found[str(one)][name], found[str(two)][name]
-
-        def reach(a: float, b: float) -> float:
-            return b + (b - a) * (FAR - two) / (two - one)
-
-        batch = 1 / reach(1 / low["largest_batch"], 1 / high["largest_batch"])
-        sizes = {key: reach(low[key], high[key]) for key in ("saved_bytes", "peak_bytes")}
-        far[name] = {**sizes, "largest_batch": int(batch)}
-    return {**found, f"{FAR}, extrapolated": far}
+        return {}
+    one, two = (found[str(depth)] for depth in depths[-2:])
+    steps = (FAR - depths[-1]) / (depths[-1] - depths[-2])
+    names = [name for name in two if name != "seconds" and name in one]
+    return {name: two[name]["saved_bytes"] * (1 + steps) - one[name]["saved_bytes"] * steps for name in names}
 
 
 def report_of(depth: int, bits: int, batch: int) -> Report:
@@ -137,7 +130,7 @@ def page(size: Size, out: Path) -> str:
         return "Not measured yet: `python -m tools.reproduce memory`"
     data = json.loads(path.read_text())
     rows = []
-    for depth, found in with_far(data["explained"]).items():
+    for depth, found in data["explained"].items():
         for name in (name for name in ("exact", *map(str, WIDTHS)) if name in found):
             row, exact = found[name], found["exact"]
             rows.append((
@@ -145,6 +138,10 @@ def page(size: Size, out: Path) -> str:
                 f"{row['peak_bytes'] / MEBI:.1f}", f"{exact['saved_bytes'] / row['saved_bytes']:.1f}x",
                 str(row["largest_batch"]), f"{row['largest_batch'] / exact['largest_batch']:.1f}x",
             ))  # fmt: skip
+    far = far_row(data["explained"])
+    for name, saved in far.items():
+        width = name if name == "exact" else f"{name} bits"
+        rows.append((f"{FAR}, extrapolated", width, f"{saved / MEBI:.1f}", "", f"{far['exact'] / saved:.1f}x", "", ""))
     runs = []
     for key, run in data["run"].items():
         depth, system = key.split()
