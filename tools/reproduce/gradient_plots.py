@@ -80,4 +80,4 @@ def _noise(axis: Axes, noise: Found) -> None:
     axis.set_xticks(places, [name.replace(", ", "\n") for name in names], fontsize=7)
     axis.set(yscale="log", ylabel="over |mean gradient|²", title="Bias and variance against SGD's noise")
     axis.set_ylim(top=300)
-    axis.legend(fontsize=8, loc="upper center", ncols=3)
+    axis.legend(fontsize=8, loc="upper right", ncols=2)
