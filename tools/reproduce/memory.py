@@ -150,7 +150,8 @@ def page(size: Size, out: Path) -> str:
             runs.append((depth, system, f"{run['peak_bytes'] / MEBI:.1f}", f"{each:.0f}"))
     took = sum(found["seconds"] for found in data["explained"].values())
     where = f"{data['device']}, torch {data['torch']}, {data['date'][:10]}"
-    measured = f"\n\nRun at batch 64, one after the other, so that the machine's drift is in the times (alternated ones are under "Other memory savers"):\n\n{table(RUN_HEADS, runs)}" if runs else ""
+    drift = "one after the other, so the machine's drift is in the times; alternated ones are among the other savers"
+    measured = f"\n\nRun at batch 64, {drift}:\n\n{table(RUN_HEADS, runs)}" if runs else ""
     return (
         f"Explained at batch {BATCHES[1]}, images of 32x32, in float32. The largest batch has a predicted peak of 1 "
         f"GiB; parameters, the optimizer's state and the images come on top:\n\n{table(HEADS, rows)}{measured}\n\n"
