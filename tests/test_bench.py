@@ -19,7 +19,7 @@ from tools.errors import UserError
 from tools.measuring import gpu_page, gpu_sections
 from tools.measuring.benchmark import DEPTHS, NETWORKS, SYSTEMS, Book, choose, means, means_line, render
 from tools.measuring.deadline import Deadline, run_section
-from tools.measuring.environment import environment, slug
+from tools.measuring.environment import command, environment, slug
 from tools.measuring.gpu_sections import SECTIONS
 from tools.measuring.numbers import Point, dominated, extrapolated_batch, geometric_mean, pareto, search
 from tools.measuring.pages import comparison, table
@@ -243,3 +243,11 @@ def test_recipes_of_the_bandwidth_fit_the_ops() -> None:
         decoded = OPS[recipe.decode].reference(*back)
         assert decoded.shape == x.shape and OPS[recipe.encode].overload is not None
         assert moved(arguments, codes) > arguments[0].numel() * arguments[0].element_size()
+
+
+def test_a_results_command_names_no_place_of_the_machine(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[1]
+    bench, package = str(root / "tools" / "bench.py"), str(root / "tools" / "reproduce" / "__main__.py")
+    assert command([bench, "run", "--out", str(tmp_path), "--again"]) == "python tools/bench.py run --again"
+    assert command([package, "memory", f"--out={tmp_path}", "--quick"]) == "python -m tools.reproduce memory --quick"
+    assert command([str(tmp_path / "pytest"), "-q"]) == "python pytest -q"

@@ -7,7 +7,10 @@ import os
 import platform
 import re
 import sys
+from pathlib import Path
 from typing import Any
+
+from tools.root import ROOT
 
 SCHEMA = 1
 
@@ -31,6 +34,21 @@ def device_slug() -> str:
     return slug(device_name()) if torch.cuda.is_available() else "cpu"
 
 
+def command(arguments: list[str]) -> str:
+    """What was typed, without the paths of the machine: the script within the repository, and no --out."""
+    script, *rest = arguments
+    path = Path(script).resolve()
+    name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    if path.name == "__main__.py":
+        name = "-m " + name.removesuffix("/__main__.py").replace("/", ".")
+    kept, skip = [], False
+    for part in rest:
+        if not skip and part != "--out" and not part.startswith("--out="):
+            kept.append(part)
+        skip = part == "--out" and not skip
+    return " ".join(["python", name, *kept])
+
+
 def environment() -> dict[str, Any]:
     """schema, device, cpus, threads, torch, triton, python, date, command; JSON."""
     import torch
@@ -50,5 +68,5 @@ def environment() -> dict[str, Any]:
         "triton": version,
         "python": platform.python_version(),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(sys.argv),
     }

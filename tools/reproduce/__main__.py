@@ -24,16 +24,16 @@ from tools.checkpoint import write_text
 from tools.console import sentences
 from tools.errors import pick
 from tools.reproduce import (
-    accuracy,
     architectures,
-    banner,
-    directions,
     equation9,
     gradient_error,
     memory,
     optimizers,
     savers,
 )
+from tools.reproduce.accuracy import ACCURACY
+from tools.reproduce.banner import BANNER
+from tools.reproduce.directions import DIRECTIONS
 from tools.reproduce.sizes import DEFAULT, Size, size_of
 from tools.root import ROOT
 from tools.tables import fill
@@ -55,10 +55,10 @@ class Experiment:
 
 TABLE = (
     Experiment("equation9", "what Eq. 9 does", equation9.measure, equation9.page),
-    Experiment("accuracy", "exact, 8, 4, 2 bits, naive, the paper's grid", accuracy.measure, accuracy.page),
+    Experiment("accuracy", "exact, 8, 4, 2 bits, naive, the paper's grid", ACCURACY.measure, ACCURACY.page),
     Experiment("memory", "depth 20 to 1001: saved, peak, largest batch", memory.measure, memory.page),
-    Experiment("banner", "Range BN and 8 bits everywhere", banner.measure, banner.page),
-    Experiment("directions", "approximate forward against approximate backward", directions.measure, directions.page),
+    Experiment("banner", "Range BN and 8 bits everywhere", BANNER.measure, BANNER.page),
+    Experiment("directions", "approximate forward against approximate backward", DIRECTIONS.measure, DIRECTIONS.page),
     Experiment("architectures", "VGG, DenseNet, sigmoid, tanh, LSTM, Transformer", architectures.measure,
                architectures.page),
     Experiment("optimizers", "SGD, Adam, AdamW, RMSprop", optimizers.measure, optimizers.page),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import matplotlib
 import numpy as np
 import torch
 
-from tools.checkpoint import write_text
 from tools.curves import COLOURS
 from tools.data import Dataset, load, shrink
 from tools.reproduce.methods import METHODS
@@ -63,6 +63,30 @@ def read_main(size: Size, out: Path, names: Sequence[str]) -> dict[str, list[Jso
     """Method -> its finished runs; methods without one are left out."""
     found = {name: pool_of(out).read(MAIN, name, (*size.seeds, *size.more_seeds)) for name in names}
     return {name: runs for name, runs in found.items() if runs}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An experiment that trains the main net in several ways, and draws them.
+
+    name: of its command and its picture. drawn: the methods in the picture, all if empty. close: those with more seeds.
+    """
+
+    name: str
+    title: str
+    methods: tuple[str, ...]
+    drawn: tuple[str, ...] = ()
+    close: tuple[str, ...] = ()
+
+    def measure(self, size: Size, out: Path) -> None:
+        """Train what is missing, and draw the curves."""
+        train_main(size, out, self.methods, self.close)
+        draw_curves(read_main(size, out, self.drawn or self.methods), out / f"{self.name}.png", self.title)
+
+    def page(self, size: Size, out: Path) -> str:
+        """The table."""
+        found = read_main(size, out, self.methods)
+        return f"{error_table(found)}\n\n{foot(found, f'python -m tools.reproduce {self.name}')}"
 
 
 def error_of(run: Json) -> float:
@@ -161,8 +185,3 @@ def save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def write_table(path: Path, text: str) -> None:
-    """A Markdown table with its foot, as a file of its own."""
-    write_text(path, text + "\n")
