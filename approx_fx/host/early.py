@@ -15,6 +15,8 @@ from unittest import mock
 
 import torch
 
+from .together import Kernels
+
 CALL = "async_compile.cpp_pybinding("
 
 
@@ -35,11 +37,11 @@ def submitted(probing: threading.Thread | None) -> Iterator[None]:
 
     probing: from `probe`, which is waited for where the first code is about to be written. For one compile at a time.
     """
-    from torch._inductor.async_compile import AsyncCompile, get_compile_threads
+    from torch._inductor.async_compile import get_compile_threads
     from torch._inductor.codegen.wrapper import PythonWrapperCodegen
     from torch._inductor.scheduler import Scheduler
 
-    write, theirs = Scheduler.codegen, PythonWrapperCodegen.define_kernel
+    write, theirs, kernels = Scheduler.codegen, PythonWrapperCodegen.define_kernel, Kernels()
 
     def codegen(self: Any, *args: Any) -> Any:
         if probing is not None:
@@ -48,7 +50,7 @@ def submitted(probing: threading.Thread | None) -> Iterator[None]:
 
     def define_kernel(self: Any, kernel_name: str, kernel_body: str, *rest: Any, **options: Any) -> Any:
         if kernel_body.startswith(CALL) and get_compile_threads() > 1:
-            submit(kernel_body, AsyncCompile())
+            submit(kernel_body, kernels)
         return theirs(self, kernel_name, kernel_body, *rest, **options)
 
     early = mock.patch.object(PythonWrapperCodegen, "define_kernel", define_kernel)

@@ -1,22 +1,28 @@
-"""torch._inductor: two of its analyses, at a fraction of their time and with the same results.
+"""torch._inductor: some of its work at a fraction of its time, with the same results.
 
 Strides     Inductor asks sympy.simplify, which tries many forms, for the step of an index along a loop. An index is a
             sum of products of loop variables and of FloorDiv and ModularIndexing terms, which have one expanded form:
             a step that is a number comes out as that number.
 Data types  The object that tells an operation's result type fills its table of rules again for each operation of each
             loop body, though there is one such object and one table.
+Bodies      A loop body is run as a graph, many times; two context managers a node note whose stack trace is at work,
+            which a loop body's nodes do not have.
+Tails       A vectorised loop has a tail for what fills no vector. It is written also where nothing is left, and then
+            dropped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 import sympy
 from sympy.core.function import Application
+
+TAILS = ("tail_size", "inner_tail_size", "outer_tail_size")
 
 
 def expanded(expression: Any) -> Any:
@@ -27,13 +33,33 @@ def expanded(expression: Any) -> Any:
     return sympy.expand(outer).xreplace({symbol: term for term, symbol in terms.items()})
 
 
+def is_empty(kernel: Any) -> bool:
+    """Whether a C++ kernel being written is for a tail in which nothing is left; its size is None where it is none."""
+    return any(getattr(kernel, name, None) == 0 for name in TAILS)
+
+
+def written(function: Any) -> Callable[..., Any]:
+    """What writes a node's loop body into the kernel at work, `function`, does not where that would never run."""
+    from torch._inductor.virtualized import V
+
+    def write(*ranges: Any) -> Any:
+        return None if is_empty(V.kernel) else function(*ranges)
+
+    outer: Any = write
+    outer.original_fn = getattr(function, "original_fn", function)  # where Inductor looks for the node
+    return write
+
+
 @contextlib.contextmanager
 def quicker() -> Iterator[None]:
-    """Inductor's analyses of loops inside are the quicker ones. For one compile at a time."""
+    """Inductor inside does all this the quicker way. For one compile at a time."""
     from torch._inductor import sizevars
+    from torch._inductor.codegen.cpp import CppKernelProxy
     from torch._inductor.dtype_propagation import DtypePropagationOpsHandler
+    from torch._inductor.loop_body import InterpreterShim
 
     fill, filled = DtypePropagationOpsHandler.__init__, False
+    write = CppKernelProxy.codegen_functions
 
     def once(self: Any) -> None:
         nonlocal filled
@@ -41,6 +67,22 @@ def quicker() -> Iterator[None]:
             fill(self)
             filled = True
 
+    def run_node(self: Any, node: Any) -> Any:
+        self.current_node = node
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        return getattr(self, node.op)(node.target, args, kwargs)
+
+    def codegen_functions(self: Any, functions: Sequence[Any], sizes: Sequence[Any]) -> None:
+        mine = all(hasattr(function, "original_fn") or hasattr(function, "func") for function in functions)
+        write(self, [written(function) for function in functions] if mine else functions, sizes)
+
     algebra = types.SimpleNamespace(**{**vars(sympy), "simplify": expanded})
-    with mock.patch.object(sizevars, "sympy", algebra), mock.patch.object(DtypePropagationOpsHandler, "__init__", once):
+    with contextlib.ExitStack() as stack:
+        for place, name, ours in (
+            (sizevars, "sympy", algebra),
+            (DtypePropagationOpsHandler, "__init__", once),
+            (InterpreterShim, "run_node", run_node),
+            (CppKernelProxy, "codegen_functions", codegen_functions),
+        ):
+            stack.enter_context(mock.patch.object(place, name, ours))
         yield
