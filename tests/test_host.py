@@ -120,6 +120,21 @@ def test_quicker_analyses_write_the_same_kernels(
     assert len(quick) == 2 and quick == _kernels(build())
 
 
+def test_the_last_kernel_of_a_tiled_loop_ends_the_outer_tails_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 rows are vectors and a tail, 32 columns have none: the tail's sums are in the kernel of both tails."""
+    tiled: list[bool] = []
+    is_empty = quicker.is_empty
+    monkeypatch.setattr(
+        quicker, "is_empty", lambda kernel: tiled.append(hasattr(kernel, "outer_tail_size")) or is_empty(kernel)
+    )
+    a, b = torch.randn(20, 32, requires_grad=True), torch.randn(32, 20)
+    torch._dynamo.reset()
+    with torch._inductor.config.patch(force_disable_caches=True):
+        found = torch.compile(lambda a, b: (a + b.t()).sum(1), backend="approx_fx")(a, b)
+    assert True in tiled
+    assert torch.allclose(found, (a + b.t()).sum(1), atol=1e-5)
+
+
 X, Y = sympy.symbols("x y", integer=True, nonnegative=True)
 TERMS = [X, Y, FloorDiv(X, 4), ModularIndexing(X, 1, 8), ModularIndexing(Y, 2, 3)]
 

@@ -35,7 +35,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
     monkeypatch.setattr(async_compile.AsyncCompile, "pool", lambda: types.SimpleNamespace(submit=lambda work: None))
     monkeypatch.setattr(async_compile, "get_compile_threads", lambda: 2)
     with fresh_cache():
-        yield Kernels()
+        yield Kernels(2)
 
 
 def _given(kernels: Kernels, *sources: str) -> list[Any]:

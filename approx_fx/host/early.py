@@ -41,7 +41,8 @@ def submitted(probing: threading.Thread | None) -> Iterator[None]:
     from torch._inductor.codegen.wrapper import PythonWrapperCodegen
     from torch._inductor.scheduler import Scheduler
 
-    write, theirs, kernels = Scheduler.codegen, PythonWrapperCodegen.define_kernel, Kernels()
+    threads = get_compile_threads()
+    write, theirs, kernels = Scheduler.codegen, PythonWrapperCodegen.define_kernel, Kernels(threads)
 
     def codegen(self: Any, *args: Any) -> Any:
         if probing is not None:
@@ -49,7 +50,7 @@ def submitted(probing: threading.Thread | None) -> Iterator[None]:
         return write(self, *args)
 
     def define_kernel(self: Any, kernel_name: str, kernel_body: str, *rest: Any, **options: Any) -> Any:
-        if kernel_body.startswith(CALL) and get_compile_threads() > 1:
+        if kernel_body.startswith(CALL) and threads > 1:
             submit(kernel_body, kernels)
         return theirs(self, kernel_name, kernel_body, *rest, **options)
 

@@ -22,8 +22,6 @@ from unittest import mock
 import sympy
 from sympy.core.function import Application
 
-TAILS = ("tail_size", "inner_tail_size", "outer_tail_size")
-
 
 def expanded(expression: Any) -> Any:
     """An index expression as a sum of products, its function terms taken as symbols."""
@@ -34,8 +32,15 @@ def expanded(expression: Any) -> Any:
 
 
 def is_empty(kernel: Any) -> bool:
-    """Whether a C++ kernel being written is for a tail in which nothing is left; its size is None where it is none."""
-    return any(getattr(kernel, name, None) == 0 for name in TAILS)
+    """Whether a C++ kernel being written is for a tail in which nothing is left; a size is None where there is no tail.
+
+    The last of a tiled loop's kernels, that of both tails, also ends the outer tail's reductions: it is needed as long
+    as there is an outer tail.
+    """
+    if hasattr(kernel, "outer_tail_size"):
+        inner, outer = kernel.inner_tail_size, kernel.outer_tail_size
+        return bool(outer == 0 or (outer is None and inner == 0))
+    return bool(getattr(kernel, "tail_size", None) == 0)
 
 
 def written(function: Any) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -30,6 +31,8 @@ MOST = 8
 # A kernel with any other directive, such as a macro of its own, is compiled alone.
 KNOWN = re.compile(r"#(include <[\w./]+>|pragma .*|define PY_SSIZE_T_CLEAN|ifdef Py_GIL_DISABLED|endif)")
 SUFFIX = ".main.so"
+SOURCE, LIBRARY = "kernels.cpp", "kernels.so"
+HELD = 0.1  # seconds: the one who submits a kernel still holds its lock for a moment
 ENTRY = "PyInit_kernel"
 PART = """
 #define kernel kernel_{index}
@@ -49,7 +52,12 @@ static PyObject* which(PyObject* spec, PyModuleDef*) {{
     PyErr_Format(PyExc_ImportError, "no kernel named %s in this library", wanted.c_str());
     return nullptr;
 }}
-static PyModuleDef_Slot slots[] = {{{{Py_mod_create, reinterpret_cast<void*>(which)}}, {{0, nullptr}}}};
+static PyModuleDef_Slot slots[] = {{
+    {{Py_mod_create, reinterpret_cast<void*>(which)}},
+#ifdef Py_GIL_DISABLED
+    {{Py_mod_gil, Py_MOD_GIL_NOT_USED}},
+#endif
+    {{0, nullptr}}}};
 static PyModuleDef library = {{PyModuleDef_HEAD_INIT, "kernel", nullptr, 0, nullptr, slots, nullptr, nullptr, nullptr}};
 PyMODINIT_FUNC {entry}(void) {{ return PyModuleDef_Init(&library); }}
 """
@@ -81,24 +89,23 @@ class Job:
     alone: Callable[[], Any]
     done: Future[Any] = field(default_factory=Future)
 
-    @property
-    def builder(self) -> Any:
-        """Inductor's builder; None if this is not one file made into one library."""
-        given: list[Any] = list(getattr(self.alone, "args", ()))  # a lock's path, the builders
+    def parts(self) -> tuple[str, Any, Path] | None:
+        """(lock's path, Inductor's builder, library's path); None if it is not one file made into one library."""
+        given: list[Any] = list(getattr(self.alone, "args", ()))
         if len(given) != 2 or not isinstance(given[1], tuple) or len(given[1]) != 1:
             return None
-        return given[1][0] if self.target(given[1][0]).name.endswith(SUFFIX) else None
-
-    @staticmethod
-    def target(builder: Any) -> Path:
-        """The library that Inductor looks for."""
-        return Path(builder.get_target_file_path())
+        target = Path(given[1][0].get_target_file_path())
+        return (given[0], given[1][0], target) if target.name.endswith(SUFFIX) else None
 
 
 @dataclass
 class Kernels:
-    """Stands for Inductor's AsyncCompile where a kernel is given to the compiler, by `cpp_pybinding`."""
+    """Stands for Inductor's AsyncCompile where a kernel is given to the compiler, by `cpp_pybinding`.
 
+    threads: of Inductor's pool.
+    """
+
+    threads: int
     waiting: list[Job] = field(default_factory=list)
     lock: Any = field(default_factory=threading.Lock, repr=False)
 
@@ -121,15 +128,12 @@ class Kernels:
 
     def work(self) -> None:
         """Compile a share of what waits. There are at least as many calls as kernels, so that none is left."""
-        from torch._inductor.async_compile import get_compile_threads
-
         with self.lock:
-            count = min(MOST, math.ceil(len(self.waiting) / get_compile_threads()))
+            count = min(MOST, math.ceil(len(self.waiting) / self.threads))
             jobs, self.waiting = self.waiting[:count], self.waiting[count:]
-        if len(jobs) > 1:
-            # What cannot be compiled together is compiled alone, and says why if it cannot either.
-            with contextlib.suppress(OSError, subprocess.CalledProcessError):
-                build(jobs)
+        # What cannot be compiled together is compiled alone, and says why if it cannot either.
+        with contextlib.suppress(Exception):
+            build(jobs)
         for job in jobs:
             try:
                 job.done.set_result(job.alone())
@@ -138,24 +142,33 @@ class Kernels:
 
 
 def build(jobs: Sequence[Job]) -> None:
-    """Compile these kernels into one library, linked to where Inductor looks for each, if they can share one."""
-    builders = [job.builder for job in jobs]
-    if None in builders:
-        return
-    targets = [Job.target(builder) for builder in builders]
-    sources = [target.with_suffix(".cpp") for target in targets]
-    text = joined({path.name.split(".")[0]: path.read_text() for path in sources})
-    if text is None:
-        return
-    with tempfile.TemporaryDirectory(dir=targets[0].parent) as folder:
-        source, library = Path(folder, "kernels.cpp"), Path(folder, "kernels.so")
-        source.write_text(text)
-        commands = {
-            builder.get_command_line().replace(str(path), str(source)).replace(str(target), str(library))
-            for builder, path, target in zip(builders, sources, targets, strict=True)
-        }
-        if len(commands) == 1:
-            subprocess.run(shlex.split(commands.pop()), cwd=folder, capture_output=True, check=True)
-            for target in targets:
-                with contextlib.suppress(FileExistsError):
-                    os.link(library, target)
+    """Compile those of these kernels that can share a library into one, where there is more than one of them."""
+    from filelock import Timeout
+    from torch.utils._filelock import FileLock
+
+    commands: dict[str, dict[Path, str]] = {}  # the compiler's, places left open -> library -> source
+    with contextlib.ExitStack() as locks:
+        for lock, builder, target in filter(None, (job.parts() for job in jobs)):
+            path = target.with_suffix(".cpp")
+            text = path.read_text()
+            with contextlib.suppress(Timeout):  # held: another process is at it
+                locks.enter_context(FileLock(lock, timeout=HELD))
+                if not target.exists() and joined({"": text}) is not None:
+                    command = builder.get_command_line().replace(str(path), SOURCE).replace(str(target), LIBRARY)
+                    commands.setdefault(command, {})[target] = text
+        for command, sources in commands.items():
+            if len(sources) > 1:
+                _build(command, sources)
+
+
+def _build(command: str, sources: Mapping[Path, str]) -> None:
+    text = joined({target.name.removesuffix(SUFFIX): source for target, source in sources.items()})
+    assert text is not None
+    with tempfile.TemporaryDirectory(dir=next(iter(sources)).parent) as folder:
+        Path(folder, SOURCE).write_text(text)
+        subprocess.run(shlex.split(command), cwd=folder, capture_output=True, check=True)
+        for target in sources:
+            try:
+                os.link(Path(folder, LIBRARY), target)
+            except OSError:  # a file system without hard links
+                os.replace(shutil.copy(Path(folder, LIBRARY), Path(folder, target.name)), target)

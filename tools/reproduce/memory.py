@@ -16,12 +16,14 @@ import matplotlib
 import torch
 
 import approx_fx
+from approx_fx.compare import compare
+from approx_fx.config import Config
 from approx_fx.report import Report
+from approx_fx.systems import OURS
 from models.factory import seeded
 from models.preact_resnet import preact_resnet
 from tools.checkpoint import write_text
 from tools.measuring.environment import environment
-from tools.measuring.largest import probe
 from tools.measuring.numbers import extrapolated_batch
 from tools.reproduce.comparison import save
 from tools.reproduce.numbers import table
@@ -37,7 +39,8 @@ MEMORY = 2**30
 DEEP = 488  # beyond this depth, where tracing takes minutes, 4 bits alone
 FAR = 1001  # what it saves lies on a line with the others: every block adds the same
 MEBI = 2**20
-SYSTEMS = ("compile", "approx_fx@8", "approx_fx@4", "approx_fx@2")
+AGAINST = ("compile", "approx_fx@8", "approx_fx@2")
+BATCH, STEPS = 64, 9
 MEASURED = {20: "models.preact_resnet:preact_resnet20"}  # depth -> target of what is also run
 HEADS = ("depth", "width", "saved, MiB", "predicted peak, MiB", "smaller by", "largest batch in 1 GiB", "times exact's")
 RUN_HEADS = ("depth", "system", "peak, MiB", "microseconds a sample")
@@ -59,12 +62,10 @@ def measure(size: Size, out: Path) -> None:
             data["explained"][str(depth)] = {**explained(depth), "seconds": time.perf_counter() - start}
             print(f"depth {depth} explained in {data['explained'][str(depth)]['seconds']:.0f} s", flush=True)
             keep()
-    for depth, target in MEASURED.items():
-        for system in SYSTEMS if size.compiler == "inductor" else ():
-            if f"{depth} {system}" not in data["run"]:
-                data["run"][f"{depth} {system}"] = probe(system, target, 64, "float32", 4, None, 7)
-                print(f"depth {depth}, {system}, measured", flush=True)
-                keep()
+    for depth, target in MEASURED.items() if size.compiler == "inductor" else ():
+        if str(depth) not in data["run"]:
+            data["run"][str(depth)] = compare(target, BATCH, Config(bits=4), "float32", STEPS, AGAINST, print)["runs"]
+            keep()
     draw(data["explained"], out / "memory.png")
 
 
@@ -142,18 +143,23 @@ def page(size: Size, out: Path) -> str:
     for name, saved in far.items():
         width = name if name == "exact" else f"{name} bits"
         rows.append((f"{FAR}, extrapolated", width, f"{saved / MEBI:.1f}", "", f"{far['exact'] / saved:.1f}x", "", ""))
-    runs = []
-    for key, run in data["run"].items():
-        depth, system = key.split()
-        if "failed" not in run:
-            each = 1e6 * run["step_seconds"] / run["samples"]
-            runs.append((depth, system, f"{run['peak_bytes'] / MEBI:.1f}", f"{each:.0f}"))
+    runs = [
+        (depth, {OURS: f"{OURS}@4"}.get(name, name), f"{run['peak_bytes'] / MEBI:.1f}", f"{_each(run):.0f}")
+        for depth, systems in data["run"].items()
+        for name, run in systems.items()
+        if "failed" not in run
+    ]
     took = sum(found["seconds"] for found in data["explained"].values())
     where = f"{data['device']}, torch {data['torch']}, {data['date'][:10]}"
-    drift = "one after the other, so the machine's drift is in the times; alternated ones are among the other savers"
-    measured = f"\n\nRun at batch 64, {drift}:\n\n{table(RUN_HEADS, runs)}" if runs else ""
+    how = f"Run at batch {BATCH}, medians of {STEPS} alternated steps"
+    measured = f"\n\n{how}:\n\n{table(RUN_HEADS, runs)}" if runs else ""
     return (
         f"Explained at batch {BATCHES[1]}, images of 32x32, in float32. The largest batch has a predicted peak of 1 "
         f"GiB; parameters, the optimizer's state and the images come on top:\n\n{table(HEADS, rows)}{measured}\n\n"
         f"{where}; explaining took {took:.0f} s; `python -m tools.reproduce memory`"
     )
+
+
+def _each(run: dict[str, Any]) -> float:
+    """Microseconds a sample."""
+    return float(1e6 * run["step_seconds"] / BATCH)
