@@ -260,6 +260,7 @@ def test_one_run_has_no_spread_and_a_diverged_one_says_so() -> None:
     assert with_deviation([1.0, 2.0]) == "1.50 ± 0.71"
     assert with_deviation([1.0, float("nan")]) == "diverged"
     assert with_error(paired({0: 1.5, 1: 2.0}, {0: 1.0, 1: 1.0})) == "+0.75 ± 0.25"
+    assert with_error(paired({0: 1.5}, {0: 1.0})) == "+0.50, one seed"
 
 
 def test_runs_are_made_once_and_other_settings_are_refused(tmp_path: Path) -> None:

@@ -45,8 +45,11 @@ def with_deviation(values: Sequence[float], digits: int = 2) -> str:
 
 
 def with_error(spread: Spread | None, digits: int = 2) -> str:
-    """`+mean ± standard error`, of a difference; nothing for None."""
-    return "" if spread is None else _cell(f"{spread.mean:+.{digits}f}", spread.mean, spread.error, digits)
+    """`+mean ± standard error`, of a difference; of a single one, that it is; nothing for None."""
+    if spread is None:
+        return ""
+    text = _cell(f"{spread.mean:+.{digits}f}", spread.mean, spread.error, digits)
+    return text if spread.error is not None else f"{text}, one seed"
 
 
 def _cell(text: str, mean: float, spread: float | None, digits: int) -> str:
