@@ -47,7 +47,8 @@ def draw_pareto(entries: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
             axis.scatter(point.memory, point.time, s=55, facecolors=fill, edgecolors=colour, zorder=3)
             axis.annotate(point.system, (point.memory, point.time), (5, 4), textcoords="offset points", fontsize=8)
         _finish(axis, "peak, torch.compile = 1", "step time, torch.compile = 1", name)
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, 1.15 * max(point.memory for point in points))
+        axis.set_ylim(0, 1.15 * max(point.time for point in points))
     _save(figure, path)
     return True
 
