@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from torch._inductor import async_compile
 from torch._inductor.codecache import CppPythonBindingsCodeCache
 from torch._inductor.exc import CppCompileError
 from torch._inductor.utils import fresh_cache
+from torch.utils._filelock import FileLock
 
 from approx_fx.host import early, together
 from approx_fx.host.together import Kernels, joined
@@ -99,6 +101,28 @@ def test_a_kernel_with_a_macro_of_its_own_stays_alone(kernels: Kernels) -> None:
         kernels.work()
     assert [_added(kernel.result()) for kernel in given] == [3.0, 4.0, 5.0]
     assert len(_libraries()) == 3
+
+
+def test_a_kernel_that_another_process_is_at_is_left_to_it(kernels: Kernels) -> None:
+    _given(kernels, *(ADD.replace("NUMBER", f"{number}.0f") for number in range(3)))
+    first, *others = (job.parts() for job in kernels.waiting)
+    assert first is not None
+    with FileLock(first[0]):
+        together.build(kernels.waiting)
+    assert not first[2].exists() and all(other is not None and other[2].exists() for other in others)
+
+
+def test_a_file_system_without_hard_links_gets_copies(kernels: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no hard links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    given = _given(kernels, *(ADD.replace("NUMBER", f"{number}.0f") for number in range(2)))
+    together.build(kernels.waiting)
+    assert len(_libraries()) == 2
+    for _ in given:
+        kernels.work()
+    assert [_added(kernel.result()) for kernel in given] == [0.0, 1.0]
 
 
 def test_other_work_for_inductors_pool_is_done_as_it_is(kernels: Kernels) -> None:
