@@ -24,6 +24,7 @@ from .host.allocator import keep_freed_memory
 from .host.trace import keep_graph
 from .joint.graph import read
 from .memory import predicted_peak
+from .ops.registry import OPS
 from .partitioner import Partition, lower, partition
 from .quantize.exact import REASONS
 from .report import GraphReport, Kept, Row, register
@@ -63,7 +64,8 @@ def compile_with(
     if config.compiler == "eager":
         compiled = inductor.compile_eager(module, inputs, hook)
     else:
-        compiled = inductor.compile_inductor(module, inputs, hook, mode, save_inputs=config.bits is not None)
+        references = {} if config.lowering == "kernel" else {op.overload: op.reference for op in OPS.values()}
+        compiled = inductor.compile_inductor(module, inputs, hook, mode, config.bits is not None, references)
     if config.rounding == "stochastic":
         compiled = counted(compiled, steps_of([*inputs, *owners]))
     found = run.reports or _stored(run.key)

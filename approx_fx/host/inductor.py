@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
+from torch._ops import OpOverload
 
 from .collector import paused
 from .decompose import table
 from .early import probe, submitted
 from .fake import mode_of
 from .fusion import decoded_late
+from .lowered import lowered
 from .outputs import SaveInputsAsTheyAre
 from .quicker import quicker
 from .vectors import converting
@@ -48,12 +50,17 @@ class Hook(CustomPartitionerFn):
 
 
 def compile_inductor(
-    module: fx.GraphModule, inputs: Sequence[Any], hook: Hook, mode: str | None, save_inputs: bool
+    module: fx.GraphModule,
+    inputs: Sequence[Any],
+    hook: Hook,
+    mode: str | None,
+    save_inputs: bool,
+    references: Mapping[OpOverload, Callable[..., Any]],
 ) -> Callable[..., Any]:
     """Compile with Inductor, partitioned by `hook`.
 
     mode: torch.compile's mode, such as 'max-autotune'. save_inputs: save inputs themselves, not copies of them in
-    another layout; a post-grad pass that the user has set goes first.
+    another layout; a post-grad pass that the user has set goes first. references: of the ops to be lowered by them.
     """
     from torch._inductor import config, list_mode_options
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
@@ -61,7 +68,7 @@ def compile_inductor(
     probing = probe(inputs)
 
     def compile_half(*args: Any, **options: Any) -> Any:
-        with _ONE_COMPILE, paused(), quicker(), decoded_late(), converting(), submitted(probing):
+        with _ONE_COMPILE, paused(), quicker(), decoded_late(), converting(), lowered(references), submitted(probing):
             return compile_fx_inner(*args, **options)
 
     patches: dict[str, Any] = {**(list_mode_options(mode) if mode else {}), "custom_partitioner_fn": hook}

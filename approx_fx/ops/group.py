@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import bounded, empty_in_order, in_order, in_plain_order, pack, packed_length, unpack
+from .pack import as_stored, bounded, empty_in_order, in_order, in_plain_order, pack, packed_length, unpack
 from .registry import define
 
 # bfloat16 keeps 8 significant bits: widening by 2^-7 outweighs both rounding to nearest (2^-9) and truncation.
@@ -77,8 +77,8 @@ def quantize_group(x: Tensor, bits: int, dim: int, group: int, over: list[int], 
     tiles = _tiles(x.float(), dim, group)
     reduced = _reduced(dim, over)
     low, high = _smallest(tiles, reduced), _largest(tiles, reduced)
-    low = (low - low.abs() * MARGIN).to(torch.bfloat16)
-    step = ((high - low.float()) * ((1 + MARGIN) / 2**bits)).to(torch.bfloat16)
+    low = as_stored((low - low.abs() * MARGIN).to(torch.bfloat16))
+    step = as_stored(((high - low.float()) * ((1 + MARGIN) / 2**bits)).to(torch.bfloat16))
     divisor = torch.where(step == 0, 1.0, step.float())
     codes = bounded(torch.floor((tiles - low.float()) / divisor), 0, 2**bits - 1)
     codes = codes.to(torch.uint8).flatten(dim, dim + 1)
@@ -131,7 +131,7 @@ def quantize_relu(
     """
     tiles = _tiles(x.float(), dim, group)
     levels = 2**bits - 1
-    step = (_largest(tiles, _reduced(dim, over)) * ((1 + MARGIN) / levels)).to(torch.bfloat16)
+    step = as_stored((_largest(tiles, _reduced(dim, over)) * ((1 + MARGIN) / levels)).to(torch.bfloat16))
     divisor = torch.where(step == 0, 1.0, step.float())
     codes = bounded(torch.ceil(tiles / divisor), 1, levels).flatten(dim, dim + 1)
     codes = torch.where(~(x <= 0) if side is None else side, codes, 0.0)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 PLANES: dict[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 
@@ -79,12 +80,30 @@ def _laid_out(result: Tensor, order: Sequence[int]) -> Tensor:
 
 def in_order(result: Tensor, x: Tensor) -> Tensor:
     """`result`, laid out as `empty_in_order(x, ...)`. Seldom a copy: elementwise ops keep their input's order."""
+    if has_torch_function((result,)):
+        return handle_torch_function(in_order, (result,), result, x)  # type: ignore[no-any-return]
     return _laid_out(result, memory_order(x))
 
 
 def in_plain_order(result: Tensor) -> Tensor:
     """`result`, laid out as `torch.empty`: with strides that its shape alone decides, also along lengths of 1."""
+    if has_torch_function((result,)):
+        return handle_torch_function(in_plain_order, (result,), result)  # type: ignore[no-any-return]
     return _laid_out(result, range(result.ndim))
+
+
+def arange_like(x: Tensor, stop: int, step: int, dtype: torch.dtype) -> Tensor:
+    """0, step, 2 step, ... below `stop`, where x lies."""
+    if has_torch_function((x,)):
+        return handle_torch_function(arange_like, (x,), x, stop, step, dtype)  # type: ignore[no-any-return]
+    return torch.arange(0, stop, step, dtype=dtype, device=x.device)
+
+
+def as_stored(scale: Tensor) -> Tensor:
+    """A scale as it is read back. A compiler that keeps it in a register may keep more digits than its dtype has."""
+    if has_torch_function((scale,)):
+        return handle_torch_function(as_stored, (scale,), scale)  # type: ignore[no-any-return]
+    return scale
 
 
 def bounded(codes: Tensor, low: int, high: int) -> Tensor:
@@ -131,7 +150,7 @@ def unpack(packed: Tensor, bits: int, dim: int, length: int) -> Tensor:
         byte = packed.narrow(dim, start, step).to(torch.int32)
         if parts > 1:
             row = [-1 if index == dim else 1 for index in range(packed.ndim + 1)]
-            shifts = torch.arange(0, 8, width, dtype=torch.int32, device=packed.device).reshape(row)
+            shifts = arange_like(packed, 8, width, torch.int32).reshape(row)
             byte = ((byte.unsqueeze(dim) >> shifts) & (2**width - 1)).flatten(dim, dim + 1)
         plane = byte << shift if shift else byte
         codes = plane if codes is None else codes | plane

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .group import MARGIN, _largest, _packed, _reduced, _scale_shape, _smallest, _tiles, _unpacked
-from .pack import bounded, in_order, in_plain_order, pack, unpack
+from .pack import arange_like, bounded, in_order, in_plain_order, pack, unpack
 from .registry import NAMESPACE, define
 
 BITS = 2**31 - 1  # hashes have 31 bits, so that their products with a 31-bit constant fit int64
@@ -55,9 +55,9 @@ def _(seed: int, tensor: int, device: torch.device) -> Tensor:
 def uniform(x: Tensor, key: Tensor) -> Tensor:
     """float32 in [0, 1), x's shape: a hash of each element's index in plain order, and the key."""
     shape = x.shape
-    index = torch.zeros((), dtype=torch.int64, device=x.device)
+    index: Tensor | int = 0
     for dim, length in enumerate(shape):
-        along = torch.arange(length, device=x.device).reshape([-1 if d == dim else 1 for d in range(x.ndim)])
+        along = arange_like(x, length, 1, torch.int64).reshape([-1 if d == dim else 1 for d in range(x.ndim)])
         index = index * length + along
     mixed = (index + key) & BITS
     for factor in FACTORS:

@@ -1,4 +1,8 @@
-"""For Inductor: replace each of our ops by its reference, traced to aten, so that it fuses with its neighbours."""
+"""For Inductor: our ops by their references, so that they fuse with their neighbours.
+
+On the CPU Inductor lowers them itself (`host.lowered`). Elsewhere, and where a size is a symbol, the references are
+traced to aten and take the ops' places here.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +23,24 @@ SMALL = 2**14  # bytes
 
 # Device -> ops whose own kernel was measured to be faster than their reference fused by Inductor. On the CPU an op of
 # its own costs passes over memory: none is.
-FASTER_ALONE: dict[str, frozenset[str]] = {"cpu": frozenset(), "cuda": frozenset()}
+FASTER_ALONE: dict[str, frozenset[str]] = {"cuda": frozenset()}
 
 
 def stays(node: fx.Node, lowering: str) -> bool:
-    """Whether one of our ops is left as it is, as `channel_grid` never is. lowering: see `Config`."""
+    """Whether one of our ops is left to Inductor as it is; as a kernel, `channel_grid` never is.
+
+    lowering: see `Config`.
+    """
+    if lowering != "kernel" and _device(node) == "cpu" and _static(node):
+        return True
     if lowering == "fused" or name_of(node) == "channel_grid":
         return False
     return lowering == "kernel" or name_of(node) in FASTER_ALONE.get(_device(node), ())
+
+
+def _static(node: fx.Node) -> bool:
+    values = tree_leaves([item.meta["val"] for item in (node, *node.all_input_nodes)])
+    return all(isinstance(v, torch.Tensor) and all(isinstance(size, int) for size in v.shape) for v in values)
 
 
 def _device(node: fx.Node) -> str:
