@@ -19,7 +19,7 @@ from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 import approx_fx
 from approx_fx.config import Config
 from approx_fx.describe import saved_bytes
-from approx_fx.host import decompose, early, fake, inductor, profiler, quicker, split
+from approx_fx.host import decompose, early, fake, inductor, profiler, quicker, skimmed, split
 from approx_fx.host.wrapper import generated_code
 
 
@@ -114,9 +114,13 @@ def test_quicker_analyses_write_the_same_kernels(
     empty: list[bool] = []
     is_empty = quicker.is_empty
     monkeypatch.setattr(quicker, "is_empty", lambda kernel: empty.append(is_empty(kernel)) or empty[-1])
+    alone: list[bool] = []
+    vectors_alone = skimmed.vectors_alone
+    monkeypatch.setattr(skimmed, "vectors_alone", lambda chosen: alone.append(vectors_alone(chosen)) or alone[-1])
     quick = _kernels(build())
-    assert True in empty and False in empty
-    monkeypatch.setattr(inductor, "quicker", contextlib.nullcontext)
+    assert True in empty and False in empty and True in alone and False in alone
+    for name in ("quicker", "scalars_skimmed"):
+        monkeypatch.setattr(inductor, name, contextlib.nullcontext)
     assert len(quick) == 2 and quick == _kernels(build())
 
 

@@ -58,14 +58,17 @@ def decoded_late() -> Iterator[None]:
     from torch._inductor.choices import InductorChoices
     from torch._inductor.virtualized import V
 
+    heavy: dict[Any, dict[str, Any]] = {}  # of each scheduler; these are never fused, so that they stay the same
+
     class DecodedLate(InductorChoices):
         @staticmethod
         def can_fuse_horizontal(scheduler: Any, node1: Any, node2: Any, shared_data_score: int) -> bool:
             if not InductorChoices.can_fuse_horizontal(scheduler, node1, node2, shared_data_score):
                 return False
             early, late = sorted((node1, node2), key=lambda node: node.min_order)
-            heavy = {node.get_name(): node for node in scheduler.nodes if node.is_extern()}
-            return not holds_more(early, late, heavy, scheduler.name_to_buf, shared_data_score)
+            if scheduler not in heavy:
+                heavy[scheduler] = {node.get_name(): node for node in scheduler.nodes if node.is_extern()}
+            return not holds_more(early, late, heavy[scheduler], scheduler.name_to_buf, shared_data_score)
 
     if type(V.choices) is not InductorChoices:
         yield

@@ -22,6 +22,7 @@ from .fusion import decoded_late
 from .lowered import lowered
 from .outputs import SaveInputsAsTheyAre
 from .quicker import quicker
+from .skimmed import scalars_skimmed
 from .vectors import converting
 
 # What a compile replaces in torch it puts back, which takes turns.
@@ -68,7 +69,10 @@ def compile_inductor(
     probing = probe(inputs)
 
     def compile_half(*args: Any, **options: Any) -> Any:
-        with _ONE_COMPILE, paused(), quicker(), decoded_late(), converting(), lowered(references), submitted(probing):
+        with (
+            _ONE_COMPILE, paused(), scalars_skimmed(), quicker(), decoded_late(), converting(), lowered(references),
+            submitted(probing),
+        ):  # fmt: skip
             return compile_fx_inner(*args, **options)
 
     patches: dict[str, Any] = {**(list_mode_options(mode) if mode else {}), "custom_partitioner_fn": hook}

@@ -7,6 +7,9 @@ Data types  The object that tells an operation's result type fills its table of 
             loop body, though there is one such object and one table.
 Bodies      A loop body is run as a graph, many times; two context managers a node note whose stack trace is at work,
             which a loop body's nodes do not have.
+Ranges      The range of each value of a loop body is worked out, in sympy; C++ is written the same whatever they are,
+            but where a value is an index.
+Symbols     Each kernel is searched for the symbols in its sizes, also where no size is a symbol.
 Tails       A vectorised loop has a tail for what fills no vector. It is written also where nothing is left, and then
             dropped.
 """
@@ -59,12 +62,18 @@ def written(function: Any) -> Callable[..., Any]:
 def quicker() -> Iterator[None]:
     """Inductor inside does all this the quicker way. For one compile at a time."""
     from torch._inductor import sizevars
-    from torch._inductor.codegen.cpp import CppKernelProxy
+    from torch._inductor.codegen.common import Kernel
+    from torch._inductor.codegen.cpp import CppKernel, CppKernelProxy
     from torch._inductor.dtype_propagation import DtypePropagationOpsHandler
     from torch._inductor.loop_body import InterpreterShim
+    from torch._inductor.scheduler import Scheduler
+    from torch._inductor.virtualized import V
+    from torch.utils._ordered_set import OrderedSet
 
     fill, filled = DtypePropagationOpsHandler.__init__, False
-    write = CppKernelProxy.codegen_functions
+    write, enter, symbols = (
+        CppKernelProxy.codegen_functions, Kernel.set_current_node, Scheduler.get_graph_partition_symbol_inputs
+    )  # fmt: skip
 
     def once(self: Any) -> None:
         nonlocal filled
@@ -77,6 +86,21 @@ def quicker() -> Iterator[None]:
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         return getattr(self, node.op)(node.target, args, kwargs)
 
+    @contextlib.contextmanager
+    def set_current_node(self: Any, node: Any) -> Iterator[None]:
+        if node._body.indirect_vars or not isinstance(self, CppKernel):
+            with enter(self, node):
+                yield
+            return
+        prior, self.current_node, self.node_to_bounds = self.current_node, node, {}
+        try:
+            yield
+        finally:
+            self.current_node = prior
+
+    def get_graph_partition_symbol_inputs(self: Any, *rest: Any) -> Any:
+        return symbols(self, *rest) if V.graph.sizevars.shape_env.var_to_range else OrderedSet()
+
     def codegen_functions(self: Any, functions: Sequence[Any], sizes: Sequence[Any]) -> None:
         mine = all(hasattr(function, "original_fn") or hasattr(function, "func") for function in functions)
         write(self, [written(function) for function in functions] if mine else functions, sizes)
@@ -88,6 +112,8 @@ def quicker() -> Iterator[None]:
             (DtypePropagationOpsHandler, "__init__", once),
             (InterpreterShim, "run_node", run_node),
             (CppKernelProxy, "codegen_functions", codegen_functions),
+            (Kernel, "set_current_node", set_current_node),
+            (Scheduler, "get_graph_partition_symbol_inputs", get_graph_partition_symbol_inputs),
         ):
             stack.enter_context(mock.patch.object(place, name, ours))
         yield

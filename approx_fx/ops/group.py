@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import as_stored, bounded, empty_in_order, in_order, in_plain_order, pack, packed_length, unpack
+from .pack import as_stored, bounded, empty_in_order, in_order, in_plain_order, pack, packed_length, reused, unpack
 from .registry import define
 
 # bfloat16 keeps 8 significant bits: widening by 2^-7 outweighs both rounding to nearest (2^-9) and truncation.
@@ -74,7 +74,7 @@ def _fake_quantize_group(
 @define(_fake_quantize_group)
 def quantize_group(x: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int) -> tuple[Tensor, Tensor]:
     """(codes uint8 packed along `pack_dim`, scale bfloat16 [2, tiles]: low and step). x: any float dtype."""
-    tiles = _tiles(x.float(), dim, group)
+    tiles = _tiles(reused(x.float()), dim, group)
     reduced = _reduced(dim, over)
     low, high = _smallest(tiles, reduced), _largest(tiles, reduced)
     low = as_stored((low - low.abs() * MARGIN).to(torch.bfloat16))
@@ -129,7 +129,7 @@ def quantize_relu(
 
     side: bool, the forward's own x > 0, or None to compare here. Code 0 exactly where it does not hold.
     """
-    tiles = _tiles(x.float(), dim, group)
+    tiles = _tiles(reused(x.float()), dim, group)
     levels = 2**bits - 1
     step = as_stored((_largest(tiles, _reduced(dim, over)) * ((1 + MARGIN) / levels)).to(torch.bfloat16))
     divisor = torch.where(step == 0, 1.0, step.float())

@@ -106,6 +106,13 @@ def as_stored(scale: Tensor) -> Tensor:
     return scale
 
 
+def reused(values: Tensor) -> Tensor:
+    """Values that are read more than once. A compiler decides whether to keep them or to compute them each time."""
+    if has_torch_function((values,)):
+        return handle_torch_function(reused, (values,), values)  # type: ignore[no-any-return]
+    return values
+
+
 def bounded(codes: Tensor, low: int, high: int) -> Tensor:
     """Float codes within [low, high]; a NaN becomes `low`. A comparison: isnan is scalar code in Inductor's C++."""
     return torch.where(codes > low, codes, float(low)).clamp_max(high)
@@ -123,7 +130,7 @@ def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
     padding = padded_length(length, bits) - length
     if padding:
         codes = torch.nn.functional.pad(codes, [0, 0] * (codes.ndim - 1 - dim) + [0, padding])
-    total = length + padding
+    codes, total = reused(codes), length + padding
     packed, shift = [], 0
     for width in PLANES[bits]:
         plane = codes >> shift if shift else codes

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .group import MARGIN, _largest, _packed, _reduced, _scale_shape, _smallest, _tiles, _unpacked
-from .pack import arange_like, bounded, in_order, in_plain_order, pack, unpack
+from .pack import arange_like, bounded, in_order, in_plain_order, pack, reused, unpack
 from .registry import NAMESPACE, define
 
 BITS = 2**31 - 1  # hashes have 31 bits, so that their products with a 31-bit constant fit int64
@@ -87,7 +87,7 @@ def quantize_stochastic(
 
     side: bool, the forward's own x > 0 for x >= 0, or None; code 0 exactly where it does not hold. key: int64 [].
     """
-    tiles = _tiles(x.float(), dim, group)
+    tiles = _tiles(reused(x.float()), dim, group)
     reduced = _reduced(dim, over)
     noise = _tiles(uniform(x, key), dim, group)
     high, first = _largest(tiles, reduced), 0 if side is None else 1

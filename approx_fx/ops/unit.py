@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import bounded, empty_in_order, in_order, pack, packed_length, unpack
+from .pack import bounded, empty_in_order, in_order, pack, packed_length, reused, unpack
 from .registry import define
 
 
@@ -35,6 +35,7 @@ def _fake_quantize(x: Tensor, low: float, high: float, bits: int, pack_dim: int)
 @define(_fake_quantize)
 def quantize_unit(x: Tensor, low: float, high: float, bits: int, pack_dim: int) -> tuple[Tensor, Tensor]:
     """(codes uint8 packed along `pack_dim`, float32 [1]: 0, or NaN if x holds a NaN or Inf). x: any float dtype."""
+    x = reused(x)
     poison = (x.float() * 0.0).sum().reshape(1)
     edge, step = grid_of(low, high, bits)
     codes = bounded(torch.floor((x.float() - edge) * (1 / step)), 0, 2**bits - 1)
