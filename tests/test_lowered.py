@@ -19,7 +19,6 @@ from approx_fx.host.lowered import Value, lowered
 from approx_fx.ops import OPS, channel
 
 REFERENCES = {op.overload: op.reference for op in OPS.values()}
-STATISTICS_OF_EIGHT = tuple(values.repeat(2) for values in STATISTICS)
 BITMASK = torch.ops.approx_fx.quantize_bitmask.default
 
 
@@ -93,12 +92,12 @@ def test_a_method_without_a_lowering_says_where_to_add_it() -> None:
 
 
 def test_codes_are_kept_whole_before_they_are_packed() -> None:
-    """Else each half of the packed dimension is a loop of its own over the floats."""
-    x, parameters = torch.rand(64, 8, 4, 4), STATISTICS_OF_EIGHT
+    """Else each half of the packed dimension is a loop of its own, over what the codes are computed from."""
+    a, b = torch.rand(2, 64, 8, 4, 4)
 
-    def run(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        grid = torch.ops.approx_fx.channel_grid.default(*parameters, 0.0, 4, "gaussian")
-        return torch.ops.approx_fx.quantize_channel.default(x, grid, x > 0, 4, 1, 0), grid
+    def run(a: Tensor, b: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+        x = a * 3 + b
+        return x.relu(), torch.ops.approx_fx.quantize_channel.default(x, grid, x > 0, 4, 1, 0)
 
-    _, code = compiled(run, x, *parameters)
-    assert f"empty_strided_cpu({tuple(x.shape)}, {tuple(x.stride())}, torch.uint8)" in code
+    _, code = compiled(run, a, b, grid(4).repeat(1, 2))
+    assert f"empty_strided_cpu({tuple(a.shape)}, {tuple(a.stride())}, torch.uint8)" in code
