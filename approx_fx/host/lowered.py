@@ -224,7 +224,21 @@ def _as_stored(scale: Value) -> Value:
 
 
 def _reused(values: Value) -> Value:
-    values.box.mark_reuse(2)
+    """Codes are kept as bytes: a loop over each of a byte's parts would read again what they are computed from.
+
+    Where convolutions are laid out channels-last, so are the codes, which are then written along with their source.
+    """
+    from torch._inductor import ir
+    from torch._inductor.virtualized import V
+    from torch._prims_common import make_channels_last_strides_for
+
+    if values.dtype != torch.uint8:
+        values.box.mark_reuse(2)
+    elif values.ndim == 4 and V.graph.current_node in V.graph.nodes_prefer_channels_last:
+        order = ir.get_stride_order(make_channels_last_strides_for(values.shape))
+        return Value(ir.ExternKernel.require_stride_order(values.box, order))
+    else:
+        values.box.realize()
     return values
 
 
