@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 from test_ops import STATISTICS, X, opcheck_cases
-from torch import Tensor
+from torch import Tensor, nn
 from torch._inductor import config
 from torch._inductor.lowering import lowerings
 from torch._inductor.utils import run_and_get_code
 from torch.utils._pytree import tree_leaves
 
+import approx_fx
 from approx_fx.host.lowered import Value, lowered
+from approx_fx.host.wrapper import generated_code
 from approx_fx.ops import OPS, channel
 
 REFERENCES = {op.overload: op.reference for op in OPS.values()}
@@ -101,3 +103,13 @@ def test_codes_are_kept_whole_before_they_are_packed() -> None:
 
     _, code = compiled(run, a, b, grid(4).repeat(1, 2))
     assert f"empty_strided_cpu({tuple(a.shape)}, {tuple(a.stride())}, torch.uint8)" in code
+
+
+def test_codes_that_are_kept_lie_as_their_source_does() -> None:
+    """Convolutions are laid out channels-last, and with them what is computed from them element by element."""
+    layers = [nn.Conv2d(64, 64, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3, bias=False)]
+    model = approx_fx.convert(nn.Sequential(*layers))
+    with config.patch(force_disable_caches=True), generated_code() as sources:
+        model(torch.randn(16, 64, 16, 16)).sum().backward()
+    found = re.findall(r"empty_strided_cpu\(\(16, 64, 14, 14\), (\(.*?\)), torch.uint8\)", sources[0])
+    assert set(found) == {"(12544, 1, 896, 64)"}
