@@ -2,7 +2,7 @@
 
 Traced to aten, one op is 20 to 40 nodes, and every pass over a graph, and the lowering, do their work for each. Here
 the reference is called on stand-ins for tensors, which hold values of Inductor's IR, and whose operations are
-Inductor's own lowerings of aten: what comes out, and what it fuses with, is the same.
+Inductor's own lowerings of aten. Codes before packing, and scales, are always kept: see `reused` and `as_stored`.
 """
 
 from __future__ import annotations
