@@ -19,10 +19,12 @@ from .decompose import table
 from .early import probe, submitted
 from .fake import mode_of
 from .fusion import decoded_late
+from .kept import sums_kept
 from .lowered import lowered
 from .outputs import SaveInputsAsTheyAre
 from .quicker import quicker
 from .skimmed import scalars_skimmed
+from .staged import staged
 from .vectors import converting
 
 # What a compile replaces in torch it puts back, which takes turns.
@@ -70,8 +72,8 @@ def compile_inductor(
 
     def compile_half(*args: Any, **options: Any) -> Any:
         with (
-            _ONE_COMPILE, paused(), scalars_skimmed(), quicker(), decoded_late(), converting(), lowered(references),
-            submitted(probing),
+            _ONE_COMPILE, paused(), scalars_skimmed(), quicker(), decoded_late(), converting(), sums_kept(), staged(),
+            lowered(references), submitted(probing),
         ):  # fmt: skip
             return compile_fx_inner(*args, **options)
 

@@ -1,0 +1,41 @@
+"""torch._inductor's C++: a sum of tensors that is read again is written once, not added up by each reader.
+
+Inductor computes what few tensors enter anew in each kernel that reads it. A residual stream is read by the statistics
+of the next normaliser, by the normaliser, and by the next sum: with a + b kept that is two reads, a write and two more
+reads, and a and b are free at once; computed anew it is six, and soon nine, with the branch before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+
+def _whole_reads(loops: Any) -> int:
+    """How many buffers as long as these loops' result, and as wide, they read."""
+    from torch._inductor.virtualized import V
+
+    count = 0
+    for name in loops.inner_fn_opcount().read_buffers:
+        buffer = V.graph.try_get_buffer(name)
+        if buffer is not None and buffer.get_numel() == loops.get_numel():
+            count += buffer.get_dtype().itemsize >= loops.get_dtype().itemsize
+    return count
+
+
+@contextlib.contextmanager
+def sums_kept() -> Iterator[None]:
+    """Inductor inside keeps sums that are read again. For one compile at a time."""
+    from torch._inductor.ir import Pointwise, StorageBox
+
+    theirs = StorageBox.should_realize_on_reuse
+
+    def keeps(self: Any, users: int, *, graph_reuse: bool = True) -> bool:
+        data = self.data
+        mine = graph_reuse and users > 1 and isinstance(data, Pointwise) and str(data.get_device()) == "cpu"
+        return bool(mine and _whole_reads(data) > 1) or theirs(self, users, graph_reuse=graph_reuse)
+
+    with mock.patch.object(StorageBox, "should_realize_on_reuse", keeps):
+        yield

@@ -1,0 +1,197 @@
+"""torch._inductor's C++: sums over all but the innermost dimension, in two stages.
+
+Where channels lie innermost in memory, as convolutions want them, Inductor's loop for a sum over the others takes one
+vector of channels through the whole tensor, then the next: every line of memory is fetched again for each vector in it.
+Here a row of positions, which fits the first cache, is summed first, for all channels, and then the rows' sums are.
+A variance goes the same way (Chan et al. 1979): with B rows of w values, their means m_i and m their mean,
+
+    sum (x - m)^2 = sum_i [ sum_j (x_ij - m_i)^2 + w (m_i - m)^2 ].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._ops import OpOverload
+
+aten, prims = torch.ops.aten, torch.ops.prims
+
+# Positions of a row: with fewer the second stage has much to do, with ENOUGH it has little, with MOST a row is long.
+FEWEST, ENOUGH, MOST = 4, 16, 256
+# Values of a row that the first cache holds, and a sum over so few values that it takes no time.
+NEAR, LEAST = 2**13, 2**18
+
+
+@dataclass(frozen=True)
+class Plan:
+    """sizes: of a tensor, one dimension possibly split in two; first: those to sum over first; rest: those then."""
+
+    sizes: tuple[int, ...]
+    first: tuple[int, ...]
+    rest: tuple[int, ...]
+
+
+def plan(sizes: Sequence[int], strides: Sequence[int], reduced: Sequence[int]) -> Plan | None:
+    """How to sum in two stages; None where one does, for values lie along a dimension summed over, or are few.
+
+    sizes, strides: of a tensor, by dimension; reduced: the dimensions summed over, none negative.
+    """
+    inwards = sorted((dim for dim in reduced if sizes[dim] > 1), key=lambda dim: strides[dim])
+    if math.prod(sizes) < LEAST or not inwards or strides[inwards[0]] <= 1:
+        return None
+    kept = [sizes[dim] for dim in range(len(sizes)) if dim not in reduced and strides[dim] < strides[inwards[0]]]
+    room = max(NEAR // math.prod(kept), 2 * FEWEST)
+    row, near, last = 1, 0, inwards[-1]  # the positions of the `near` innermost dimensions make a row
+    while near < len(inwards) - 1 and row < ENOUGH and row * sizes[inwards[near]] <= room:
+        row, near = row * sizes[inwards[near]], near + 1
+    if row >= FEWEST:
+        return _plan(sizes, reduced, inwards[:near])
+    if part := next((k for k in range(min(room, 2 * ENOUGH), FEWEST, -1) if sizes[inwards[0]] % k == 0), 0):
+        return _split(sizes, reduced, inwards[0], part)
+    if len(inwards) > 1 and FEWEST <= sizes[last] <= 4 * ENOUGH:
+        return _plan(sizes, reduced, [last])
+    return _plan(sizes, reduced, inwards[:1]) if len(inwards) > 1 and sizes[inwards[0]] <= MOST else None
+
+
+def _plan(sizes: Sequence[int], reduced: Sequence[int], first: Sequence[int]) -> Plan:
+    return Plan(tuple(sizes), tuple(first), tuple(dim for dim in reduced if dim not in first))
+
+
+def _split(sizes: Sequence[int], reduced: Sequence[int], place: int, part: int) -> Plan:
+    """The dimension `place` as two, the second of length `part`, to be summed over first."""
+    sizes = (*sizes[:place], sizes[place] // part, part, *sizes[place + 1 :])
+    return Plan(sizes, (place + 1,), tuple(dim + (dim > place) for dim in reduced))
+
+
+def _strides(x: Any) -> list[int] | None:
+    """How far apart in memory neighbours along each dimension of Inductor's value x lie; None if it reads no buffer."""
+    from torch._inductor.dependencies import MemoryDep, extract_read_writes
+    from torch._inductor.ir import FlexibleLayout
+
+    sizes = x.get_size()
+    with mock.patch.object(FlexibleLayout, "allow_indexing", True):
+        found = extract_read_writes(x.make_loader(), sizes)
+    variables: list[Any] = list(found.range_vars or ())  # of the dimensions that are longer than 1
+    whole = [
+        read.index for read in found.reads if isinstance(read, MemoryDep) and {*variables} <= read.index.free_symbols
+    ]
+    if not whole:
+        return None
+    start = dict.fromkeys(variables, 0)
+    steps = iter([int(whole[0].subs({**start, v: 1}) - whole[0].subs(start)) for v in variables])
+    return [next(steps) if size != 1 else 0 for size in sizes]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """rows: x seen as [*rest, *kept, *first], so that what the first stage gives lies in memory as the second wants it.
+
+    rest, first: their sizes. shape: of a result that keeps all dimensions.
+    """
+
+    rows: Any
+    rest: list[int]
+    first: list[int]
+    shape: list[int]
+
+    @classmethod
+    def of(cls, x: Any, axis: Any) -> Stages | None:
+        """None where one stage does."""
+        sizes = x.get_size()
+        if str(x.get_device()) != "cpu" or not x.get_dtype().is_floating_point or not axis:
+            return None
+        if not all(getattr(size, "is_number", True) for size in sizes) or math.prod(map(int, sizes)) < LEAST:
+            return None
+        sizes, strides = [int(size) for size in sizes], _strides(x)
+        reduced = sorted(dim % len(sizes) for dim in ([axis] if isinstance(axis, int) else axis))
+        found = plan(sizes, strides, reduced) if strides else None
+        if found is None:
+            return None
+        kept = [dim for dim in range(len(found.sizes)) if dim not in (*found.first, *found.rest)]
+        rows = _call(aten.reshape.default, x, list(found.sizes))
+        rows = _call(aten.permute.default, rows, [*found.rest, *kept, *found.first])
+        rest, first = ([found.sizes[dim] for dim in dims] for dims in (found.rest, found.first))
+        return cls(rows, rest, first, [1 if dim in reduced else size for dim, size in enumerate(sizes)])
+
+    def inner(self, rows: Any) -> Any:
+        """[*rest, *kept], summed over each row's positions."""
+        dims = len(rows.get_size())
+        return _call(prims.sum.default, rows, list(range(dims - len(self.first), dims)))
+
+    def outer(self, sums: Any) -> Any:
+        """[*kept], summed over the rows."""
+        return _call(prims.sum.default, sums, list(range(len(self.rest))))
+
+    def spread(self, sums: Any) -> Any:
+        """[*rest, *kept] or [*kept] as [..., *kept, *1s], to be read along each row."""
+        return _call(aten.reshape.default, sums, [*sums.get_size(), *[1] * len(self.first)])
+
+    def result(self, total: Any, keepdim: bool) -> Any:
+        """[*kept], with the other dimensions as 1s if wanted."""
+        return _call(aten.reshape.default, total, self.shape) if keepdim else total
+
+
+def _call(op: OpOverload, *args: Any, **options: Any) -> Any:
+    from torch._inductor.lowering import lowerings
+
+    return lowerings[op](*args, **options)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return _call(prims.convert_element_type.default, value, dtype)
+
+
+def _wide(value: Any) -> Any:
+    """At least float32, in which the rows' sums are kept."""
+    return _cast(value, torch.promote_types(value.get_dtype(), torch.float32))
+
+
+def _sum(stages: Stages, dtype: torch.dtype) -> Any:
+    return _cast(stages.outer(stages.inner(_wide(_cast(stages.rows, dtype)))), dtype)
+
+
+def _var_mean(stages: Stages, correction: float) -> tuple[Any, Any]:
+    row, rows = math.prod(stages.first), math.prod(stages.rest)
+    values = _wide(stages.rows)
+    means = _call(aten.mul.Tensor, stages.inner(values), 1.0 / row)
+    off = _call(aten.sub.Tensor, values, stages.spread(means))
+    inside = stages.inner(_call(aten.mul.Tensor, off, off))
+    mean = _call(aten.mul.Tensor, stages.outer(means), 1.0 / rows)
+    between = _call(aten.sub.Tensor, means, mean)
+    between = _call(aten.mul.Tensor, _call(aten.mul.Tensor, between, between), float(row))
+    total = stages.outer(_call(aten.add.Tensor, inside, between))
+    return _call(aten.mul.Tensor, total, 1.0 / max(row * rows - correction, 0)), mean
+
+
+@contextlib.contextmanager
+def staged() -> Iterator[None]:
+    """Inductor inside sums in two stages where that is faster. For one compile at a time."""
+    from torch._inductor.lowering import lowerings
+
+    table: dict[Any, Any] = lowerings
+    summed, spread = table[aten.sum.dim_IntList], table[aten.var_mean.correction]
+
+    def sum_of(x: Any, axis: Any = None, keepdims: bool = False, *, dtype: Any = None) -> Any:
+        stages = Stages.of(x, axis)
+        if not stages:
+            return summed(x, axis, keepdims, dtype=dtype)
+        return stages.result(_sum(stages, dtype or x.get_dtype()), keepdims)
+
+    def var_mean(x: Any, axis: Any = None, *, correction: Any = None, keepdim: bool = False) -> Any:
+        stages = Stages.of(x, axis)
+        if not stages:
+            return spread(x, axis, correction=correction, keepdim=keepdim)
+        both = _var_mean(stages, 1 if correction is None else correction)
+        return tuple(stages.result(_cast(value, x.get_dtype()), keepdim) for value in both)
+
+    table[aten.sum.dim_IntList], table[aten.var_mean.correction] = sum_of, var_mean
+    try:
+        yield
+    finally:
+        table[aten.sum.dim_IntList], table[aten.var_mean.correction] = summed, spread
