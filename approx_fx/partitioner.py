@@ -17,6 +17,7 @@ from .rewrite.apart import part_convolutions
 from .rewrite.decode import Decoder
 from .rewrite.inline import inline_ops
 from .rewrite.insert import insert_quantizers
+from .rewrite.short import shorten
 from .rewrite.verify import Rewritten, verify
 
 
@@ -59,4 +60,6 @@ def partition(
 
 def lower(done: Partition, lowering: str = "fused") -> tuple[fx.GraphModule, fx.GraphModule]:
     """Both halves for a compiler that fuses, our ops inlined as aten; for which ops, see `Config.lowering`."""
+    if lowering != "kernel":
+        shorten(done.backward)
     return inline_ops(done.forward, lowering), inline_ops(done.backward, lowering)

@@ -191,6 +191,7 @@ METHODS = {
     "maximum": aten.maximum.default,
     "minimum": aten.minimum.default,
     "round": aten.round.default,
+    "sigmoid": aten.sigmoid.default,
     "unsqueeze": aten.unsqueeze.default,
 }
 
