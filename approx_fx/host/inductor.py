@@ -70,12 +70,12 @@ def compile_inductor(
 
     probing = probe(inputs)
 
-    def compile_half(*args: Any, **options: Any) -> Any:
+    def compile_half(half: fx.GraphModule, *args: Any, **options: Any) -> Any:
         with (
-            _ONE_COMPILE, paused(), scalars_skimmed(), quicker(), decoded_late(), converting(), sums_kept(), staged(),
-            lowered(references), submitted(probing),
+            _ONE_COMPILE, paused(), scalars_skimmed(), quicker(), decoded_late(), converting(), sums_kept(),
+            staged(half, references), lowered(references), submitted(probing),
         ):  # fmt: skip
-            return compile_fx_inner(*args, **options)
+            return compile_fx_inner(half, *args, **options)
 
     patches: dict[str, Any] = {**(list_mode_options(mode) if mode else {}), "custom_partitioner_fn": hook}
     if save_inputs:

@@ -12,12 +12,16 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+import torch
+
 
 def _whole_reads(loops: Any) -> int:
-    """How many buffers as long as these loops' result, and as wide, they read."""
+    """How many buffers as long as these loops' result, and as wide, they read; 0 where keeping it would round it."""
     from torch._inductor.virtualized import V
 
     count = 0
+    if loops.get_dtype() not in (torch.float32, torch.float64):
+        return count
     for name in loops.inner_fn_opcount().read_buffers:
         buffer = V.graph.try_get_buffer(name)
         if buffer is not None and buffer.get_numel() == loops.get_numel():

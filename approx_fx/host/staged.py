@@ -1,24 +1,27 @@
-"""torch._inductor's C++: sums over all but the innermost dimension, in two stages.
+"""torch._inductor's C++: a gradient's sums over all but the innermost dimension, in two stages.
 
 Where channels lie innermost in memory, as convolutions want them, Inductor's loop for a sum over the others takes one
 vector of channels through the whole tensor, then the next: every line of memory is fetched again for each vector in it.
 Here a row of positions, which fits the first cache, is summed first, for all channels, and then the rows' sums are.
-A variance goes the same way (Chan et al. 1979): with B rows of w values, their means m_i and m their mean,
 
-    sum (x - m)^2 = sum_i [ sum_j (x_ij - m_i)^2 + w (m_i - m)^2 ].
+Only what is computed from a gradient is summed in this other order, and only where something is decoded: the forward,
+the masks, and what trains exactly stay as torch.compile's, bit for bit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import torch
+from torch import fx
 from torch._ops import OpOverload
+
+from .split import is_tangent
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -128,10 +131,6 @@ class Stages:
         """[*kept], summed over the rows."""
         return _call(prims.sum.default, sums, list(range(len(self.rest))))
 
-    def spread(self, sums: Any) -> Any:
-        """[*rest, *kept] or [*kept] as [..., *kept, *1s], to be read along each row."""
-        return _call(aten.reshape.default, sums, [*sums.get_size(), *[1] * len(self.first)])
-
     def result(self, total: Any, keepdim: bool) -> Any:
         """[*kept], with the other dimensions as 1s if wanted."""
         return _call(aten.reshape.default, total, self.shape) if keepdim else total
@@ -156,42 +155,41 @@ def _sum(stages: Stages, dtype: torch.dtype) -> Any:
     return _cast(stages.outer(stages.inner(_wide(_cast(stages.rows, dtype)))), dtype)
 
 
-def _var_mean(stages: Stages, correction: float) -> tuple[Any, Any]:
-    row, rows = math.prod(stages.first), math.prod(stages.rest)
-    values = _wide(stages.rows)
-    means = _call(aten.mul.Tensor, stages.inner(values), 1.0 / row)
-    off = _call(aten.sub.Tensor, values, stages.spread(means))
-    inside = stages.inner(_call(aten.mul.Tensor, off, off))
-    mean = _call(aten.mul.Tensor, stages.outer(means), 1.0 / rows)
-    between = _call(aten.sub.Tensor, means, mean)
-    between = _call(aten.mul.Tensor, _call(aten.mul.Tensor, between, between), float(row))
-    total = stages.outer(_call(aten.add.Tensor, inside, between))
-    return _call(aten.mul.Tensor, total, 1.0 / max(row * rows - correction, 0)), mean
+def gradients(graph: fx.Graph) -> frozenset[fx.Node]:
+    """What is computed from the gradients that a backward is given."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if is_tangent(node) or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return frozenset(found)
 
 
 @contextlib.contextmanager
-def staged() -> Iterator[None]:
-    """Inductor inside sums in two stages where that is faster. For one compile at a time."""
-    from torch._inductor.lowering import lowerings
+def staged(half: fx.GraphModule, ours: Collection[Any]) -> Iterator[None]:
+    """Inductor inside sums gradients in two stages where that is faster, if `half` calls one of `ours`.
 
+    For one compile at a time.
+    """
+    from torch._inductor.lowering import lowerings
+    from torch._inductor.virtualized import V
+
+    if not any(node.target in ours for node in half.graph.nodes):
+        yield
+        return
     table: dict[Any, Any] = lowerings
-    summed, spread = table[aten.sum.dim_IntList], table[aten.var_mean.correction]
+    theirs, known = table[aten.sum.dim_IntList], dict[fx.Graph, frozenset[fx.Node]]()
 
     def sum_of(x: Any, axis: Any = None, keepdims: bool = False, *, dtype: Any = None) -> Any:
-        stages = Stages.of(x, axis)
+        node = V.graph.current_node
+        if node.graph not in known:
+            known[node.graph] = gradients(node.graph)
+        stages = Stages.of(x, axis) if node in known[node.graph] else None
         if not stages:
-            return summed(x, axis, keepdims, dtype=dtype)
+            return theirs(x, axis, keepdims, dtype=dtype)
         return stages.result(_sum(stages, dtype or x.get_dtype()), keepdims)
 
-    def var_mean(x: Any, axis: Any = None, *, correction: Any = None, keepdim: bool = False) -> Any:
-        stages = Stages.of(x, axis)
-        if not stages:
-            return spread(x, axis, correction=correction, keepdim=keepdim)
-        both = _var_mean(stages, 1 if correction is None else correction)
-        return tuple(stages.result(_cast(value, x.get_dtype()), keepdim) for value in both)
-
-    table[aten.sum.dim_IntList], table[aten.var_mean.correction] = sum_of, var_mean
+    table[aten.sum.dim_IntList] = sum_of
     try:
         yield
     finally:
-        table[aten.sum.dim_IntList], table[aten.var_mean.correction] = summed, spread
+        table[aten.sum.dim_IntList] = theirs
