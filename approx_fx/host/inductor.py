@@ -26,6 +26,7 @@ from .quicker import quicker
 from .skimmed import scalars_skimmed
 from .staged import staged
 from .vectors import converting
+from .wide import wide_statistics
 
 # What a compile replaces in torch it puts back, which takes turns.
 _ONE_COMPILE = threading.RLock()
@@ -72,8 +73,8 @@ def compile_inductor(
 
     def compile_half(half: fx.GraphModule, *args: Any, **options: Any) -> Any:
         with (
-            _ONE_COMPILE, paused(), scalars_skimmed(), quicker(), decoded_late(), converting(), sums_kept(),
-            staged(half, references), lowered(references), submitted(probing),
+            _ONE_COMPILE, paused(), wide_statistics(), scalars_skimmed(), quicker(), decoded_late(), converting(),
+            sums_kept(), staged(half, references), lowered(references), submitted(probing),
         ):  # fmt: skip
             return compile_fx_inner(half, *args, **options)
 
