@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 
 import hypothesis.strategies as st
@@ -17,9 +18,10 @@ from torch._inductor import sizevars
 from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
 import approx_fx
+from approx_fx import backend
 from approx_fx.config import Config
 from approx_fx.describe import saved_bytes
-from approx_fx.host import decompose, early, fake, inductor, profiler, quicker, skimmed, split
+from approx_fx.host import decompose, early, fake, inductor, nested, profiler, quicker, skimmed, split
 from approx_fx.host.wrapper import generated_code
 
 
@@ -161,3 +163,25 @@ def test_kernels_compile_as_each_is_written(monkeypatch: pytest.MonkeyPatch) -> 
     sources = "".join(_kernels(Residual()))
     assert submitted and len(submitted) == sources.count(early.CALL)
     assert all(body.strip() in sources for body in submitted)
+
+
+def test_sources_may_nest_deep() -> None:
+    """A thousand batch norms' buffers, as AOTAutograd adds them up."""
+    source = " + ".join(["[]"] * 5000)
+    before = sys.getrecursionlimit()
+    with nested.deep_sources():
+        assert eval(compile(source, "sum", "eval")) == []
+    assert sys.getrecursionlimit() == before
+
+
+@pytest.mark.parametrize("compiler", ["eager", "inductor"])
+def test_a_compile_allows_deep_sources(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    partition = backend.partition
+    monkeypatch.setattr(
+        backend, "partition", lambda *given: limits.append(sys.getrecursionlimit()) or partition(*given)
+    )
+    torch._dynamo.reset()
+    with torch._inductor.config.patch(force_disable_caches=True):
+        approx_fx.convert(ConvBnRelu(), compiler=compiler)(images()).sum().backward()
+    assert limits and limits[0] >= nested.DEPTH

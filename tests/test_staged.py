@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import re
 from collections.abc import Callable, Sequence
 
@@ -47,87 +46,14 @@ def test_what_is_summed_first(
     assert staged.plan(sizes, strides(*sizes), reduced) == expected
 
 
-class Scaled(nn.Module):
-    """gelu(w x + b), with a w and a b for each of the channels, which lie on `dim`."""
-
-    def __init__(self, channels: int, shape: Sequence[int]) -> None:
-        super().__init__()
-        self.shape = shape
-        self.weight, self.bias = nn.Parameter(torch.rand(channels) + 0.5), nn.Parameter(torch.randn(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.gelu(x * self.weight.reshape(*self.shape) + self.bias.reshape(*self.shape))
-
-
-VALUES = {
-    "channels-last": (lambda: torch.randn(32, 24, 20, 20).to(memory_format=torch.channels_last), (-1, 1, 1)),
-    "rows": (lambda: torch.randn(4096, 72), (-1,)),
-    "batch and rows": (lambda: torch.randn(16, 197, 88), (-1,)),
-}
-
-
-def _gradients(values: str, bits: int | None = 4, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], str]:
-    """The gradients of w and b, and the source of the backward."""
-    torch.manual_seed(0)
-    make, shape = VALUES[values]
-    x = make().to(dtype)
-    model = Scaled(x.shape[1 if len(shape) > 1 else -1], shape).to(dtype)
-    approx_fx.convert(model, bits=bits)
-    torch._dynamo.reset()
-    with torch._inductor.config.patch(force_disable_caches=True), generated_code() as sources:
-        output = model(x)
-        output.backward(torch.randn_like(output) + 1)
-    return [value for parameter in model.parameters() if (value := parameter.grad) is not None], sources[1]
-
-
-@pytest.mark.parametrize("values", VALUES)
-def test_gradients_are_summed_in_two_stages(values: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same sums, of the same decoded values, in another order."""
-    found, source = _gradients(values)
-    monkeypatch.setattr(inductor, "staged", lambda *_: contextlib.nullcontext())
-    once, plain = _gradients(values)
-    assert source != plain
-    for mine, other in zip(found, once, strict=True):
-        assert torch.allclose(mine, other, rtol=0, atol=float(other.abs().max()) * 2**-18)
-
-
-def test_bfloat16_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """256 rows' sums in bfloat16 would be off by as much as one of them."""
-    found, source = _gradients("rows", dtype=torch.bfloat16)
-    monkeypatch.setattr(inductor, "staged", lambda *_: contextlib.nullcontext())
-    once, plain = _gradients("rows", dtype=torch.bfloat16)
-    assert source != plain
-    for mine, other in zip(found, once, strict=True):
-        assert mine.dtype == torch.bfloat16
-        assert torch.allclose(mine, other, rtol=2**-7, atol=0)
-
-
-def test_what_trains_exactly_is_left_alone() -> None:
-    found, _ = _gradients("rows", bits=None)
-    torch.manual_seed(0)
-    x = VALUES["rows"][0]()
-    model = Scaled(72, (-1,))
-    output = torch.compile(model)(x)
-    output.backward(torch.randn_like(output) + 1)
-    assert all(torch.equal(mine, p.grad) for mine, p in zip(found, model.parameters(), strict=True))
-
-
-def test_a_forward_is_left_alone() -> None:
-    """Batch statistics of 2^19 values a channel-last map: the loss is torch.compile's, bit for bit."""
-    torch.manual_seed(0)
-    model, x = Blocks(1), torch.randn(32, 3, 32, 32)
-    twin = copy.deepcopy(model)
-    assert torch.equal(approx_fx.convert(model)(x).square().mean(), torch.compile(twin)(x).square().mean())
-
-
 class Blocks(nn.Module):
-    """x + branch(x), so many times: (N, 3, H, W) -> (N, 32, H, W)."""
+    """x + branch(x), so many times: (N, 3, H, W) -> (N, width, H, W)."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, width: int = 32) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.stem = nn.Conv2d(3, width, 3, padding=1)
         self.branches = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1)) for _ in range(count)
+            nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)) for _ in range(count)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,6 +61,93 @@ class Blocks(nn.Module):
         for branch in self.branches:
             x = x + branch(x)
         return x
+
+
+class Scaled(nn.Module):
+    """gelu(w mix(x) + b), with a w and a b for each of the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(channels, channels)
+        self.weight, self.bias = nn.Parameter(torch.rand(channels) + 0.5), nn.Parameter(torch.randn(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(self.mix(x) * self.weight + self.bias)
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "convolutions": (lambda: Blocks(1), (32, 3, 32, 32)),
+    "rows": (lambda: Scaled(72), (4096, 72)),
+    "batch and rows": (lambda: Scaled(88), (16, 197, 88)),
+}
+
+
+def _trained(net: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    build, shape = NETS[net]
+    return build().to(dtype), torch.randn(shape).to(dtype)
+
+
+def _gradients(net: str, dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], str]:
+    """The parameters' gradients, and the source of the backward."""
+    model, x = _trained(net, dtype)
+    approx_fx.convert(model, bits=4)
+    torch._dynamo.reset()
+    with torch._inductor.config.patch(force_disable_caches=True), generated_code() as sources:
+        output = model(x)
+        output.backward(torch.randn_like(output) + 1)
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None], sources[1]
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_gradients_are_summed_in_two_stages(net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same sums, of the same decoded values, in another order."""
+    found, source = _gradients(net)
+    monkeypatch.setattr(inductor, "staged", lambda *_: contextlib.nullcontext())
+    once, plain = _gradients(net)
+    assert source.count("for(") > plain.count("for(")
+    for mine, other in zip(found, once, strict=True):
+        assert torch.allclose(mine, other, rtol=0, atol=float(other.abs().max()) * 2**-18)
+
+
+def test_bfloat16_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows' sums are kept in float32."""
+    found, source = _gradients("rows", torch.bfloat16)
+    monkeypatch.setattr(inductor, "staged", lambda *_: contextlib.nullcontext())
+    once, _ = _gradients("rows", torch.bfloat16)
+    assert "empty_strided_cpu((256, 72), (72, 1), torch.float32)" in source
+    assert "empty_strided_cpu((256, 72), (72, 1), torch.bfloat16)" not in source
+    for mine, other in zip(found, once, strict=True):
+        assert mine.dtype == torch.bfloat16
+        assert torch.allclose(mine, other, rtol=2**-7, atol=2**-7 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_what_trains_exactly_is_left_alone(net: str) -> None:
+    results = []
+    for backend in ("inductor", "approx_fx"):
+        torch._dynamo.reset()
+        model, x = _trained(net)
+        options = {"bits": None} if backend == "approx_fx" else None
+        output = torch.compile(model, backend=backend, options=options)(x)
+        output.backward(torch.randn_like(output) + 1)
+        results.append([parameter.grad for parameter in model.parameters()])
+    for theirs, mine in zip(*results, strict=True):
+        assert theirs is not None and mine is not None and torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("width", "batch", "size"), [(32, 32, 32), (64, 64, 32), (128, 32, 32), (256, 8, 32), (512, 16, 8)]
+)
+def test_a_forward_is_left_alone(width: int, batch: int, size: int) -> None:
+    """The output is torch.compile's, bit for bit, whether threads share a sum, or channels."""
+    results = []
+    for backend in ("inductor", "approx_fx"):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        model, x = Blocks(2, width), torch.randn(batch, 3, size, size)
+        results.append(torch.compile(model, backend=backend)(x))
+    assert torch.equal(*results)
 
 
 def test_a_residual_stream_is_kept_not_added_up_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from approx_fx.host.wrapper import generated_code
     [
         ([64], 65536, 8, 2, 32),  # the sum itself is shared among threads
         ([48], 16384, 8, 2, 16),
+        ([128], 32768, 8, 2, 8),  # the channels are, if more than the sum is in the loop over them
         ([16], 65536, 8, 2, 16),
         ([20], 65536, 8, 2, 8),
         ([64], 65536, 16, 2, 32),  # AVX-512

@@ -21,6 +21,7 @@ from .fake import mode_of
 from .fusion import decoded_late
 from .kept import sums_kept
 from .lowered import lowered
+from .nested import deep_sources
 from .outputs import SaveInputsAsTheyAre
 from .quicker import quicker
 from .skimmed import scalars_skimmed
@@ -83,7 +84,7 @@ def compile_inductor(
         theirs = config.post_grad_custom_post_pass
         if theirs is None:
             patches["post_grad_custom_post_pass"] = SaveInputsAsTheyAre()
-    with paused():
+    with paused(), deep_sources():
         compiled: Any = compile_fx(module, inputs, inner_compile=compile_half, config_patches=patches)
     return compiled
 
@@ -111,7 +112,8 @@ def compile_halves(
         with config.patch(custom_partitioner_fn=hook), V.set_fake_mode(mode_of(joint.graph)):
             return partition_fn(joint, joint_inputs, **options)
 
-    return aot_autograd(fw_compiler=compiler, partition_fn=partition, decompositions=table())(module, inputs)
+    with deep_sources():
+        return aot_autograd(fw_compiler=compiler, partition_fn=partition, decompositions=table())(module, inputs)
 
 
 def cache_dir() -> Path | None:

@@ -19,7 +19,7 @@ import torch
 INCLUDE = "#include <torch/csrc/inductor/cpp_prefix.h>\n"
 USED = "WelfordHelper<at::vec::VectorizedN<float,"
 LANES = 32  # of float32: two lines of memory
-PARALLEL = 300  # Inductor runs a sum itself in parallel where it has that many times the steps of the loops around it
+PARALLEL = 300  # threads share a sum that has so many times the steps of the loops around it
 STEP = """
 template <int N, uint64_t K>
 __attribute__((noinline)) Welford<at::vec::VectorizedN<float, N>> welford_chunk(
@@ -61,17 +61,18 @@ inline __attribute__((always_inline)) Welford<at::vec::VectorizedN<float, N>> we
 def lanes(kept: Sequence[int], steps: int, base: int, threads: int) -> int:
     """How many channels to take at once, `base`, a vector's, or a multiple of it.
 
-    kept: sizes of the loops around a sum, the channels' last; steps: of the first of its own. All threads stay busy,
-    and what they share is the same as with `base`: each sums up the same values.
+    kept: sizes of the loops around a sum, the channels' last; steps: of the first of its own. All threads stay busy.
+    Whether they share a sum, which is then added up in parts, or the channels, must be as with `base`. In between, that
+    depends on what is fused with it: with the same steps, Inductor puts what it does with the sums into the same loop.
     """
-    loops = math.prod(kept) // base
+    whole = math.prod(kept)
     for count in (LANES, LANES // 2):
-        blocks = math.prod(kept) // count
+        blocks = whole // count
         if count <= base or kept[-1] % count:
             continue
-        if loops * PARALLEL < steps:
-            return count
-        if blocks * PARALLEL >= steps and (blocks % threads == 0 or blocks >= 4 * threads):
+        sums_shared = whole * PARALLEL < steps
+        channels_shared = blocks * PARALLEL >= steps and (blocks % threads == 0 or blocks >= 4 * threads)
+        if sums_shared or channels_shared:
             return count
     return base
 
