@@ -101,13 +101,13 @@ def _gradients(net: str, dtype: torch.dtype = torch.float32) -> tuple[list[Tenso
 
 @pytest.mark.parametrize("net", NETS)
 def test_gradients_are_summed_in_two_stages(net: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same sums, of the same decoded values, in another order."""
+    """The same sums, of the same decoded values, in another order: 2^15 values one by one are off by 2^-9 at most."""
     found, source = _gradients(net)
     monkeypatch.setattr(inductor, "staged", lambda *_: contextlib.nullcontext())
     once, plain = _gradients(net)
     assert source.count("for(") > plain.count("for(")
     for mine, other in zip(found, once, strict=True):
-        assert torch.allclose(mine, other, rtol=0, atol=float(other.abs().max()) * 2**-18)
+        assert torch.allclose(mine, other, rtol=0, atol=float(other.abs().max()) * 2**-12)
 
 
 def test_bfloat16_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,8 +115,8 @@ def test_bfloat16_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found, source = _gradients("rows", torch.bfloat16)
     monkeypatch.setattr(inductor, "staged", lambda *_: contextlib.nullcontext())
     once, _ = _gradients("rows", torch.bfloat16)
-    assert "empty_strided_cpu((256, 72), (72, 1), torch.float32)" in source
-    assert "empty_strided_cpu((256, 72), (72, 1), torch.bfloat16)" not in source
+    assert "empty_strided_cpu((128, 72), (72, 1), torch.float32)" in source
+    assert "empty_strided_cpu((128, 72), (72, 1), torch.bfloat16)" not in source
     for mine, other in zip(found, once, strict=True):
         assert mine.dtype == torch.bfloat16
         assert torch.allclose(mine, other, rtol=2**-7, atol=2**-7 * float(other.abs().max()))
