@@ -120,7 +120,7 @@ def test_quicker_analyses_write_the_same_kernels(
     vectors_alone = skimmed.vectors_alone
     monkeypatch.setattr(skimmed, "vectors_alone", lambda chosen: alone.append(vectors_alone(chosen)) or alone[-1])
     quick = _kernels(build())
-    assert True in empty and False in empty and True in alone and False in alone
+    assert {*empty} == {*alone} == {True, False}  # both kinds of kernel were met, so the comparison is not of nothing
     for name in ("quicker", "scalars_skimmed"):
         monkeypatch.setattr(inductor, name, contextlib.nullcontext)
     assert len(quick) == 2 and quick == _kernels(build())
@@ -137,7 +137,7 @@ def test_the_last_kernel_of_a_tiled_loop_ends_the_outer_tails_sums(monkeypatch: 
     torch._dynamo.reset()
     with torch._inductor.config.patch(force_disable_caches=True):
         found = torch.compile(lambda a, b: (a + b.t()).sum(1), backend="approx_fx")(a, b)
-    assert True in tiled
+    assert any(tiled)  # the case that this is about was met
     assert torch.allclose(found, (a + b.t()).sum(1), atol=1e-5)
 
 
