@@ -51,13 +51,15 @@ def test_symbolic_sizes():
 
 
 def test_passes_over_memory_of_a_chain():
-    """A step in 4 bits moves less than torch.compile's, by the count in the code: 8.1 against 10 activation sizes."""
+    """A step in 4 bits moves less than torch.compile's, by the count in the code: 8.2 against 10 activation sizes."""
     from tools.traffic import ACTIVATION, traffic
 
     def kernels(options):
         long, short = traffic(3, options), traffic(2, options)
-        return sum(long[phase, "kernel"] - short[phase, "kernel"] for phase in ("forward", "backward")) / ACTIVATION
+        return [(long[phase, "kernel"] - short[phase, "kernel"]) / ACTIVATION for phase in ("forward", "backward")]
 
     theirs, ours = kernels(None), kernels({"bits": 4})
-    assert theirs == pytest.approx(10.0, abs=0.3)
-    assert ours <= 8.5
+    assert sum(theirs) == pytest.approx(10.0, abs=0.3)
+    # The forward at least reads its input twice and writes its output; the backward reads two tensors and writes two.
+    assert ours[0] >= 3 and ours[1] >= 4
+    assert sum(ours) <= 8.5

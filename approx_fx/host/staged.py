@@ -91,68 +91,36 @@ def _strides(x: Any) -> list[int] | None:
     return [next(steps) if size != 1 else 0 for size in sizes]
 
 
-@dataclass(frozen=True)
-class Stages:
-    """rows: x seen as [*rest, *kept, *first], so that what the first stage gives lies in memory as the second wants it.
-
-    rest, first: their sizes. shape: of a result that keeps all dimensions.
-    """
-
-    rows: Any
-    rest: list[int]
-    first: list[int]
-    shape: list[int]
-
-    @classmethod
-    def of(cls, x: Any, axis: Any) -> Stages | None:
-        """None where one stage does."""
-        sizes = x.get_size()
-        if str(x.get_device()) != "cpu" or not x.get_dtype().is_floating_point or not axis:
-            return None
-        if not all(getattr(size, "is_number", True) for size in sizes) or math.prod(map(int, sizes)) < LEAST:
-            return None
-        sizes, strides = [int(size) for size in sizes], _strides(x)
-        reduced = sorted(dim % len(sizes) for dim in ([axis] if isinstance(axis, int) else axis))
-        found = plan(sizes, strides, reduced) if strides else None
-        if found is None:
-            return None
-        kept = [dim for dim in range(len(found.sizes)) if dim not in (*found.first, *found.rest)]
-        rows = _call(aten.reshape.default, x, list(found.sizes))
-        rows = _call(aten.permute.default, rows, [*found.rest, *kept, *found.first])
-        rest, first = ([found.sizes[dim] for dim in dims] for dims in (found.rest, found.first))
-        return cls(rows, rest, first, [1 if dim in reduced else size for dim, size in enumerate(sizes)])
-
-    def inner(self, rows: Any) -> Any:
-        """[*rest, *kept], summed over each row's positions."""
-        dims = len(rows.get_size())
-        return _call(prims.sum.default, rows, list(range(dims - len(self.first), dims)))
-
-    def outer(self, sums: Any) -> Any:
-        """[*kept], summed over the rows."""
-        return _call(prims.sum.default, sums, list(range(len(self.rest))))
-
-    def result(self, total: Any, keepdim: bool) -> Any:
-        """[*kept], with the other dimensions as 1s if wanted."""
-        return _call(aten.reshape.default, total, self.shape) if keepdim else total
+def _plan_of(x: Any, axis: Sequence[int] | None) -> Plan | None:
+    """How to sum Inductor's value x over `axis` in two stages; None where one does, or a size is a symbol."""
+    sizes = x.get_size()
+    if str(x.get_device()) != "cpu" or not x.get_dtype().is_floating_point or not axis:
+        return None
+    if not all(getattr(size, "is_number", True) for size in sizes) or math.prod(map(int, sizes)) < LEAST:
+        return None
+    strides = _strides(x)
+    return plan(list(map(int, sizes)), strides, sorted(dim % len(sizes) for dim in axis)) if strides else None
 
 
-def _call(op: OpOverload, *args: Any, **options: Any) -> Any:
+def _call(op: OpOverload, *args: Any) -> Any:
     from torch._inductor.lowering import lowerings
 
-    return lowerings[op](*args, **options)
+    return lowerings[op](*args)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     return _call(prims.convert_element_type.default, value, dtype)
 
 
-def _wide(value: Any) -> Any:
-    """At least float32, in which the rows' sums are kept."""
-    return _cast(value, torch.promote_types(value.get_dtype(), torch.float32))
-
-
-def _sum(stages: Stages, dtype: torch.dtype) -> Any:
-    return _cast(stages.outer(stages.inner(_wide(_cast(stages.rows, dtype)))), dtype)
+def _sum(x: Any, stages: Plan, dtype: torch.dtype) -> Any:
+    """The sum of Inductor's value x, as `dtype`; the rows' sums are kept in float32 at least."""
+    kept = [dim for dim in range(len(stages.sizes)) if dim not in (*stages.first, *stages.rest)]
+    rows = _call(aten.reshape.default, _cast(x, dtype), list(stages.sizes))
+    # What the first stage gives thus lies in memory as the second wants it.
+    rows = _call(aten.permute.default, rows, [*stages.rest, *kept, *stages.first])
+    rows = _cast(rows, torch.promote_types(dtype, torch.float32))
+    sums = _call(prims.sum.default, rows, list(range(len(stages.sizes) - len(stages.first), len(stages.sizes))))
+    return _cast(_call(prims.sum.default, sums, list(range(len(stages.rest)))), dtype)
 
 
 def gradients(graph: fx.Graph) -> frozenset[fx.Node]:
@@ -183,10 +151,13 @@ def staged(half: fx.GraphModule, ours: Collection[Any]) -> Iterator[None]:
         node = V.graph.current_node
         if node.graph not in known:
             known[node.graph] = gradients(node.graph)
-        stages = Stages.of(x, axis) if node in known[node.graph] else None
+        stages = _plan_of(x, axis) if node in known[node.graph] else None
         if not stages:
             return theirs(x, axis, keepdims, dtype=dtype)
-        return stages.result(_sum(stages, dtype or x.get_dtype()), keepdims)
+        total, sizes = _sum(x, stages, dtype or x.get_dtype()), x.get_size()
+        summed = {dim % len(sizes) for dim in axis}
+        shape = [1 if dim in summed else size for dim, size in enumerate(sizes)]
+        return _call(aten.reshape.default, total, shape) if keepdims else total
 
     table[aten.sum.dim_IntList] = sum_of
     try:

@@ -37,11 +37,12 @@ class Access:
     first: int = 0
 
 
+ENTRY = "void  kernel("
 POINTER = r"\b((?:in_|out_|in_out_)ptr\d+)"
 
 
 def loop_nests(source: str) -> list[tuple[set[str], set[str]]]:
-    """(pointers read, pointers written) of each outermost loop of a C++ kernel, by the kernel's own names for them."""
+    """(pointers read, pointers written) of each outermost loop of a C++ function, by its own names for them."""
     body = source[source.index("{") :]
     alias = dict(re.findall(r"auto (\w+) = (in_out_ptr\d+);", body))
     nests: list[tuple[set[str], set[str]]] = []
@@ -85,10 +86,11 @@ class _Kernel:
         self.name = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        if "void  kernel(" in self.source:
-            names = re.findall(POINTER, self.source[: self.source.index("{")])
+        if ENTRY in self.source:
+            kernel = self.source[self.source.index(ENTRY) :]  # helpers may come before it
+            names = re.findall(POINTER, kernel[: kernel.index("{")])
             sizes = {name: value.numel() * value.element_size() for name, value in zip(names, args, strict=False)}
-            for read, written in loop_nests(self.source):
+            for read, written in loop_nests(kernel):
                 moves = [sum(sizes.get(name, 0) for name in side) for side in (read, written)]
                 self.moved.append(Access("kernel", self.name, *moves))
         self.ran(self.name)

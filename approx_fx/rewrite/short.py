@@ -23,7 +23,6 @@ def shorten(backward: fx.GraphModule) -> None:
         decoded = _decodes(node) or not approximate.isdisjoint(node.all_input_nodes)
         if node.op != "call_function" or not decoded or (value is not None and not value.is_floating_point()):
             continue
-        approximate.add(node)
         short = SHORT.get(name_of(node))
         if short is not None and value is not None and value.device.type == "cpu":
             builder.origin = node
@@ -31,7 +30,8 @@ def shorten(backward: fx.GraphModule) -> None:
                 mine = builder.call(short.overload, *node.args)
             node.replace_all_uses_with(mine)
             graph.erase_node(node)
-            approximate.add(mine)
+            node = mine
+        approximate.add(node)
     graph.lint()
     backward.recompile()
 
