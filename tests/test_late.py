@@ -150,34 +150,52 @@ def buffer(size: int, *readers: str) -> Any:
     return SimpleNamespace(node=node, users=users)
 
 
-def kernel(name: str, order: int, reads: list[str], outputs: list[Any]) -> Any:
+def kernel(name: str, order: int, reads: list[str], behind: set[str] = frozenset()) -> Any:
+    """A kernel that reads buffers by name, and comes behind others."""
+    outputs: list[Any] = []
     return SimpleNamespace(
         min_order=order,
-        max_order=order,
+        ancestors=behind,
         read_writes=SimpleNamespace(reads=[SimpleNamespace(name=read) for read in reads]),
+        outputs=outputs,
         get_outputs=lambda: outputs,
         get_operation_names=lambda: {name},
     )
 
 
-def test_what_a_fusion_holds() -> None:
-    """a, then a convolution that reads what a makes and a gradient; b behind it, of the same codes as a."""
-    gradient, made, decoded = buffer(100, "conv"), buffer(100, "conv"), buffer(60, "later")
-    freed = buffer(30, "b")
-    buffers = {"gradient": gradient, "made": made, "decoded": decoded, "freed": freed}
-    conv = {"conv": kernel("conv", 2, ["made", "gradient"], [])}
-    late = kernel("b", 3, ["codes", "freed"], [decoded])
-
-    # What a makes would wait until behind the convolution, which would hold its 200 bytes of operands.
-    early = kernel("a", 1, ["codes"], [made])
-    assert fusion.holds_more(early, late, conv, buffers, 199)
-    assert not fusion.holds_more(early, late, conv, buffers, 200)
-    # The convolution does not read what a makes: b's 60 bytes are there early, and so 30 are free early.
-    early = kernel("a", 1, ["codes"], [buffer(100, "other")])
-    assert fusion.holds_more(early, late, conv, buffers, 29)
-    assert not fusion.holds_more(early, late, conv, buffers, 30)
+def test_a_fusion_that_makes_early() -> None:
+    """a, a convolution, and b, which waits for neither: what b makes would live through the convolution."""
+    early, late = kernel("a", 1, ["codes"]), kernel("b", 3, ["codes", "freed"])
+    conv = {"conv": kernel("conv", 2, ["made", "gradient"], {"a"})}
+    late.outputs.append(buffer(60, "later"))
+    buffers = {"decoded": late.outputs[0], "freed": buffer(30, "b")}
+    for kernels in ((early, late), (late, early)):
+        assert fusion.holds_more(*kernels, conv, buffers, 29)
+        assert not fusion.holds_more(*kernels, conv, buffers, 30)
     # Nothing between them, nothing held.
     assert not fusion.holds_more(early, late, {}, buffers, 0)
+
+
+def test_a_fusion_that_makes_late() -> None:
+    """a, a kernel of what a makes, a convolution of that and of a gradient; b waits for it, and what a makes with b."""
+    early, late = kernel("a", 1, ["codes"]), kernel("b", 4, ["codes", "out"], {"a", "next", "conv"})
+    conv = {"conv": kernel("conv", 3, ["more", "gradient"], {"a", "next"})}
+    buffers = {
+        "made": buffer(100, "next"),
+        "more": buffer(90, "conv"),
+        "gradient": buffer(80, "conv"),
+        "out": buffer(70, "b"),
+    }
+    assert fusion.holds_more(early, late, conv, buffers, 169)
+    assert not fusion.holds_more(early, late, conv, buffers, 170)
+
+
+def test_where_a_fused_kernel_runs() -> None:
+    """One made of a kernel before a convolution and of one that waits for it runs behind: none is between it and b."""
+    fused, late = kernel("a", 1, ["codes"], {"conv"}), kernel("b", 3, ["codes"])
+    conv = {"conv": kernel("conv", 2, ["gradient"])}
+    late.outputs.append(buffer(60, "later"))
+    assert not fusion.holds_more(fused, late, conv, {"decoded": late.outputs[0]}, 0)
 
 
 def test_the_choices_that_are_replaced() -> None:

@@ -16,22 +16,27 @@ from typing import Any
 from sympy import sympify
 
 
-def holds_more(early: Any, late: Any, heavy: dict[str, Any], buffers: dict[str, Any], shared: int) -> bool:
-    """Whether fusing two kernels holds more bytes through a heavy op between them than the `shared` it saves reading.
+def holds_more(one: Any, other: Any, heavy: dict[str, Any], buffers: dict[str, Any], shared: int) -> bool:
+    """Whether fusing two kernels may hold more bytes through a heavy op between than the `shared` it saves reading.
 
     heavy: the heavy ops by name. buffers: what the graph computes, by name.
     """
-    between = {name for name, node in heavy.items() if early.max_order < node.min_order < late.min_order}
-    if not between:
-        return False
-    readers = {reader for buffer in early.get_outputs() for reader in _readers(buffer) & between}
-    if readers:
-        waiting = (_reads(heavy[reader]) & buffers.keys() - _reads(late) for reader in readers)
-        return max(sum(size(buffers[name]) for name in operands) for operands in waiting) > shared
-    names = early.get_operation_names() | late.get_operation_names()
-    made = sum(size(buffer) for buffer in late.get_outputs() if _readers(buffer) - names)
-    freed = sum(size(buffers[name]) for name in _reads(late) & buffers.keys() if _readers(buffers[name]) <= names)
-    return made - freed > shared
+    early, late = sorted((one, other), key=lambda kernel: _place(kernel, heavy))
+    between = {name for name, op in heavy.items() if _place(early, heavy) < op.min_order < _place(late, heavy)}
+    behind = {name for name in between if heavy[name].ancestors & early.get_operation_names()}
+    waiting = (_reads(heavy[name]) & buffers.keys() - _reads(late) for name in behind)
+    held = max((sum(size(buffers[name]) for name in operands) for operands in waiting), default=0)
+    if between and not late.ancestors & between:
+        names = early.get_operation_names() | late.get_operation_names()
+        made = sum(size(buffer) for buffer in late.get_outputs() if _readers(buffer) - names)
+        freed = sum(size(buffers[name]) for name in _reads(late) & buffers.keys() if _readers(buffers[name]) <= names)
+        held = max(held, made - freed)
+    return held > shared
+
+
+def _place(kernel: Any, heavy: dict[str, Any]) -> int:
+    """Where a kernel runs: where the first of what is fused in it stands, or behind a heavy op that it waits for."""
+    return max(kernel.min_order, max((heavy[name].min_order for name in kernel.ancestors & heavy.keys()), default=0))
 
 
 def size(buffer: Any) -> int:
@@ -65,10 +70,9 @@ def decoded_late() -> Iterator[None]:
         def can_fuse_horizontal(scheduler: Any, node1: Any, node2: Any, shared_data_score: int) -> bool:
             if not InductorChoices.can_fuse_horizontal(scheduler, node1, node2, shared_data_score):
                 return False
-            early, late = sorted((node1, node2), key=lambda node: node.min_order)
             if scheduler not in heavy:
                 heavy[scheduler] = {node.get_name(): node for node in scheduler.nodes if node.is_extern()}
-            return not holds_more(early, late, heavy[scheduler], scheduler.name_to_buf, shared_data_score)
+            return not holds_more(node1, node2, heavy[scheduler], scheduler.name_to_buf, shared_data_score)
 
     if type(V.choices) is not InductorChoices:
         yield
