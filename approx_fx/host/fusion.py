@@ -10,33 +10,51 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sympy import sympify
 
 
-def holds_more(one: Any, other: Any, heavy: dict[str, Any], buffers: dict[str, Any], shared: int) -> bool:
+@dataclass(frozen=True)
+class Heavy:
+    """Convolutions and matrix products of a graph; they are never fused, so that they stay the same.
+
+    ops: by name, in their order. places: where a kernel runs, as far as it was asked for.
+    """
+
+    ops: Mapping[str, Any]
+    places: dict[Any, int] = field(default_factory=dict)
+
+    def place(self, kernel: Any) -> int:
+        """Where a kernel runs: where the first of what is fused in it is, or behind a heavy op that it waits for."""
+        if kernel not in self.places:
+            awaited = (op.min_order for name, op in reversed(list(self.ops.items())) if name in kernel.ancestors)
+            self.places[kernel] = max(kernel.min_order, next(awaited, 0))
+        return self.places[kernel]
+
+
+def holds_more(one: Any, other: Any, heavy: Heavy, buffers: Mapping[str, Any], shared: int) -> bool:
     """Whether fusing two kernels may hold more bytes through a heavy op between than the `shared` it saves reading.
 
-    heavy: the heavy ops by name. buffers: what the graph computes, by name.
+    buffers: what the graph computes, by name.
     """
-    early, late = sorted((one, other), key=lambda kernel: _place(kernel, heavy))
-    between = {name for name, op in heavy.items() if _place(early, heavy) < op.min_order < _place(late, heavy)}
-    behind = {name for name in between if heavy[name].ancestors & early.get_operation_names()}
-    waiting = (_reads(heavy[name]) & buffers.keys() - _reads(late) for name in behind)
+    early, late = sorted((one, other), key=heavy.place)
+    first, last = heavy.place(early), heavy.place(late)
+    between = [name for name, op in heavy.ops.items() if first < op.min_order < last]
+    if not between:
+        return False
+    made = early.get_operation_names()
+    behind = [name for name in between if any(op in heavy.ops[name].ancestors for op in made)]
+    waiting = (_reads(heavy.ops[name]) & buffers.keys() - _reads(late) for name in behind)
     held = max((sum(size(buffers[name]) for name in operands) for operands in waiting), default=0)
-    if between and not late.ancestors & between:
-        names = early.get_operation_names() | late.get_operation_names()
-        made = sum(size(buffer) for buffer in late.get_outputs() if _readers(buffer) - names)
+    if not any(name in late.ancestors for name in between):
+        names = made | late.get_operation_names()
+        added = sum(size(buffer) for buffer in late.get_outputs() if _readers(buffer) - names)
         freed = sum(size(buffers[name]) for name in _reads(late) & buffers.keys() if _readers(buffers[name]) <= names)
-        held = max(held, made - freed)
+        held = max(held, added - freed)
     return held > shared
-
-
-def _place(kernel: Any, heavy: dict[str, Any]) -> int:
-    """Where a kernel runs: where the first of what is fused in it stands, or behind a heavy op that it waits for."""
-    return max(kernel.min_order, max((heavy[name].min_order for name in kernel.ancestors & heavy.keys()), default=0))
 
 
 def size(buffer: Any) -> int:
@@ -63,7 +81,7 @@ def decoded_late() -> Iterator[None]:
     from torch._inductor.choices import InductorChoices
     from torch._inductor.virtualized import V
 
-    heavy: dict[Any, dict[str, Any]] = {}  # of each scheduler; these are never fused, so that they stay the same
+    heavy: dict[Any, Heavy] = {}  # of each scheduler
 
     class DecodedLate(InductorChoices):
         @staticmethod
@@ -71,7 +89,7 @@ def decoded_late() -> Iterator[None]:
             if not InductorChoices.can_fuse_horizontal(scheduler, node1, node2, shared_data_score):
                 return False
             if scheduler not in heavy:
-                heavy[scheduler] = {node.get_name(): node for node in scheduler.nodes if node.is_extern()}
+                heavy[scheduler] = Heavy({node.get_name(): node for node in scheduler.nodes if node.is_extern()})
             return not holds_more(node1, node2, heavy[scheduler], scheduler.name_to_buf, shared_data_score)
 
     if type(V.choices) is not InductorChoices:
