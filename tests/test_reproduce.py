@@ -14,7 +14,6 @@ from tools.errors import UserError
 from tools.reproduce.__main__ import TABLE, app
 from tools.reproduce.comparison import error_table, main_data, main_settings, pool_of
 from tools.reproduce.gradient_error import bias_and_variance
-from tools.reproduce.memory import far_row
 from tools.reproduce.methods import model_of
 from tools.reproduce.numbers import paired, with_deviation, with_error
 from tools.reproduce.sizes import QUICK
@@ -122,12 +121,6 @@ def test_the_whole_quick_form(tmp_path: Path) -> None:
     errors = json.loads((tmp_path / "gradient_error.json").read_text())["depths"]["8"]["errors"]["0"]
     sizes = [errors[bits]["all"] for bits in ("1", "2", "4", "8")]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.05
-
-
-def test_what_depth_1001_saves_lies_on_the_line_of_the_two_deepest() -> None:
-    found = {str(depth): {"exact": {"saved_bytes": 10 * depth + 3}, "seconds": 1.0} for depth in (20, 110, 164)}
-    assert far_row(found) == {"exact": pytest.approx(10013)}
-    assert far_row({**found, "1001": found["164"]}) == {}
 
 
 def test_a_reversible_net_stands_for_known_ones_alone() -> None:

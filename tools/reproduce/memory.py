@@ -37,7 +37,6 @@ WIDTHS = (8, 4, 2)
 BATCHES = (16, 32)
 MEMORY = 2**30
 DEEP = 488  # beyond this depth, where tracing takes minutes, 4 bits alone
-FAR = 1001  # what it saves lies on a line with the others: every block adds the same
 MEBI = 2**20
 AGAINST = ("compile", "approx_fx@8", "approx_fx@2")
 BATCH, STEPS = 64, 9
@@ -85,21 +84,6 @@ def explained(depth: int) -> dict[str, Any]:
     return found
 
 
-def far_row(found: dict[str, Any]) -> dict[str, float]:
-    """Width -> bytes saved at depth FAR, on the line through the two deepest nets; nothing where FAR was explained.
-
-    found: depth -> width -> figures. The peak is no line: in shallow nets it is a late moment of the backward, in deep
-    ones its beginning.
-    """
-    depths = sorted(map(int, found))
-    if FAR in depths or len(depths) < 2:
-        return {}
-    one, two = (found[str(depth)] for depth in depths[-2:])
-    steps = (FAR - depths[-1]) / (depths[-1] - depths[-2])
-    names = [name for name in two if name != "seconds" and name in one]
-    return {name: two[name]["saved_bytes"] * (1 + steps) - one[name]["saved_bytes"] * steps for name in names}
-
-
 def report_of(depth: int, bits: int, batch: int) -> Report:
     """What approx_fx would do to a pre-activation ResNet of this depth."""
     model, inputs = seeded(partial(preact_resnet, depth), (batch, 3, 32, 32))
@@ -139,10 +123,6 @@ def page(size: Size, out: Path) -> str:
                 f"{row['peak_bytes'] / MEBI:.1f}", f"{exact['saved_bytes'] / row['saved_bytes']:.1f}x",
                 str(row["largest_batch"]), f"{row['largest_batch'] / exact['largest_batch']:.1f}x",
             ))  # fmt: skip
-    far = far_row(data["explained"])
-    for name, saved in far.items():
-        width = name if name == "exact" else f"{name} bits"
-        rows.append((f"{FAR}, extrapolated", width, f"{saved / MEBI:.1f}", "", f"{far['exact'] / saved:.1f}x", "", ""))
     runs = [
         (depth, {OURS: f"{OURS}@4"}.get(name, name), f"{run['peak_bytes'] / MEBI:.1f}", f"{_each(run):.0f}")
         for depth, systems in data["run"].items()

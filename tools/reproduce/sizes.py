@@ -53,7 +53,7 @@ QUICK = Size(
 DEFAULT = Size(
     name="default", data="cifar10", shrink=2, model="preact_basic8", epochs=3, batch=128, augment=False,
     small_epochs=12, seeds=(0, 1, 2), more_seeds=(3, 4), compiler="inductor", text_steps=200,
-    depths=(20, 56, 110, 164), trained_depths=(8, 20, 56), draws=32, out=RESULTS,
+    depths=(20, 56, 110, 164, 1001), trained_depths=(8, 20, 56), draws=32, out=RESULTS,
 )  # fmt: skip
 FULL = Size(
     name="full", data="cifar10", shrink=1, model="preact_resnet164", epochs=160, batch=128, augment=True,
