@@ -76,6 +76,7 @@ def scalars_skimmed() -> Iterator[None]:
     from torch._inductor import config
     from torch._inductor.codegen.cpp import CppKernelProxy, TilingSelect
     from torch._inductor.codegen.cpp_utils import _get_loop_body
+    from torch._inductor.scheduler import BaseSchedulerNode
 
     write, select = CppKernelProxy.codegen_functions, TilingSelect.select_tiling
     known: tuple[Any, Any] | None = None
@@ -85,7 +86,8 @@ def scalars_skimmed() -> Iterator[None]:
         named = all(hasattr(function, "original_fn") or hasattr(function, "func") for function in functions)
         loops = any(own or reduced for own, reduced in sizes)
         if self.picked_vec_isa and named and loops and all(map(plain, _get_loop_body(functions))):
-            with config.patch(inplace_buffers=False):
+            # To choose runs each body once; what it writes gets its memory when the kernel is written, in place if it can.
+            with config.patch(inplace_buffers=False), mock.patch.object(BaseSchedulerNode, "mark_run", lambda _: None):
                 chosen = select(TilingSelect(), functions, sizes)
             if vectors_alone(chosen):
                 functions = [skimmed(function, self.kernel_cls) for function in functions]
