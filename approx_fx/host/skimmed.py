@@ -86,7 +86,7 @@ def scalars_skimmed() -> Iterator[None]:
         named = all(hasattr(function, "original_fn") or hasattr(function, "func") for function in functions)
         loops = any(own or reduced for own, reduced in sizes)
         if self.picked_vec_isa and named and loops and all(map(plain, _get_loop_body(functions))):
-            # To choose runs each body once; what it writes gets its memory when the kernel is written, in place if it can.
+            # Choosing runs each body once. What it writes gets its memory when it is written: in place if it can.
             with config.patch(inplace_buffers=False), mock.patch.object(BaseSchedulerNode, "mark_run", lambda _: None):
                 chosen = select(TilingSelect(), functions, sizes)
             if vectors_alone(chosen):
