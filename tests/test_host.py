@@ -111,9 +111,7 @@ def _odd() -> nn.Module:
 
 
 @pytest.mark.parametrize("build", [Residual, _odd])
-def test_quicker_analyses_write_the_same_code(
-    build: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quicker_analyses_write_the_same_code(build: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     empty: list[bool] = []
     is_empty = quicker.is_empty
     monkeypatch.setattr(quicker, "is_empty", lambda kernel: empty.append(is_empty(kernel)) or empty[-1])
