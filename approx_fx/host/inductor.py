@@ -17,6 +17,7 @@ from torch._ops import OpOverload
 from .collector import paused
 from .decompose import table
 from .early import probe, submitted
+from .estimate import peak_estimated
 from .fake import mode_of
 from .fusion import decoded_late
 from .kept import sums_kept
@@ -75,7 +76,7 @@ def compile_inductor(
     def compile_half(half: fx.GraphModule, *args: Any, **options: Any) -> Any:
         with (
             _ONE_COMPILE, paused(), wide_statistics(), scalars_skimmed(), quicker(), decoded_late(), converting(),
-            sums_kept(), staged(half, references), lowered(references), submitted(probing),
+            sums_kept(), peak_estimated(), staged(half, references), lowered(references), submitted(probing),
         ):  # fmt: skip
             return compile_fx_inner(half, *args, **options)
 
