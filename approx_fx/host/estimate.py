@@ -52,7 +52,7 @@ def peak_estimated() -> Iterator[None]:
         input_sizes(found)
         return found
 
-    def estimate_in_place(nodes: Sequence[Any], *args: Any) -> tuple[int, list[int]]:
+    def estimate_in_place(nodes: list[Any], *args: Any) -> tuple[int, list[int]]:
         live = without(V.graph.wrapper_code.reuses, nodes, estimate(nodes, *args)[1])
         return max(live), live
 

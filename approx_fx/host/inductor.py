@@ -24,6 +24,7 @@ from .kept import sums_kept
 from .lowered import lowered
 from .nested import deep_sources
 from .outputs import SaveInputsAsTheyAre
+from .parts import in_parts
 from .quicker import quicker
 from .skimmed import scalars_skimmed
 from .staged import staged
@@ -76,7 +77,8 @@ def compile_inductor(
     def compile_half(half: fx.GraphModule, *args: Any, **options: Any) -> Any:
         with (
             _ONE_COMPILE, paused(), wide_statistics(), scalars_skimmed(), quicker(), decoded_late(), converting(),
-            sums_kept(), peak_estimated(), staged(half, references), lowered(references), submitted(probing),
+            sums_kept(), peak_estimated(), staged(half, references), lowered(references), in_parts(half, references),
+            submitted(probing),
         ):  # fmt: skip
             return compile_fx_inner(half, *args, **options)
 

@@ -33,10 +33,13 @@ def _box(item: Any) -> Any:
 
 
 class Value:
-    """Stands for a tensor of known shape. box: Inductor's TensorBox. Its layout is Inductor's to choose."""
+    """Stands for a tensor of known shape. box: Inductor's TensorBox. Its layout is Inductor's to choose.
 
-    def __init__(self, box: Any) -> None:
-        self.box = box
+    whole: the same whole numbers as float32, if bytes were made of them.
+    """
+
+    def __init__(self, box: Any, whole: Value | None = None) -> None:
+        self.box, self.whole = box, whole
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), options: Any = None) -> Any:
@@ -73,7 +76,8 @@ class Value:
 
     def to(self, dtype: torch.dtype, copy: bool = False) -> Value:
         """As of a tensor; values have no memory that a copy would be needed for."""
-        return call(torch.ops.prims.convert_element_type.default, self, dtype)
+        made = call(torch.ops.prims.convert_element_type.default, self, dtype)
+        return Value(made.box, self) if (self.dtype, dtype) == (torch.float32, torch.uint8) else made
 
     def float(self) -> Value:
         """As of a tensor."""

@@ -72,7 +72,7 @@ def _split(sizes: Sequence[int], reduced: Sequence[int], place: int, part: int) 
     return Plan(sizes, (place + 1,), tuple(dim + (dim > place) for dim in reduced))
 
 
-def _strides(x: Any) -> list[int] | None:
+def strides_of(x: Any) -> list[int] | None:
     """How far apart in memory neighbours along each dimension of Inductor's value x lie; None if it reads no buffer."""
     from torch._inductor.dependencies import MemoryDep, extract_read_writes
     from torch._inductor.ir import FlexibleLayout
@@ -98,7 +98,7 @@ def _plan_of(x: Any, axis: Sequence[int] | None) -> Plan | None:
         return None
     if not all(getattr(size, "is_number", True) for size in sizes) or math.prod(map(int, sizes)) < LEAST:
         return None
-    strides = _strides(x)
+    strides = strides_of(x)
     return plan(list(map(int, sizes)), strides, sorted(dim % len(sizes) for dim in axis)) if strides else None
 
 
