@@ -21,7 +21,8 @@ CALL = re.compile(r"def call\(self, args\):\n\s+(.*?),? = args\n|\n    (.*?),? =
 class Moment:
     """One event of a step. phase: 'forward' or 'backward'; what: the kernel or op; live: bytes alive behind it.
 
-    Activations, saved codes, temporaries and gradients count; parameters and inputs do not.
+    Activations, saved codes, temporaries and gradients count, and what the forward returns to the end of the step, as a
+    training loop holds it; parameters and inputs do not.
     """
 
     phase: str

@@ -106,9 +106,12 @@ def test_codes_are_kept_whole_before_they_are_packed() -> None:
 
 
 def test_codes_that_are_kept_lie_as_their_source_does() -> None:
-    """Convolutions are laid out channels-last, and with them what is computed from them element by element."""
+    """Convolutions are laid out channels-last, and with them what is computed from them element by element.
+
+    At 3 bits, whose planes are packed in parts of different lengths, codes are kept.
+    """
     layers = [nn.Conv2d(64, 64, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3, bias=False)]
-    model = approx_fx.convert(nn.Sequential(*layers))
+    model = approx_fx.convert(nn.Sequential(*layers), bits=3)
     with config.patch(force_disable_caches=True), generated_code() as sources:
         model(torch.randn(16, 64, 16, 16)).sum().backward()
     found = re.findall(r"empty_strided_cpu\(\(16, 64, 14, 14\), (\(.*?\)), torch.uint8\)", sources[0])

@@ -27,7 +27,8 @@ def test_peak_within_five_percent(factory, batch, bits):
 
     def step():
         model.zero_grad(set_to_none=True)
-        run(*inputs).float().square().mean().backward()
+        out = run(*inputs)  # held until the end, as a training loop holds it
+        out.float().square().mean().backward()
 
     predicted = timeline(step)
     step()
@@ -51,7 +52,7 @@ def test_symbolic_sizes():
 
 
 def test_passes_over_memory_of_a_chain():
-    """A step in 4 bits moves less than torch.compile's, by the count in the code: 8.2 against 10 activation sizes."""
+    """A step in 4 bits moves less than torch.compile's, by the count in the code: 7.7 against 10 activation sizes."""
     from tools.traffic import ACTIVATION, traffic
 
     def kernels(options):
