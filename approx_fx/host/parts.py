@@ -123,7 +123,8 @@ def in_parts(half: fx.GraphModule, ours: Collection[Any]) -> Iterator[None]:
         return made[0]
 
     def le_of(x: Any, other: Any) -> Any:
-        return le(values.get(V.graph.current_node.args[0], x), other)
+        node = V.graph.current_node  # some other op, if its lowering compares
+        return le(values.get(node.args[0], x) if node.target is aten.le.Scalar else x, other)
 
     def reused_of(codes: lowered.Value) -> lowered.Value:
         return codes.whole or codes if V.graph.current_node in packing else reused(codes)
