@@ -98,8 +98,7 @@ def opened(
 
     browser = chromium()
     if browser is None:
-        # A real browser or nothing: CI has one, and a machine without it can still run every other test.
-        pytest.skip("there is no chromium, and apt cannot install one here")
+        pytest.skip("there is no chromium, and apt cannot install one here")  # CI has one; no stand-in would test this
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=browser, args=list(FLAGS))
         context = running.new_context(

@@ -8,7 +8,7 @@ kernel that writes in place counts as holding both buffers. Up to that estimate 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -25,11 +25,8 @@ def input_sizes(inputs: Mapping[str, Any]) -> None:
             buffer.mpi_buffer.size_free = numel * V.graph.get_dtype(name).itemsize
 
 
-def without(in_place: Mapping[str, str], nodes: Sequence[Any], live: Sequence[int]) -> list[int]:
-    """Live bytes at each of `nodes`, a buffer that takes another's memory over counted once.
-
-    in_place: of each such buffer, whose memory it takes.
-    """
+def without(in_place: Collection[str], nodes: Sequence[Any], live: Sequence[int]) -> list[int]:
+    """Live bytes at each of `nodes`; a buffer that takes another's memory over, one of `in_place`, adds none."""
     found = list(live)
     for index, node in enumerate(nodes):
         found[index] -= sum(size(buffer) for buffer in node.get_outputs() if buffer.get_name() in in_place)
