@@ -12,15 +12,17 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
+from approx_fx.systems import is_ours
 from tools.measuring.numbers import dominated, pareto
 
 COLOURS = {
     "compile": "#000000", "eager": "#999999", "budget": "#E69F00", "checkpoint": "#56B4E9",
-    "checkpoint-eager": "#0072B2", "fp8": "#CC79A7", "approx_fx": "#D55E00", "approx_fx@8": "#F0E442",
+    "checkpoint-eager": "#0072B2", "fp8": "#CC79A7", "approx_fx": "#D55E00", "approx_fx@8": "#882255",
     "approx_fx@4": "#D55E00", "approx_fx@2": "#009E73",
 }  # fmt: skip
-"""Okabe and Ito's colours, told apart by colour-blind readers."""
+"""Okabe and Ito's colours, told apart by colour-blind readers; wine for their yellow, which white paper swallows."""
 
 Series = Mapping[str, list[tuple[float, float]]]
 
@@ -39,16 +41,26 @@ def draw_pareto(entries: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
     figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.8 * rows), layout="constrained", squeeze=False)
     for axis in axes.flat[len(found) :]:
         axis.set_visible(False)
+    keys: dict[str, Line2D] = {}
     for axis, (name, points) in zip(axes.flat, found.items(), strict=False):
         worse = dominated(points)
         for point in points:
             colour = COLOURS.get(point.system, "#333333")
             fill = "none" if point.system in worse else colour
-            axis.scatter(point.memory, point.time, s=55, facecolors=fill, edgecolors=colour, zorder=3)
-            axis.annotate(point.system, (point.memory, point.time), (5, 4), textcoords="offset points", fontsize=8)
+            marker = "o" if is_ours(point.system) else "s"
+            axis.scatter(point.memory, point.time, s=55, marker=marker, facecolors=fill, edgecolors=colour, zorder=3)
+            keys.setdefault(point.system, Line2D([], [], color=colour, marker=marker, linestyle=""))
         _finish(axis, "peak, torch.compile = 1", "step time, torch.compile = 1", name)
         axis.set_xlim(0, 1.15 * max(point.memory for point in points))
         axis.set_ylim(0, 1.15 * max(point.time for point in points))
+    figure.legend(
+        keys.values(),
+        keys,
+        loc="outside lower center",
+        ncols=min(len(keys), 3 * columns),
+        title="hollow: another one is better in both",
+        frameon=False,
+    )
     _save(figure, path)
     return True
 
