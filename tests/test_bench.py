@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from approx_fx.compare import _summary, compare, quartiles
 from approx_fx.config import Config
 from approx_fx.worker import Job
 from tools import gpu
 from tools.errors import UserError
-from tools.measuring import gpu_page, gpu_sections
+from tools.measuring import gpu_page, gpu_sections, plots
 from tools.measuring.benchmark import DEPTHS, NETWORKS, SYSTEMS, Book, choose, means, means_line, render
 from tools.measuring.deadline import Deadline, run_section
 from tools.measuring.environment import command, environment, slug
@@ -100,6 +101,14 @@ def test_plots(tmp_path: Path) -> None:
     assert not draw_pareto({"net": {"failed": "no"}}, tmp_path / "b.png")
     draw_lines({"compile": [(8, 1.0), (4, 2.0)]}, tmp_path / "c.png", ("x", "y", "title"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "c.png"]
+
+
+def test_the_plot_names_every_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    draw_pareto({"net": entry()}, tmp_path / "a.png")
+    (legend,) = figures[0].legends
+    assert {text.get_text() for text in legend.get_texts()} == {point.system for point in pareto(entry()["runs"])}
 
 
 def test_names_and_files_are_checked(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def draw_pareto(entries: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
             fill = "none" if point.system in worse else colour
             marker = "o" if is_ours(point.system) else "s"
             axis.scatter(point.memory, point.time, s=55, marker=marker, facecolors=fill, edgecolors=colour, zorder=3)
+            if point.system not in COLOURS:  # widths that share a colour
+                axis.annotate(point.system, (point.memory, point.time), (5, 4), textcoords="offset points", fontsize=8)
             keys.setdefault(point.system, Line2D([], [], color=colour, marker=marker, linestyle=""))
         _finish(axis, "peak, torch.compile = 1", "step time, torch.compile = 1", name)
         axis.set_xlim(0, 1.15 * max(point.memory for point in points))
