@@ -21,6 +21,7 @@ from .describe import describe, saved_roots
 from .errors import PassFailed
 from .host import inductor, split
 from .host.allocator import keep_freed_memory
+from .host.lazy import lazy_module
 from .host.trace import keep_graph
 from .joint.graph import read
 from .memory import predicted_peak
@@ -188,7 +189,7 @@ def _where(row: Row | Kept) -> str:
 
 
 def _copy(module: fx.GraphModule) -> fx.GraphModule:
-    return fx.GraphModule(module, copy.deepcopy(module.graph))
+    return lazy_module(module, copy.deepcopy(module.graph))
 
 
 def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> str:

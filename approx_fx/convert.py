@@ -10,6 +10,7 @@ from torch import fx, nn
 from .backend import compile_with
 from .config import Config
 from .explain import check_trainable
+from .host import inductor
 from .host.module import call_compiled
 from .rounding import steps_of
 
@@ -27,6 +28,8 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     config.check_names(name for name, _ in model.named_modules())
     owners: list[nn.Module | nn.Parameter] = [model, *model.parameters()]
     steps_of(owners)
+    if config.compiler == "inductor":
+        inductor.load()
 
     def approx_fx(module: fx.GraphModule, inputs: Sequence[Any], mode: str | None = None) -> Callable[..., Any]:
         return compile_with(config, module, inputs, mode, owners)

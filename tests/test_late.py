@@ -19,6 +19,7 @@ from torch._inductor.virtualized import V
 
 import approx_fx
 from approx_fx.host import fake, fusion, inductor
+from approx_fx.host.evaluator import Evaluator
 from approx_fx.joint.ops import name_of
 from approx_fx.rewrite.apart import part_convolutions
 from approx_fx.rewrite.nodes import Builder
@@ -57,7 +58,7 @@ def backward_of(
         for name, value in (("grad", grad), ("data", data), ("weight", weight)):
             nodes.append(graph.placeholder(name))
             nodes[-1].meta["val"] = opened.from_tensor(value)
-    build = Builder(graph, mode=opened)
+    build = Builder(graph, Evaluator(opened))
     if decoded:
         nodes[1] = build.call(aten.relu.default, nodes[1])
     both = build.call(aten.convolution_backward.default, *nodes, [6], *shape, [True, True, True])

@@ -119,6 +119,11 @@ def compile_halves(
         return aot_autograd(fw_compiler=compiler, partition_fn=partition, decompositions=table())(module, inputs)
 
 
+def load() -> None:
+    """Import Inductor, which takes a second: torch.compile, too, does so as it wraps a model, not in the first step."""
+    import torch._inductor.compile_fx  # noqa: F401
+
+
 def cache_dir() -> Path | None:
     """Where Inductor keeps compiled graphs between processes, or None if caching is off."""
     from torch._inductor import config

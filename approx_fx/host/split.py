@@ -13,6 +13,8 @@ from torch._functorch import partitioners
 from torch._functorch.compile_utils import fx_graph_cse, raise_getitems
 from torch.utils.checkpoint import CheckpointPolicy
 
+from .extract import copied_once
+
 
 def simplify(joint: fx.GraphModule) -> fx.GraphModule:
     """Remove dead code and repeated expressions, and settle the checkpoint policies, as torch's partitioner does."""
@@ -42,11 +44,47 @@ def split(
     joint: fx.GraphModule, saved: list[fx.Node], saved_sizes: list[fx.Node], num_fwd_outputs: int
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
     """(forward, backward) with exactly `saved` tensors and `saved_sizes` (SymInts) passed between them."""
-    forward, backward = partitioners._extract_fwd_bwd_modules(
-        joint, saved, saved_sym_nodes=saved_sizes, num_fwd_outputs=num_fwd_outputs
-    )
-    backward = partitioners.reordering_to_mimic_autograd_engine(backward)
+    with copied_once():
+        forward, backward = partitioners._extract_fwd_bwd_modules(
+            joint, saved, saved_sym_nodes=saved_sizes, num_fwd_outputs=num_fwd_outputs
+        )
+    sort_as_autograd(backward.graph)
     return raise_getitems(forward), raise_getitems(backward)
+
+
+def sort_as_autograd(backward: fx.Graph) -> None:
+    """Put what no gradient flows into right before its first reader, in place, and drop what has no reader there.
+
+    torch's `reordering_to_mimic_autograd_engine`, which copies the graph instead.
+    """
+    nodes = list(backward.nodes)
+    output = nodes[-1]
+    order = {node: index for index, node in enumerate(nodes)}
+    readers = [order[user] for node in nodes if is_tangent(node) for user in node.users]
+    if not readers:
+        return
+    first = min(readers)
+    early = [node for node in nodes[:first] if node.target is torch.ops.aten.copy_.default]
+    done = {node for node in nodes if node.op == "placeholder"}
+    for root in [*early, *nodes[first:]]:
+        missing = sorted(_missing(root, done), key=order.__getitem__)
+        done.update(missing)
+        for node in missing:
+            output.prepend(node)
+    for node in reversed(nodes):
+        if node not in done:
+            backward.erase_node(node)
+
+
+def _missing(root: fx.Node, done: set[fx.Node]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    todo = [root]
+    while todo:
+        node = todo.pop()
+        if node not in found and node not in done:
+            found.add(node)
+            todo.extend(node.all_input_nodes)
+    return found
 
 
 def torch_partition(

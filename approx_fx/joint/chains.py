@@ -107,7 +107,7 @@ def _match(
     near = nx.single_source_shortest_path_length(graph, stats, cutoff=REACH)
     keep = {node for node in near if graph.nodes[node]["op"] in ("var_mean", "getitem", "add", "rsqrt", "sub", "mul")}
     keep |= {source for node in keep for source in graph.predecessors(node)}
-    local = graph.subgraph(keep)
+    local = graph.subgraph(keep).copy()  # a view asks its filter at every step
     for name, pattern in patterns.items():
         matcher = DiGraphMatcher(local, pattern, node_match=lambda a, b: b["op"] in ("*", a["op"]))
         for match in matcher.subgraph_monomorphisms_iter():

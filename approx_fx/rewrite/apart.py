@@ -26,7 +26,7 @@ def part_convolutions(backward: fx.GraphModule) -> None:
     In place. Not for grouped convolutions, nor where a size is a symbol or the gradient would have other strides.
     """
     graph = backward.graph
-    builder = Builder(graph, True)
+    builder = Builder.on(graph, True)
     for node in list(graph.nodes):
         if name_of(node) != "convolution_backward":
             continue

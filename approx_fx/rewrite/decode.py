@@ -38,7 +38,7 @@ class Decoder:
         """Rewrite all backward readers, in graph order."""
         joint = self.plan.joint
         readers = [node for node in joint.module.graph.nodes if node in joint.backward and node.op != "output"]
-        builder = Builder(joint.module.graph)
+        builder = Builder.on(joint.module.graph)
         heavy = 0
         for reader in readers:
             heavy += name_of(reader) in HEAVY
@@ -66,7 +66,7 @@ class Decoder:
             return value
         if value in self.copies and heavy - self.copies[value][1] <= self.window:
             return self.copies[value][0]
-        build = Builder(build.graph, True, value, build.mode)
+        build = Builder(build.graph, build.evaluate, True, value)
         clone = self._make(value, build, heavy)
         self.copies[value] = (clone, heavy)
         self.made[clone] = value

@@ -11,7 +11,7 @@ from .nodes import Builder
 
 def insert_quantizers(plan: Plan) -> dict[fx.Node, Stored]:
     """Insert the quantize nodes of all anchors; returns anchor -> the nodes to save."""
-    builder = Builder(plan.joint.module.graph)
+    builder = Builder.on(plan.joint.module.graph)
     stored: dict[fx.Node, Stored] = {}
     for value, quantizer in plan.anchors.items():
         inputs = quantizer.inputs(value)

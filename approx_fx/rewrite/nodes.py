@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx
 
 from ..host import fake, split
+from ..host.evaluator import Evaluator
 
 # Where a new node comes from, for error messages, reports and profilers.
 ATTRIBUTION = (
@@ -25,21 +26,23 @@ ATTRIBUTION = (
 
 @dataclass
 class Builder:
-    """Makes nodes in `graph`, at the place that `at` last opened."""
+    """Makes nodes in `graph`, where the graph inserts."""
 
     graph: fx.Graph
+    evaluate: Evaluator = field(repr=False)
     in_backward: bool = False
     origin: fx.Node | None = None
-    mode: Any = field(default=None, repr=False)
 
-    def __post_init__(self) -> None:
-        self.mode = self.mode or fake.mode_of(self.graph)
+    @classmethod
+    def on(cls, graph: fx.Graph, in_backward: bool = False) -> Builder:
+        """A builder for a whole graph."""
+        return cls(graph, Evaluator(fake.mode_of(graph)), in_backward)
 
     @contextmanager
     def before(self, place: fx.Node, origin: fx.Node) -> Iterator[Builder]:
         """New nodes go right before `place`, in the backward, attributed to `origin`."""
         with self.graph.inserting_before(place):
-            yield Builder(self.graph, True, origin, self.mode)
+            yield Builder(self.graph, self.evaluate, True, origin)
 
     @contextmanager
     def behind(self, inputs: list[fx.Node], origin: fx.Node) -> Iterator[Builder]:
@@ -48,12 +51,12 @@ class Builder:
         if place.op == "placeholder":
             place = max(self.graph.find_nodes(op="placeholder"))
         with self.graph.inserting_before(place.next):
-            yield Builder(self.graph, False, origin, self.mode)
+            yield Builder(self.graph, self.evaluate, False, origin)
 
     def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """A new node calling `target`; its meta["val"] is what the call returns on fake tensors."""
         node = self.graph.call_function(target, args, kwargs)
-        node.meta["val"] = fake.evaluate(self.mode, target, args, kwargs)
+        node.meta["val"] = self.evaluate(target, args, kwargs)
         for key in ATTRIBUTION:
             if self.origin is not None and key in self.origin.meta:
                 node.meta[key] = self.origin.meta[key]

@@ -16,7 +16,7 @@ SHORT = {"tanh": smooth.short_tanh}
 def shorten(backward: fx.GraphModule) -> None:
     """In place. What follows from exact values alone stays as it is, and so does what a mask or an index decides."""
     graph = backward.graph
-    builder = Builder(graph, True)
+    builder = Builder.on(graph, True)
     approximate: set[fx.Node] = set()
     for node in list(graph.nodes):
         value = tensor(node)
