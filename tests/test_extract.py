@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from capture import Captured, capture
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import PATTERNS, images
 from torch import Tensor, fx, nn
@@ -167,6 +167,7 @@ def outcome(extracted: Callable[..., fx.Graph], *args: Any) -> Any:
         return type(error), str(error)
 
 
+@settings(max_examples=500)
 @given(joint=joints(), subgraph=st.sampled_from(["forward", "backward", None]), data=st.data())
 def test_any_half_is_extracted_as_torch_does(joint: Any, subgraph: str | None, data: st.DataObject) -> None:
     graph, inputs, outputs = joint
@@ -180,6 +181,7 @@ def test_any_half_is_extracted_as_torch_does(joint: Any, subgraph: str | None, d
             assert outcome(mine, *args) == outcome(theirs, *args)
 
 
+@settings(max_examples=300)
 @given(joint=joints())
 def test_any_backward_is_sorted_as_torch_does(joint: Any) -> None:
     graph, _, _ = joint

@@ -123,9 +123,13 @@ class _Half:
         output.meta["output_stack_traces"] = traces
 
     def takes(self, inputs: list[fx.Node]) -> bool:
-        """Drop placeholders that are not among `inputs` and sort the others; False where that cannot be done."""
+        """Drop placeholders that are not among `inputs` and sort the others; False where that cannot be done.
+
+        It can be done where nobody reads those dropped, and where they, if computed instead, would be dead.
+        """
         dropped = set(self.inputs).difference(inputs)
-        if not set(inputs) <= set(self.inputs) or any(self.copies[node].users for node in dropped):
+        read = any(self.copies[node].users or (node.op == "call_function" and node.is_impure()) for node in dropped)
+        if read or not set(inputs) <= set(self.inputs):
             return False
         for node in dropped:
             self.graph.erase_node(self.copies.pop(node))
