@@ -109,6 +109,7 @@ def readme() -> None:
         "explain": _explain_table(),
         "gradients": _gradients_table(),
         "bench": _bench_table(),
+        "passes": _passes_table(),
         "cifar10": _cifar10_table(),
         "shakespeare": _shakespeare_table(),
         "zoo": _zoo_line(),
@@ -179,6 +180,23 @@ def _bench_table() -> str:
     command = "python tools/bench.py run" + (f" --systems {','.join(sorted(systems))}" if len(systems) == 2 else "")
     foot = f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {data['date'][:10]}; `{command}`"
     return "\n".join([*lines, "", foot])
+
+
+def _passes_table() -> str:
+    """What tools/passes.py measured: seconds of the pass and of torch.compile's own partition."""
+    data = _read("passes")
+    lines = [
+        "| network | nodes of the joint graph | approx_fx | of them: what would torch.compile save? | torch.compile |",
+        "|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        found = row["seconds"]
+        lines.append(
+            f"| {row['target'].split(':')[1]} | {row['nodes']} | {found['approx_fx']:.1f} s "
+            f"| {found['asking']:.1f} s | {found['compile']:.1f} s |"
+        )
+    where = f"{data['device']}, torch {data['torch']}, {data['date'][:10]}"
+    return "\n".join([*lines, "", f"{where}; `python tools/passes.py`"])
 
 
 def _cifar10_table() -> str:

@@ -1,0 +1,139 @@
+"""How long the pass takes on deep networks, beside torch.compile's own partition of the same joint graphs.
+
+    python tools/passes.py        writes tools/results/passes.json
+
+A network is traced once; then both partition copies of its joint graph in turn, as in a compile: after the same joint
+passes, with the garbage collector paused. approx_fx's seconds include those of asking torch's own minimum cut what
+torch.compile would save ("asking"), for the report. Nothing is compiled behind it.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+if not __package__:
+    import root  # type: ignore[import-not-found]  # noqa: F401
+
+import torch
+import torch._inductor
+import typer
+from torch import fx
+
+from approx_fx.backend import Pass
+from approx_fx.config import Config
+from approx_fx.errors import ApproxFxError
+from approx_fx.host import inductor, split
+from approx_fx.host.collector import paused
+from approx_fx.host.lazy import lazy_module
+from approx_fx.target import load
+from tools.checkpoint import write_text
+from tools.console import sentences
+from tools.errors import UserError
+from tools.measuring.environment import environment
+from tools.root import ROOT
+
+# target, batch: the time does not depend on the batch
+TARGETS = (
+    ("models.gpt:gpt_small", 1),
+    ("models.resnet:resnet152", 1),
+    ("models.preact_resnet:preact_resnet164", 1),
+    ("models.densenet:densenet121", 1),
+)
+BITS = 4
+# Where an inner loop's calls happen to cross the end of a chunk of CPython's stack, each costs two system calls, which
+# can make it four times slower: so each round begins this much deeper, a sixth of a chunk.
+FRAMES = 23
+RESULTS = ROOT / "tools" / "results"
+Timed = Callable[[fx.GraphModule, Sequence[Any], dict[str, Any]], Any]
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+def ours(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> None:
+    """The pass, from a joint graph to two halves of aten ops alone. Raises what it does not know how to handle."""
+    Pass(Config(bits=BITS, strict=True), "passes")(joint, inputs, **options)
+
+
+def theirs(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> None:
+    """torch.compile's own partition."""
+    split.torch_partition(joint, inputs, **options)
+
+
+def asking(joint: fx.GraphModule, _: Sequence[Any], options: dict[str, Any]) -> None:
+    """What torch.compile's own partition would save, found without carrying it out."""
+    split.torch_saved(split.simplify(joint), options["num_fwd_outputs"])
+
+
+TIMED: dict[str, Timed] = {"approx_fx": ours, "compile": theirs, "asking": asking}
+
+
+def measure(target: str, batch: int | None, rounds: int) -> dict[str, Any]:
+    """Nodes of the joint graph, and for each of TIMED the median seconds and all of them, taken in turn.
+
+    Raises UserError for a target that cannot be loaded, or whose step is not traced in one graph with a backward.
+    """
+    try:
+        made = load(target, batch)
+    except ApproxFxError as error:
+        raise UserError(str(error)) from error
+    rows: list[dict[str, Any]] = []
+
+    def run(joint: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> inductor.Halves:
+        taken: dict[str, list[float]] = {name: [] for name in TIMED}
+        for index, name in [(index, name) for index in range(rounds) for name in TIMED]:
+            double = lazy_module(joint, copy.deepcopy(joint.graph))
+            with paused():
+                start = time.perf_counter()
+                _deeper(index * FRAMES, partial(TIMED[name], double, inputs, options))
+                taken[name].append(time.perf_counter() - start)
+            del double
+            gc.collect()  # graphs are cycles: what piles up slows those that follow
+        seconds = {name: statistics.median(found) for name, found in taken.items()}
+        rows.append({"target": target, "nodes": len(joint.graph.nodes), "seconds": seconds, "all": taken})
+        return split.torch_partition(joint, inputs, **options)
+
+    def backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return inductor.compile_eager(module, inputs, inductor.Hook("passes", run))
+
+    torch._dynamo.reset()
+    torch.compile(made.model, backend=backend)(*made.inputs)
+    if len(rows) != 1:
+        raise UserError(f"{target} is traced in {len(rows)} graphs with a backward; only a model in one can be timed.")
+    return rows[0]
+
+
+def _deeper(frames: int, call: Callable[[], Any]) -> None:
+    if frames:
+        _deeper(frames - 1, call)
+    else:
+        call()
+
+
+@app.command()
+def main(
+    targets: Annotated[str, typer.Option(help="package.module:factory, commas between")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="of which the median is taken")] = 5,
+    out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
+) -> None:
+    """Measure, print and write."""
+    with sentences(), torch._inductor.config.patch(force_disable_caches=True):  # so that the pass leaves no report
+        rows = []
+        for target, batch in [(name.strip(), 1) for name in targets.split(",") if name.strip()] or TARGETS:
+            rows.append(measure(target, batch, rounds))
+            found = rows[-1]["seconds"]
+            typer.echo(
+                f"{target}, {rows[-1]['nodes']} nodes: approx_fx {found['approx_fx']:.1f} s, of them asking "
+                f"{found['asking']:.1f} s; torch.compile {found['compile']:.1f} s"
+            )
+        write_text(out / "passes.json", json.dumps({**environment(), "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app()
