@@ -61,14 +61,14 @@ def needed(
     roots = [node for node in outputs if isinstance(node, fx.Node)]
     if not possible.issuperset(roots):
         return None
-    found = _behind(roots, given)
+    found = behind(roots, given)
     random = _random_has_effect()
     effects = [node for node in possible - found - given if node.op == "call_function" and node.is_impure(random)]
-    found |= _behind(effects, given)
+    found |= behind(effects, given)
     return [node for node in joint.nodes if node in found]
 
 
-def _behind(roots: Iterable[fx.Node], given: set[fx.Node]) -> set[fx.Node]:
+def behind(roots: Iterable[fx.Node], given: set[fx.Node]) -> set[fx.Node]:
     """The roots and all that they are computed from, short of what is given."""
     found: set[fx.Node] = set()
     todo = list(roots)
@@ -133,8 +133,8 @@ class _Half:
             return False
         for node in dropped:
             self.graph.erase_node(self.copies.pop(node))
-        behind = next(node for node in self.graph.nodes if node.op != "placeholder")
+        first = next(node for node in self.graph.nodes if node.op != "placeholder")
         for node in inputs:
-            behind.prepend(self.copies[node])
+            first.prepend(self.copies[node])
         self.inputs = list(inputs)
         return True

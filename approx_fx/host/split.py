@@ -13,7 +13,7 @@ from torch._functorch import partitioners
 from torch._functorch.compile_utils import fx_graph_cse, raise_getitems
 from torch.utils.checkpoint import CheckpointPolicy
 
-from .extract import copied_once
+from .extract import behind, copied_once
 
 
 def simplify(joint: fx.GraphModule) -> fx.GraphModule:
@@ -67,24 +67,13 @@ def sort_as_autograd(backward: fx.Graph) -> None:
     early = [node for node in nodes[:first] if node.target is torch.ops.aten.copy_.default]
     done = {node for node in nodes if node.op == "placeholder"}
     for root in [*early, *nodes[first:]]:
-        missing = sorted(_missing(root, done), key=order.__getitem__)
+        missing = sorted(behind([root], done), key=order.__getitem__)
         done.update(missing)
         for node in missing:
             output.prepend(node)
     for node in reversed(nodes):
         if node not in done:
             backward.erase_node(node)
-
-
-def _missing(root: fx.Node, done: set[fx.Node]) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    todo = [root]
-    while todo:
-        node = todo.pop()
-        if node not in found and node not in done:
-            found.add(node)
-            todo.extend(node.all_input_nodes)
-    return found
 
 
 def torch_partition(
