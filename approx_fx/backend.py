@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -21,7 +20,7 @@ from .describe import describe, saved_roots
 from .errors import PassFailed
 from .host import inductor, split
 from .host.allocator import keep_freed_memory
-from .host.lazy import lazy_module
+from .host.lazy import copied
 from .host.trace import keep_graph
 from .joint.graph import read
 from .memory import predicted_peak
@@ -119,7 +118,7 @@ class Pass:
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
         """(forward, backward) of a joint graph; options are those that torch gives to a partitioner."""
         config = self.config
-        untouched = _copy(split.simplify(module))
+        untouched = copied(split.simplify(module))
         exact, done = Exact({}), None
         try:
             keep_graph("approx_fx_joint", untouched)
@@ -161,7 +160,7 @@ class Pass:
         outputs = read(module, options["num_fwd_outputs"]).fwd_outputs
         if not self.dry:
             return Exact(saved_roots(split.torch_saved(module, options["num_fwd_outputs"]), outputs))
-        theirs = split.torch_partition(_copy(module), joint_inputs, **options)
+        theirs = split.torch_partition(copied(module), joint_inputs, **options)
         names = {node.name for node in theirs[1].graph.find_nodes(op="placeholder")}
         saved = [node for node in module.graph.nodes if node.name in names]
         return Exact(saved_roots(saved, outputs), predicted_peak(*theirs), theirs)
@@ -186,10 +185,6 @@ class Pass:
 
 def _where(row: Row | Kept) -> str:
     return f"{row.name} of {row.module or 'the model'} ({row.op})"
-
-
-def _copy(module: fx.GraphModule) -> fx.GraphModule:
-    return lazy_module(module, copy.deepcopy(module.graph))
 
 
 def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> str:

@@ -186,7 +186,7 @@ def _passes_table() -> str:
     """What tools/passes.py measured: seconds of the pass and of torch.compile's own partition."""
     data = _read("passes")
     lines = [
-        "| network | nodes of the joint graph | approx_fx | of them: what would torch.compile save? | torch.compile |",
+        "| network | nodes of the joint graph | approx_fx | of them: simplify, ask what torch saves | torch.compile |",
         "|---|---|---|---|---|",
     ]
     for row in data["rows"]:

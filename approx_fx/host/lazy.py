@@ -5,6 +5,8 @@ Under dynamo most of torch's own passes make such modules already.
 
 from __future__ import annotations
 
+import copy
+
 from torch import fx
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
@@ -12,3 +14,8 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 def lazy_module(root: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
     """`graph` as a module with `root`'s attributes."""
     return _LazyGraphModule(root, graph)
+
+
+def copied(module: fx.GraphModule) -> fx.GraphModule:
+    """The module with a graph of its own, whose nodes share their values' metadata."""
+    return lazy_module(module, copy.deepcopy(module.graph))
