@@ -24,10 +24,10 @@ from .host.lazy import copied
 from .host.trace import keep_graph
 from .joint.graph import read
 from .memory import predicted_peak
-from .ops.registry import OPS
 from .partitioner import Partition, lower, partition
 from .quantize.exact import REASONS
 from .report import GraphReport, Kept, Row, register
+from .rewrite.inline import references
 from .rounding import counted, steps_of
 
 NOTHING_WON = "torch.compile's own partition saves fewer bytes: there is nothing worth coding"
@@ -59,13 +59,14 @@ def compile_with(
     """Compile a traced module with a checked Config, and remember its report under its parameters and `owners`."""
     run = Pass(config, key=graph_key(module, inputs, config))
     hook = inductor.Hook(config.key(), run)
-    if any(isinstance(value, torch.Tensor) and value.device.type == "cpu" for value in inputs):
+    devices = [value.device.type for value in inputs if isinstance(value, torch.Tensor)]
+    if "cpu" in devices:
         keep_freed_memory()
     if config.compiler == "eager":
         compiled = inductor.compile_eager(module, inputs, hook)
     else:
-        references = {} if config.lowering == "kernel" else {op.overload: op.reference for op in OPS.values()}
-        compiled = inductor.compile_inductor(module, inputs, hook, mode, config.bits is not None, references)
+        lowered = references(config.lowering, next((device for device in devices if device != "cpu"), "cpu"))
+        compiled = inductor.compile_inductor(module, inputs, hook, mode, config.bits is not None, lowered)
     if config.rounding == "stochastic":
         compiled = counted(compiled, steps_of([*inputs, *owners]))
     found = run.reports or _stored(run.key)

@@ -15,6 +15,7 @@ from hypothesis import given
 from nets import ConvBnRelu, Residual, images
 from torch import nn
 from torch._inductor import sizevars
+from torch._inductor.codegen import cpp
 from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
 import approx_fx
@@ -98,7 +99,8 @@ def test_bytes_of_aliases_count_once() -> None:
 def _code(model: nn.Module) -> list[str]:
     """What Inductor wrote of each half: its kernels, and the calls and allocations around them."""
     torch._dynamo.reset()
-    for remembered in (sizevars.stride_at, sizevars.stride_at_vec_range, sizevars.simplify_index_in_vec_range):
+    analyses = sys.modules[cpp.stride_at_vec_range.__module__]
+    for remembered in (analyses.stride_at, analyses.stride_at_vec_range, analyses.simplify_index_in_vec_range):
         remembered.cache_clear()
     with torch._inductor.config.patch(force_disable_caches=True), generated_code() as sources:
         approx_fx.convert(model)(images()).sum().backward()
@@ -119,7 +121,9 @@ def test_quicker_analyses_write_the_same_code(build: Callable[[], nn.Module], mo
     vectors_alone = skimmed.vectors_alone
     monkeypatch.setattr(skimmed, "vectors_alone", lambda chosen: alone.append(vectors_alone(chosen)) or alone[-1])
     quick = _code(build())
-    assert {*empty} == {*alone} == {True, False}  # both kinds of kernel were met, so the comparison is not of nothing
+    assert {*empty} == {True, False}  # both kinds of kernel were met, so the comparison is not of nothing
+    # Before torch 2.13 the choice of tiles does not tell what is masked, and nothing is skimmed.
+    assert {*alone} == ({True, False} if hasattr(sizevars, "stride_at") else {False})
     for name in ("quicker", "scalars_skimmed"):
         monkeypatch.setattr(inductor, name, contextlib.nullcontext)
     assert len(quick) == 2 and quick == _code(build())

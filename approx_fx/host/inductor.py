@@ -21,11 +21,14 @@ from .estimate import peak_estimated
 from .fake import mode_of
 from .fusion import decoded_late
 from .kept import sums_kept
+from .limits import more_at_once
 from .lowered import lowered
 from .nested import deep_sources
+from .order import permuted_as_it_is
 from .outputs import SaveInputsAsTheyAre
 from .parts import in_parts
 from .quicker import quicker
+from .sequence import last_parts_considered
 from .skimmed import scalars_skimmed
 from .staged import staged
 from .vectors import converting
@@ -75,11 +78,7 @@ def compile_inductor(
     probing = probe(inputs)
 
     def compile_half(half: fx.GraphModule, *args: Any, **options: Any) -> Any:
-        with (
-            _ONE_COMPILE, paused(), wide_statistics(), scalars_skimmed(), quicker(), decoded_late(), converting(),
-            sums_kept(), peak_estimated(), staged(half, references), lowered(references), in_parts(half, references),
-            submitted(probing),
-        ):  # fmt: skip
+        with changed(half, references), submitted(probing):
             return compile_fx_inner(half, *args, **options)
 
     patches: dict[str, Any] = {**(list_mode_options(mode) if mode else {}), "custom_partitioner_fn": hook}
@@ -90,6 +89,18 @@ def compile_inductor(
     with paused(), deep_sources():
         compiled: Any = compile_fx(module, inputs, inner_compile=compile_half, config_patches=patches)
     return compiled
+
+
+@contextlib.contextmanager
+def changed(half: fx.GraphModule, references: Mapping[OpOverload, Callable[..., Any]]) -> Iterator[None]:
+    """Inductor inside compiles a half as we want it. references: see `compile_inductor`. One thread at a time."""
+    with (
+        _ONE_COMPILE, paused(), wide_statistics(), scalars_skimmed(), quicker(), decoded_late(), converting(),
+        sums_kept(), peak_estimated(), staged(half, references), lowered(references), in_parts(half, references),
+        permuted_as_it_is(references), more_at_once(half, references),
+        last_parts_considered(),
+    ):  # fmt: skip
+        yield
 
 
 def compile_eager(module: fx.GraphModule, inputs: Sequence[Any], hook: Hook) -> Callable[..., Any]:

@@ -36,10 +36,11 @@ def sums_kept() -> Iterator[None]:
 
     theirs = StorageBox.should_realize_on_reuse
 
-    def keeps(self: Any, users: int, *, graph_reuse: bool = True) -> bool:
+    def keeps(self: Any, users: int, **how: Any) -> bool:
         data = self.data
-        mine = graph_reuse and users > 1 and isinstance(data, Pointwise) and str(data.get_device()) == "cpu"
-        return bool(mine and _whole_reads(data) > 1) or theirs(self, users, graph_reuse=graph_reuse)
+        # From torch 2.13 on, graph_reuse=False asks about readers within one lowering alone.
+        mine = how.get("graph_reuse", True) and users > 1 and isinstance(data, Pointwise)
+        return bool(mine and str(data.get_device()) == "cpu" and _whole_reads(data) > 1) or theirs(self, users, **how)
 
     with mock.patch.object(StorageBox, "should_realize_on_reuse", keeps):
         yield

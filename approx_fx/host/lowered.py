@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from torch._ops import OpOverload
@@ -214,8 +216,11 @@ def _full_like(like: Value, value: float, dtype: torch.dtype | None = None) -> V
 def _cat(values: Sequence[Value], dim: int) -> Value:
     """Each part is written in its place. Inductor's lowering of aten.cat copies bytes once more."""
     from torch._inductor.ir import ConcatKernel, TensorBox
+    from torch._inductor.virtualized import V
 
-    return Value(TensorBox(ConcatKernel.create([value.box for value in values], dim)))
+    # Inductor looks at what the node lists, which in torch 2.11 has to be the cat's parts; ours lists nothing.
+    with mock.patch.object(V.graph, "current_node", types.SimpleNamespace(args=([],))):
+        return Value(TensorBox(ConcatKernel.create([value.box for value in values], dim)))
 
 
 def _arange_like(like: Value, stop: int, step: int, dtype: torch.dtype) -> Value:
@@ -266,14 +271,11 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
 
 def _lowering(op: OpOverload, reference: Callable[..., Any]) -> Callable[..., Any]:
     from torch._inductor.ir import TensorBox
-    from torch._inductor.lowering import fallback_handler
 
     def stand_in(item: Any) -> Any:
         return Value(item) if isinstance(item, TensorBox) else item
 
     def lower(*args: Any, **options: Any) -> Any:
-        if any(not str(item.get_device()).startswith("cpu") for item in args if isinstance(item, TensorBox)):
-            return fallback_handler(op, add_to_fallback_set=False)(*args, **options)
         return tree_map(_box, reference(*map(stand_in, args), **{name: stand_in(v) for name, v in options.items()}))
 
     return lower
@@ -281,7 +283,7 @@ def _lowering(op: OpOverload, reference: Callable[..., Any]) -> Callable[..., An
 
 @contextlib.contextmanager
 def lowered(references: Mapping[OpOverload, Callable[..., Any]]) -> Iterator[None]:
-    """Inductor inside lowers these ops by their references, on the CPU. For one compile at a time."""
+    """Inductor inside lowers these ops by their references. For one compile at a time."""
     from torch._inductor import lowering
 
     lowerings: dict[Any, Any] = lowering.lowerings

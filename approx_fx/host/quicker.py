@@ -17,6 +17,7 @@ Tails       A vectorised loop has a tail for what fills no vector. It is written
 from __future__ import annotations
 
 import contextlib
+import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -61,9 +62,8 @@ def written(function: Any) -> Callable[..., Any]:
 @contextlib.contextmanager
 def quicker() -> Iterator[None]:
     """Inductor inside does all this the quicker way. For one compile at a time."""
-    from torch._inductor import sizevars
     from torch._inductor.codegen.common import Kernel
-    from torch._inductor.codegen.cpp import CppKernel, CppKernelProxy
+    from torch._inductor.codegen.cpp import CppKernel, CppKernelProxy, stride_at_vec_range
     from torch._inductor.dtype_propagation import DtypePropagationOpsHandler
     from torch._inductor.loop_body import InterpreterShim
     from torch._inductor.scheduler import Scheduler
@@ -108,7 +108,7 @@ def quicker() -> Iterator[None]:
     algebra = types.SimpleNamespace(**{**vars(sympy), "simplify": expanded})
     with contextlib.ExitStack() as stack:
         for place, name, ours in (
-            (sizevars, "sympy", algebra),
+            (sys.modules[stride_at_vec_range.__module__], "sympy", algebra),  # codegen.cpp before torch 2.13
             (DtypePropagationOpsHandler, "__init__", once),
             (InterpreterShim, "run_node", run_node),
             (CppKernelProxy, "codegen_functions", codegen_functions),

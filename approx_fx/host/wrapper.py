@@ -39,6 +39,7 @@ class Access:
 
 ENTRY = "void  kernel("
 POINTER = r"\b((?:in_|out_|in_out_)ptr\d+)"
+TRITON = re.compile(r"^def triton_\w+\((.*?)\):", re.MULTILINE)
 
 
 def loop_nests(source: str) -> list[tuple[set[str], set[str]]]:
@@ -86,14 +87,22 @@ class _Kernel:
         self.name = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
+        names, nests = self.accesses()
+        sizes = {name: value.numel() * value.element_size() for name, value in zip(names, args, strict=False)}
+        for read, written in nests:
+            moves = [sum(sizes.get(name, 0) for name in side) for side in (read, written)]
+            self.moved.append(Access("kernel", self.name, *moves))
+        self.ran(self.name)
+
+    def accesses(self) -> tuple[list[str], list[tuple[set[str], set[str]]]]:
+        """The pointers, in the order of the arguments, and what each loop nest reads and writes; of Triton one nest."""
         if ENTRY in self.source:
             kernel = self.source[self.source.index(ENTRY) :]  # helpers may come before it
-            names = re.findall(POINTER, kernel[: kernel.index("{")])
-            sizes = {name: value.numel() * value.element_size() for name, value in zip(names, args, strict=False)}
-            for read, written in loop_nests(kernel):
-                moves = [sum(sizes.get(name, 0) for name in side) for side in (read, written)]
-                self.moved.append(Access("kernel", self.name, *moves))
-        self.ran(self.name)
+            return re.findall(POINTER, kernel[: kernel.index("{")]), loop_nests(kernel)
+        if head := TRITON.search(self.source):
+            read, written = (set(re.findall(rf"tl\.{move}\({POINTER}", self.source)) for move in ("load", "store"))
+            return re.findall(POINTER, head[1]), [(read, written)]
+        return [], []
 
     run = __call__
 
@@ -159,6 +168,7 @@ def run_dry(source: str, inputs: list[Any], storages: Storages, mode: FakeTensor
     """
     scope: dict[str, Any] = {"__name__": "approx_fx_dry_run"}
     text = source.replace("async_compile = AsyncCompile()", "async_compile = _no_kernels")
+    text = re.sub(r"^.*_cuda_getCurrentRawStream.*$", "get_raw_stream = int", text, flags=re.MULTILINE)
     scope["_no_kernels"] = _NoKernels(storages.look, storages.moved)
     exec(compile(text, "<inductor>", "exec"), scope)  # our own compiler's output
     for name in [name for name in scope if name.startswith("empty_strided_")]:
@@ -176,7 +186,11 @@ def run_dry(source: str, inputs: list[Any], storages: Storages, mode: FakeTensor
             storages.leave_out(made)
         inputs.clear()
         made.clear()
-        with _Watch(storages):
+        with (
+            mock.patch("torch.cuda._DeviceGuard", contextlib.nullcontext),
+            mock.patch("torch.cuda.set_device"),
+            _Watch(storages),
+        ):
             outputs = scope["call"](given)
             storages.look("return")
     return outputs

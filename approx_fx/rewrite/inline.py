@@ -1,22 +1,24 @@
 """For Inductor: our ops by their references, so that they fuse with their neighbours.
 
-On the CPU Inductor lowers them itself (`host.lowered`). Elsewhere, and where a size is a symbol, the references are
-traced to aten and take the ops' places here.
+Where sizes are numbers, Inductor lowers them by their references itself (`host.lowered`). Where one is a symbol, the
+references are traced to aten and take the ops' places here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from ..host import fake
 from ..host.decompose import trace
 from ..joint.ops import HEAVY, name_of
 from ..joint.values import nbytes
-from ..ops import reference_of
+from ..ops import OPS, reference_of
 
 SMALL = 2**14  # bytes
 
@@ -26,12 +28,20 @@ SMALL = 2**14  # bytes
 FASTER_ALONE: dict[str, frozenset[str]] = {"cuda": frozenset()}
 
 
+def references(lowering: str, device: str) -> dict[OpOverload, Callable[..., Any]]:
+    """The ops that Inductor is to lower, with what it lowers them by. lowering: see `Config`; device: its type."""
+    if lowering == "kernel":
+        return {}
+    alone = FASTER_ALONE.get(device, frozenset()) if lowering == "auto" else frozenset()
+    return {op.overload: op.reference for name, op in OPS.items() if name not in alone}
+
+
 def stays(node: fx.Node, lowering: str) -> bool:
     """Whether one of our ops is left to Inductor as it is; as a kernel, `channel_grid` never is.
 
     lowering: see `Config`.
     """
-    if lowering != "kernel" and _device(node) == "cpu" and _static(node):
+    if lowering != "kernel" and _static(node):
         return True
     if lowering == "fused" or name_of(node) == "channel_grid":
         return False

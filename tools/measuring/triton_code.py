@@ -1,0 +1,206 @@
+"""What Inductor writes for a GPU that is not here: Triton kernels, and the calls around them.
+
+The graph is traced on the CPU with fake tensors, its values are then said to lie on a GPU, and from there on the pass
+and Inductor's lowering do what they do for one. Nothing is run. What differs from a trace on a GPU is what torch picks
+by device while tracing: attention's op, and autocast's list. Convolutions are taken to be cuDNN's: channels-last in,
+channels-last out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import re
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_map
+
+from approx_fx.config import Config
+from approx_fx.host import fake, inductor, split
+from approx_fx.host.lazy import copied
+from approx_fx.partitioner import lower, partition
+from approx_fx.rewrite.inline import references
+
+GPU = torch.device("cuda", 0)
+CAPABILITY = (9, 0)
+PROPERTIES = types.SimpleNamespace(
+    name="an H100 that is not here", major=9, minor=0, multi_processor_count=132, warp_size=32, gcnArchName="",
+    total_memory=80 * 2**30, L2_cache_size=50 * 2**20, regs_per_multiprocessor=2**16,
+    max_threads_per_multi_processor=2048, max_threads_per_block=1024,
+    shared_memory_per_block=48 * 2**10, shared_memory_per_block_optin=227 * 2**10,
+    shared_memory_per_multiprocessor=228 * 2**10,
+)  # fmt: skip
+KERNEL = re.compile(r"^(triton_\w+) = async_compile\.triton\('\w+', '''(.*?)''', device_str", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of a step. graph: as it was partitioned, our ops visible; wrapper: Inductor's Python code for it."""
+
+    graph: fx.GraphModule
+    wrapper: str
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """The source of each Triton kernel, by name."""
+        return dict(KERNEL.findall(self.wrapper))
+
+    def calls(self, name: str) -> int:
+        """How often the half runs a kernel."""
+        return len(re.findall(rf"\b{name}\.run\(", self.wrapper))
+
+
+class _Written(Exception):
+    """The code is known: no more has to be done."""
+
+
+def triton_code(
+    model: nn.Module, inputs: Sequence[Any], dtype: torch.dtype | None = None, **options: Any
+) -> tuple[Half, Half]:
+    """(forward, backward) of one step of `model(*inputs)`. dtype: for the forward under autocast.
+
+    options: the fields of `Config`; with bits=None torch.compile's own. Raises RuntimeError where the model makes more
+    than one graph that is trained, or none.
+    """
+    config = Config.of(options)
+    pairs: list[tuple[Half, Half]] = []
+
+    def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
+        def written(joint: fx.GraphModule, joint_inputs: Sequence[object], **given: Any) -> inductor.Halves:
+            _move(joint)
+            with pretended():
+                halves = _halves(joint, joint_inputs, config, given)
+                graphs = [copied(half) for half in halves[0]]
+                outputs = given["num_fwd_outputs"]
+                codes = [_wrapper(half, outputs if half is halves[1][0] else 0, config.lowering) for half in halves[1]]
+                pairs.append((Half(graphs[0], codes[0]), Half(graphs[1], codes[1])))
+            raise _Written
+
+        with contextlib.suppress(_Written):
+            inductor.compile_halves(module, values, inductor.Hook("", written), lambda half, _: half.forward)
+        return module.forward
+
+    with fake.everything() as mode:
+        replaced = {id(t): mode.from_tensor(t) for t in itertools.chain(model.parameters(), model.buffers())}
+        double = copy.deepcopy(model, replaced)
+        given = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
+        cast = torch.autocast("cpu", dtype) if dtype is not None else contextlib.nullcontext()
+        with cast, torch.enable_grad(), inductor.fresh_dynamo():
+            torch.compile(double, backend=collect)(*given)
+    if len(pairs) != 1:
+        raise RuntimeError(f"{type(model).__name__} makes {len(pairs)} graphs that are trained; one is expected.")
+    return pairs[0]
+
+
+def _halves(
+    joint: fx.GraphModule, inputs: Sequence[object], config: Config, given: dict[str, Any]
+) -> tuple[inductor.Halves, inductor.Halves]:
+    """Both halves with our ops visible, and lowered."""
+    split.simplify(joint)
+    if config.bits is None:
+        exact = split.torch_partition(joint, inputs, **given)
+        return exact, exact
+    done = partition(joint, given["num_fwd_outputs"], config, given.get("static_lifetime_input_indices"))
+    visible = copied(done.forward), copied(done.backward)
+    return visible, lower(done, config.lowering)
+
+
+def _move(joint: fx.GraphModule) -> None:
+    """Say of every value, and of every argument, that it lies on the GPU."""
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        with fake.mode_of(joint.graph), torch.no_grad():
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=GPU)
+
+    for node in joint.graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = tree_map(moved, node.meta["val"])
+        node.meta.pop("tensor_meta", None)
+        node.args, node.kwargs = tree_map(
+            lambda item: GPU if isinstance(item, torch.device) else item, (node.args, dict(node.kwargs))
+        )
+    joint.recompile()
+
+
+def _wrapper(half: fx.GraphModule, visible: int, lowering: str) -> str:
+    """Inductor's code for a half. visible: how many of its outputs, the first, a caller sees; 0 for a backward."""
+    from torch._guards import TracingContext, tracing
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.graph import GraphLowering
+
+    codes: list[Any] = []
+    generate = GraphLowering.codegen
+
+    def codegen(self: Any) -> Any:
+        codes.append(generate(self)[0])
+        raise _Written
+
+    if visible:
+        next(iter(half.graph.find_nodes(op="output"))).meta["user_visible_output_idxs"] = list(range(visible))
+    values = [node.meta["val"] for node in half.graph.find_nodes(op="placeholder")]
+    passes = {"post_grad_custom_post_pass": inductor.SaveInputsAsTheyAre(), "fx_graph_cache": False}
+    with (
+        mock.patch.object(GraphLowering, "codegen", codegen),
+        config.patch(passes),
+        tracing(TracingContext(fake.mode_of(half.graph))),
+        inductor.changed(half, references(lowering, GPU.type)),
+    ):
+        try:
+            compile_fx_inner(half, values, is_backward=not visible, static_input_idxs=())
+        except Exception:
+            if not codes:
+                raise
+    return str(getattr(codes[0], "value", codes[0]))
+
+
+def _channels_last(image: torch.Tensor, weight: torch.Tensor, _: Any) -> torch.memory_format:
+    """The memory format of cuDNN's result."""
+    for value in (image, weight):
+        if value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+    return torch.contiguous_format
+
+
+@contextlib.contextmanager
+def pretended() -> Iterator[None]:
+    """torch and Triton inside see one GPU, as far as writing code goes."""
+    from torch._dynamo.device_interface import CudaInterface
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    target = GPUTarget("cuda", 10 * CAPABILITY[0] + CAPABILITY[1], PROPERTIES.warp_size)
+    triton_driver = types.SimpleNamespace(get_current_target=lambda: target, get_current_device=lambda: 0)
+    state = torch.zeros(16, dtype=torch.uint8)
+    answers: dict[str, Callable[..., Any]] = {
+        "torch.cuda.is_available": lambda: True,
+        "torch.cuda.device_count": lambda: 1,
+        "torch.cuda.current_device": lambda: 0,
+        "torch.cuda.get_device_name": lambda *_: PROPERTIES.name,
+        "torch.cuda.get_device_capability": lambda *_: CAPABILITY,
+        "torch.cuda.get_device_properties": lambda *_: PROPERTIES,
+        "torch.cuda.get_rng_state": lambda *_: state,
+        "torch.cuda.set_rng_state": lambda *_: None,
+        "torch.cuda._lazy_init": lambda: None,
+        "torch.cuda._exchange_device": lambda _: 0,
+        "torch.cuda._maybe_exchange_device": lambda _: 0,
+        "torch._subclasses.fake_tensor.init_gpu_context": lambda *_: None,
+        "torch._inductor.scheduler.has_triton": lambda *_: True,
+        "torch._C._conv_determine_backend_memory_format": _channels_last,
+    }
+    with contextlib.ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(mock.patch(name, answer))
+        properties = staticmethod(lambda *_: PROPERTIES)
+        stack.enter_context(mock.patch.object(CudaInterface, "get_device_properties", properties))
+        stack.enter_context(mock.patch.object(driver, "_active", triton_driver))
+        yield
