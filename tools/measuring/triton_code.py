@@ -195,6 +195,7 @@ def pretended() -> Iterator[None]:
         "torch.cuda._maybe_exchange_device": lambda _: 0,
         "torch._subclasses.fake_tensor.init_gpu_context": lambda *_: None,
         "torch._inductor.scheduler.has_triton": lambda *_: True,
+        "torch._inductor.async_compile.AsyncCompile.triton": lambda *_, **__: None,
         "torch._C._conv_determine_backend_memory_format": _channels_last,
     }
     with contextlib.ExitStack() as stack:
