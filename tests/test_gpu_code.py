@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from approx_fx.host import inductor, limits
+from approx_fx.host import limits, sequence
 from approx_fx.timeline import accesses, predict
 from tools.measuring.triton_code import Half, triton_code
 
@@ -221,13 +221,27 @@ def test_limits_keep_products_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> 
     assert moved(ours)["backward"] < 0.95 * moved(strict)["backward"]
 
 
+@dataclass(eq=False)
+class Scheduled:
+    """As much of Inductor's scheduler node as an order is made of. max_order: the place of its last part."""
+
+    max_order: int
+    pred_nodes: list[Scheduled] = field(default_factory=list)
+    succ_nodes: list[Scheduled] = field(default_factory=list)
+
+    @property
+    def mpi_node(self) -> Scheduled:
+        return self
+
+
 @compiles
-def test_kernels_run_where_their_last_part_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, inputs = bottlenecks(True, 32, 28)
-    ours = predict([half.wrapper for half in triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)])
-    monkeypatch.setattr(inductor, "last_parts_considered", contextlib.nullcontext)
-    theirs = predict([half.wrapper for half in triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)])
-    assert ours.peak.live <= theirs.peak.live
+def test_kernels_run_where_their_last_part_was() -> None:
+    """The first part of `both` came early: Inductor's order pulls what it waits for ahead of `weight`."""
+    first, weight, second, both, last = (Scheduled(order) for order in range(5))
+    for before, after in ((first, weight), (first, second), (second, both), (both, last)):
+        before.succ_nodes.append(after)
+        after.pred_nodes.append(before)
+    assert sequence.by_last_part([first, second, both, weight, last]) == [first, weight, second, both, last]
 
 
 @compiles

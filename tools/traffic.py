@@ -3,8 +3,9 @@
 Each loop nest of each generated kernel counts a buffer once if it reads it and once if it writes it; each op that is
 called, such as a convolution, counts its inputs and outputs, a convolution's backward its incoming gradient twice (for
 the weight and for the input). The figures are differences between a net of LONG chains and one of SHORT, a chain each.
+The Triton code for a GPU is counted as well, without one, and so is ResNet-50's, with the peak that follows from it.
 
-    python tools/traffic.py        writes tools/results/traffic.md
+    python tools/traffic.py        writes tools/results/traffic.md, in six minutes
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ if not __package__:
 
 import torch
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 import approx_fx
 from approx_fx.host.wrapper import Access, generated_code
-from approx_fx.timeline import accesses
+from approx_fx.timeline import accesses, predict
+from models.resnet import resnet50_net
+from tools.measuring.triton_code import triton_code
 from tools.root import ROOT
 
 SHORT, LONG = 3, 5
 CHANNELS, BATCH, SIZE = 64, 32, 32
 ACTIVATION = BATCH * CHANNELS * SIZE * SIZE * 4
+RESNET50 = 128  # images
 SYSTEMS: dict[str, dict[str, Any] | None] = {
     "torch.compile": None,
     "8 bits": {"bits": 8},
@@ -60,34 +64,88 @@ def traffic(count: int, options: dict[str, Any] | None) -> Counter[tuple[str, st
     return moved
 
 
+def laid_out(model: nn.Sequential, x: Tensor) -> tuple[nn.Sequential, Tensor]:
+    """Both channels-last."""
+    made: Any = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return made, x.to(memory_format=torch.channels_last)
+
+
+def gpu_traffic(count: int, options: dict[str, Any] | None, half: bool) -> Counter[tuple[str, str]]:
+    """The same of the code for a GPU. half: bfloat16 autocast and channels-last, else float32 and contiguous."""
+    model, x = chains(count), torch.randn(BATCH, CHANNELS, SIZE, SIZE)
+    if half:
+        model, x = laid_out(model, x)
+    code = triton_code(model, (x,), torch.bfloat16 if half else None, **(options or {"bits": None}))
+    moved: Counter[tuple[str, str]] = Counter()
+    for phase, access in accesses([part.wrapper for part in code]):
+        moved[phase, access.kind] += _bytes(access)
+    return moved
+
+
 def _bytes(access: Access) -> int:
     twice = bool(re.search("convolution_backward", access.name))
     return access.read + access.written + (access.first if twice else 0)
 
 
+COUNTED = (
+    f"Activation sizes read and written a chain (torch {torch.__version__}; {BATCH} x {CHANNELS} x {SIZE} x {SIZE}), "
+    f"counted in the generated code by `python tools/traffic.py`: the difference of {LONG} chains and {SHORT}, "
+    "halved. Each loop nest of a kernel counts a buffer once for reading and once for writing, a convolution its "
+    "inputs and outputs, its backward the gradient twice."
+)
+PREDICTED = (
+    f"ResNet-50 on a GPU, bfloat16, channels-last, batch {RESNET50}, without its classifier: what Triton's kernels "
+    "move, and the step's peak as it follows from the code, without parameters, inputs and cuDNN's workspace. "
+    "Counted, not measured: this is the code that is written for an H100, read without one."
+)
+HEAD = [
+    "| | forward: kernels | backward: kernels | **kernels** | forward: convolution | backward: convolution | all |",
+    "|---|---|---|---|---|---|---|",
+]
+
+
+def row(name: str, long: Counter[tuple[str, str]], short: Counter[tuple[str, str]], activation: int) -> str:
+    """One system's passes, from two counts."""
+    parts = [
+        (long[key] - short[key]) / (LONG - SHORT) / activation
+        for key in (("forward", "kernel"), ("backward", "kernel"), ("forward", "op"), ("backward", "op"))
+    ]
+    cells = [f"{part:.2f}" for part in (*parts, sum(parts))]
+    return "| " + " | ".join([name, *cells[:2], f"**{parts[0] + parts[1]:.2f}**", *cells[2:]]) + " |"
+
+
+def resnet50_row(name: str, options: dict[str, Any] | None) -> str:
+    """What the kernels of ResNet-50's step move on a GPU, without its classifier, and the step's predicted peak."""
+    body, x = laid_out(nn.Sequential(*list(resnet50_net())[:-1]), torch.randn(RESNET50, 3, 224, 224))
+    code = triton_code(body, (x,), torch.bfloat16, **(options or {"bits": None}))
+    moved: Counter[str] = Counter()
+    for phase, access in accesses([part.wrapper for part in code]):
+        moved[phase] += (access.read + access.written) * (access.kind == "kernel")
+    peak = predict([part.wrapper for part in code]).peak.live
+    cells = [moved["forward"], moved["backward"], sum(moved.values()), peak]
+    return f"| {name} | " + " | ".join(f"{cell / 2**30:.2f} GiB" for cell in cells) + " |"
+
+
 @app.command()
 def main() -> None:
-    """Count, print and write the table."""
-    lines = [
-        "# Memory traffic of one conv -> BN -> ReLU chain",
-        "",
-        f"Activation sizes read and written a chain (float32, CPU, torch {torch.__version__}; "
-        f"{BATCH} x {CHANNELS} x {SIZE} x {SIZE}), counted in the generated code by `python tools/traffic.py`: "
-        f"the difference of {LONG} chains and {SHORT}, halved. Each loop nest of a kernel counts a buffer once "
-        "for reading and once for writing, a convolution its inputs and outputs, its backward the gradient twice.",
-        "",
-        "| | forward: kernels | backward: kernels | **kernels** | forward: convolution | backward: convolution | all |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    """Count, print and write the tables."""
+    lines = ["# Memory traffic of one conv -> BN -> ReLU chain", "", COUNTED]
+
+    def add(line: str) -> None:
+        lines.append(line)
+        typer.echo(line)
+
+    lines += ["", "On a CPU, C++, float32:", "", *HEAD]
     for name, options in SYSTEMS.items():
-        long, short = traffic(LONG, options), traffic(SHORT, options)
-        parts = [
-            (long[key] - short[key]) / (LONG - SHORT) / ACTIVATION
-            for key in (("forward", "kernel"), ("backward", "kernel"), ("forward", "op"), ("backward", "op"))
-        ]
-        cells = [f"{part:.2f}" for part in (*parts, sum(parts))]
-        lines.append("| " + " | ".join([name, *cells[:2], f"**{parts[0] + parts[1]:.2f}**", *cells[2:]]) + " |")
-        typer.echo(lines[-1])
+        add(row(name, traffic(LONG, options), traffic(SHORT, options), ACTIVATION))
+    for half, title in ((False, "float32"), (True, "bfloat16, channels-last")):
+        lines += ["", f"On a GPU, Triton, {title}:", "", *HEAD]
+        for name, options in SYSTEMS.items():
+            long, short = gpu_traffic(LONG, options, half), gpu_traffic(SHORT, options, half)
+            add(row(name, long, short, ACTIVATION // 2 if half else ACTIVATION))
+    lines += ["", PREDICTED, "", "| | forward | backward | both | predicted peak |", "|---|---|---|---|---|"]
+    for name, options in SYSTEMS.items():
+        add(resnet50_row(name, options))
     path = ROOT / "tools" / "results" / "traffic.md"
     path.write_text("\n".join(lines) + "\n")
 
