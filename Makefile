@@ -4,7 +4,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint bench reproduce gpu clean
+# make oldest: what training rests on, with the oldest torch that is supported, in an environment apart (5 GB).
+OLDEST := .venv-oldest
+RESTS_ON := tests/test_lowered.py tests/test_parts.py tests/test_gradients.py tests/test_extract.py tests/test_gpu_code.py
+
+.PHONY: install demo test lint bench reproduce gpu oldest clean
 
 install: .venv/installed
 
@@ -35,5 +39,15 @@ reproduce: install
 gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tools/gpu.py
 
+oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -o addopts= -q --timeout=600 --show-capture=no $(RESTS_ON) $(CHOSEN)
+
+$(OLDEST)/installed: pyproject.toml
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.11.0 torchvision==0.26.0 'numpy<2.4'
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check pytest pytest-timeout hypothesis matplotlib
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
 clean:
-	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(OLDEST) out .pytest_cache .mypy_cache .ruff_cache .hypothesis
