@@ -23,7 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from approx_fx.host import limits, sequence
+from approx_fx.host import fusion, limits, sequence
 from approx_fx.timeline import accesses, predict
 from tools.measuring.triton_code import Half, triton_code
 
@@ -70,10 +70,10 @@ class Dense(nn.Module):
         return x
 
 
-def bottlenecks(last: bool, batch: int = 8, size: int = 12) -> tuple[nn.Module, tuple[Tensor]]:
-    stem = [nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
-    blocks = [Bottleneck(8, 8, 32), Bottleneck(32, 8, 32), Bottleneck(32, 8, 32)]
-    model = nn.Sequential(*stem, *blocks, nn.Conv2d(32, 8, 1, bias=False))
+def bottlenecks(last: bool, batch: int, size: int, width: int = 8, more: int = 1) -> tuple[nn.Module, tuple[Tensor]]:
+    stem = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    blocks = [Bottleneck(inputs, width, 4 * width) for inputs in [width, 4 * width] + [4 * width] * more]
+    model = nn.Sequential(*stem, *blocks, nn.Conv2d(4 * width, width, 1, bias=False))
     order = torch.channels_last if last else torch.contiguous_format
     return model.to(memory_format=order), (torch.randn(batch, 3, size, size).to(memory_format=order),)
 
@@ -175,7 +175,7 @@ def compiled(name: str, source: str) -> Any:
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"])
 def test_it_compiles(dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    model, inputs = bottlenecks(True)
+    model, inputs = bottlenecks(True, 8, 12)
     for half in triton_code(model, inputs, dtype, bits=4, min_bytes=0):
         assert half.kernels
         for name, source in half.kernels.items():
@@ -201,15 +201,26 @@ def saved(halves: tuple[Half, Half]) -> int:
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
 def test_a_block_packs_where_it_writes(last: bool) -> None:
     """The forward moves what torch.compile's does, and writes its codes and masks: nothing is read for them."""
-    model, inputs = bottlenecks(last, 32, 28)
+    model, inputs = bottlenecks(last, 32, 28, 64)
     exact = triton_code(model, inputs, torch.bfloat16, bits=None)
     ours = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
     more = moved(ours)["forward"] - moved(exact)["forward"]
-    assert saved(ours) <= more <= 1.35 * saved(ours)
-    assert moved(ours)["backward"] < 0.9 * moved(exact)["backward"]
-    assert (
-        predict([half.wrapper for half in ours]).peak.live < 0.6 * predict([half.wrapper for half in exact]).peak.live
-    )
+    assert saved(ours) <= more <= 1.05 * saved(ours)
+    # A model that is not channels-last has its gradients written in two layouts, one for each convolution of them.
+    assert moved(ours)["backward"] < (0.8 if last else 1.05) * moved(exact)["backward"]
+    peaks = [predict([half.wrapper for half in halves]).peak.live for halves in (ours, exact)]
+    assert peaks[0] < 0.55 * peaks[1]
+
+
+@compiles
+def test_a_decoding_is_not_held_for_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where kernels that hold something are fused, as they are on a CPU if they spare more, the peak is higher."""
+    model, inputs = bottlenecks(True, 32, 28, 64, more=3)
+    ours = predict([half.wrapper for half in triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)])
+    holds = fusion.holds_more
+    monkeypatch.setattr(fusion, "holds_more", lambda *given: holds(*given[:-1], 2**40))
+    fused = predict([half.wrapper for half in triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)])
+    assert ours.peak.live < 0.9 * fused.peak.live
 
 
 @compiles
