@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 from triton.runtime.interpreter import TensorHandle
 
-from tools.measuring.triton_code import _channels_last
+from tools.measuring.triton_code import convolution_layout
 
 HEURISTICS = re.compile(r"@triton_heuristics\..*?(?=@triton\.jit)", re.DOTALL)
 # Elements of a program, along the first dimension and along a reduction. Few large programs are interpreted fastest,
@@ -108,7 +108,7 @@ class Extern:
     def convolution(self, image: Tensor, weight: Tensor, **given: Any) -> Tensor:
         """Channels-last if an operand is."""
         result = torch.convolution(image, weight, **given)
-        return result.contiguous(memory_format=_channels_last(image, weight, None))
+        return result.contiguous(memory_format=convolution_layout(image, weight, None))
 
 
 def run_graph(graph: fx.GraphModule, inputs: list[Tensor]) -> list[Any]:

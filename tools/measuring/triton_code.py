@@ -163,7 +163,7 @@ def _wrapper(half: fx.GraphModule, visible: int, lowering: str) -> str:
     return str(getattr(codes[0], "value", codes[0]))
 
 
-def _channels_last(image: torch.Tensor, weight: torch.Tensor, _: Any) -> torch.memory_format:
+def convolution_layout(image: torch.Tensor, weight: torch.Tensor, _: Any) -> torch.memory_format:
     """The memory format of cuDNN's result."""
     for value in (image, weight):
         if value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last):
@@ -196,7 +196,7 @@ def pretended() -> Iterator[None]:
         "torch._subclasses.fake_tensor.init_gpu_context": lambda *_: None,
         "torch._inductor.scheduler.has_triton": lambda *_: True,
         "torch._inductor.async_compile.AsyncCompile.triton": lambda *_, **__: None,
-        "torch._C._conv_determine_backend_memory_format": _channels_last,
+        "torch._C._conv_determine_backend_memory_format": convolution_layout,
     }
     with contextlib.ExitStack() as stack:
         for name, answer in answers.items():
