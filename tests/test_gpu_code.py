@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import interpreted
 import numpy
 import pytest
 import torch
@@ -27,7 +26,6 @@ from approx_fx.host import fusion, limits, sequence
 from approx_fx.timeline import accesses, predict
 from tools.measuring.triton_code import Half, triton_code
 
-ROOT = Path(__file__).parents[1]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)
 compiles = pytest.mark.skipif(INTERPRETED, reason="here Triton interprets; the other process compiles")
@@ -148,12 +146,7 @@ def test_it_computes_what_the_ops_do(name: str, bits: int) -> None:
 )
 def test_in_the_interpreter() -> None:
     """The test above, in a process where Triton interprets kernels."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-W", "ignore", "-m", "pytest", "-x", "-p", "no:cacheprovider", "-o", "addopts="]
-    done = subprocess.run([*command, __file__], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=580)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed[1]) == len(CASES), done.stdout
+    assert interpreted.passed(__file__) == len(CASES)
 
 
 def compiled(name: str, source: str) -> Any:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
+import interpreted
 import numpy
 import pytest
 import torch
@@ -26,7 +23,6 @@ from approx_fx.ops.cuda import launch
 from approx_fx.ops.cuda.launch import Order
 from approx_fx.ops.cuda.tiles import Tiles
 
-ROOT = Path(__file__).parents[1]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 NO_DEVICE = DEVICE == "cpu" and not INTERPRETED
@@ -234,12 +230,7 @@ def version(text: str) -> tuple[int, ...]:
 )
 def test_in_the_interpreter() -> None:
     """All tests above that run kernels, in a process where Triton interprets them."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-W", "ignore", "-m", "pytest", "-x", "-p", "no:cacheprovider", "-o", "addopts="]
-    done = subprocess.run([*command, __file__], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed and int(passed[1]) >= 4 * 8, done.stdout
+    assert interpreted.passed(__file__) >= 4 * 8
 
 
 def test_every_op_has_a_kernel() -> None:

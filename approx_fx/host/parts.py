@@ -159,9 +159,8 @@ def in_parts(half: fx.GraphModule, ours: Collection[Any]) -> Iterator[None]:
     reused, in_order = lowered.FUNCTIONS["reused"], lowered.FUNCTIONS["in_order"]
     known: dict[fx.Graph, dict[fx.Node, Parts]] = {}
     values: dict[Any, Any] = {}  # of each ReLU in parts, as it is computed
-    packing: dict[
-        Any, tuple[int, Packing]
-    ] = {}  # what packs codes -> how many parts of the ReLU make one of its bytes'
+    # What packs codes -> how many parts its bytes are made in, and how it packs.
+    packing: dict[Any, tuple[int, Packing]] = {}
     orders: dict[Any, Sequence[int]] = {}  # what packs codes -> the order in memory, where the ReLU comes first
 
     def planned(node: Any) -> dict[fx.Node, Parts]:

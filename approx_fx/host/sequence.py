@@ -18,7 +18,8 @@ from unittest import mock
 def by_last_part(nodes: Sequence[Any]) -> list[Any]:
     """Inductor's kernels, each behind those that it waits for, else by the place of the last thing fused in it."""
     waiting = {node: len(node.mpi_node.pred_nodes) for node in nodes}
-    ready = [(node.max_order, index, node) for index, node in enumerate(nodes) if not waiting[node]]
+    place = {node: index for index, node in enumerate(nodes)}
+    ready = [(node.max_order, place[node], node) for node in nodes if not waiting[node]]
     heapq.heapify(ready)
     order: list[Any] = []
     while ready:
@@ -27,7 +28,7 @@ def by_last_part(nodes: Sequence[Any]) -> list[Any]:
         for follower in node.mpi_node.succ_nodes:
             waiting[follower] -= 1
             if not waiting[follower]:
-                heapq.heappush(ready, (follower.max_order, len(nodes) + len(order) + len(ready), follower))
+                heapq.heappush(ready, (follower.max_order, place[follower], follower))
     return order
 
 

@@ -52,10 +52,6 @@ class Half:
         """The source of each Triton kernel, by name."""
         return dict(KERNEL.findall(self.wrapper))
 
-    def calls(self, name: str) -> int:
-        """How often the half runs a kernel."""
-        return len(re.findall(rf"\b{name}\.run\(", self.wrapper))
-
 
 class _Written(Exception):
     """The code is known: no more has to be done."""
