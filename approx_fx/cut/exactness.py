@@ -56,7 +56,7 @@ def exactness(joint: Joint, config: Config) -> Exactness:
             reasons[node] = "checkpoint"
         elif _is_asked(config, node, readers):
             reasons[node] = "asked"
-        elif not all(tolerates(reader, node) for reader in readers):
+        elif not is_statistic(node) and not all(tolerates(reader, node) for reader in readers):
             reasons[node] = "reader"
     for node in reversed(joint.order):
         if node in reasons and name_of(node) in VIEWS:  # a view is had exactly from what it is a view of

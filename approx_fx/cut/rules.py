@@ -7,11 +7,14 @@ decision (comparisons, rounding, sign, indices), because a decision taken on app
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import fx
+from torch.utils._pytree import tree_leaves
 
 from ..joint.graph import Joint
-from ..joint.ops import CASTS, COMPARISONS, HEAVY, VIEWS, name_of
+from ..joint.ops import ATTENTION_BACKWARD, CASTS, COMPARISONS, HEAVY, VIEWS, name_of
 from ..joint.values import shape, tensor
 from .bounds import at_least
 
@@ -110,8 +113,9 @@ TOLERANT: frozenset[str] = frozenset(
     )
 )
 
-# Their only approximate argument may be the gradient side: positions that are not an activation's place.
+# Only these of their arguments may be approximate: a scatter's gradient side, the values that attention mixes.
 POSITIONS: dict[str, tuple[int, ...]] = {
+    **ATTENTION_BACKWARD,
     "scatter_add": (0, 3),
     "scatter": (0, 3),
     "index_put": (0, 2),
@@ -155,7 +159,14 @@ def tolerates(consumer: fx.Node, value: fx.Node) -> bool:
     if name not in TOLERANT or singular(consumer, value):
         return False
     places = POSITIONS.get(name)
-    return places is None or all(i in places for i, arg in enumerate(consumer.args) if arg is value)
+    return places is None or set(_places(consumer, value)) <= set(places)
+
+
+def _places(consumer: fx.Node, value: fx.Node) -> Iterator[object]:
+    """Where the node reads the value: the numbers and names of its arguments, those that are lists looked into."""
+    for place, arg in (*enumerate(consumer.args), *consumer.kwargs.items()):
+        if any(leaf is value for leaf in tree_leaves(arg)):
+            yield place
 
 
 def derived_from_inputs(joint: Joint) -> set[fx.Node]:

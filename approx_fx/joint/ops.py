@@ -54,26 +54,39 @@ CASTS = frozenset(["convert_element_type", "_to_copy", "clone", "lift_fresh_copy
 COMPARISONS = frozenset(["le", "lt", "ge", "gt", "eq", "ne"])
 # Their shape is the input's and their element depends on the same element alone.
 SAME_PLACE = frozenset(CASTS | {"alias", "detach"})
+# Attention's backward by kernel -> the arguments that are values: the gradient, query, key, value and what came out.
+# Whatever else it reads, a bias that may be a mask, the log-sum-exp, the seed of its dropout, tells where it looked.
+ATTENTION_BACKWARD: dict[str, tuple[int, ...]] = {
+    # grad, query, key, value, out, ...
+    **dict.fromkeys(
+        [
+            "_scaled_dot_product_flash_attention_backward",
+            "_scaled_dot_product_flash_attention_for_cpu_backward",
+            "_scaled_dot_product_cudnn_attention_backward",
+            "_flash_attention_backward",
+            "_cudnn_attention_backward",
+        ],
+        (0, 1, 2, 3, 4),
+    ),
+    # grad, query, key, value, bias, out, ...
+    **dict.fromkeys(
+        ["_scaled_dot_product_efficient_attention_backward", "_efficient_attention_backward"], (0, 1, 2, 3, 5)
+    ),
+    # grad, query, key, value, bias, which gradients, out, ...
+    "_scaled_dot_product_fused_attention_overrideable_backward": (0, 1, 2, 3, 6),
+    # query, key, value, out, log-sum-exp, grad, ...
+    "flex_attention_backward": (0, 1, 2, 3, 5),
+}
+ATTENTION = frozenset(
+    name.removesuffix("_backward") if "_dot_" in name or "flex" in name else name.removesuffix("backward") + "forward"
+    for name in ATTENTION_BACKWARD
+)
 HEAVY = frozenset(
-    [
-        "convolution",
-        "convolution_backward",
-        "mm",
-        "addmm",
-        "bmm",
-        "baddbmm",
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_flash_attention_backward",
-        "_scaled_dot_product_efficient_attention_backward",
-        "_scaled_dot_product_flash_attention_for_cpu_backward",
-        "_grouped_mm",
-        "grouped_mm_fallback",
-        "grouped_mm_fallback_backward",
-        "mkldnn_rnn_layer",
-        "mkldnn_rnn_layer_backward",
-    ]
+    ATTENTION
+    | set(ATTENTION_BACKWARD)
+    | set(["convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm"])
+    | set(["_grouped_mm", "grouped_mm_fallback", "grouped_mm_fallback_backward"])
+    | set(["mkldnn_rnn_layer", "mkldnn_rnn_layer_backward"])
 )
 
 

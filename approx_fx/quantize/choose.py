@@ -11,6 +11,7 @@ from torch import fx
 from ..config import Config
 from ..joint.attribution import module_of
 from ..joint.chains import Chain
+from ..joint.filled import is_filled
 from ..joint.graph import Joint
 from ..joint.masks import Mask
 from ..joint.ops import SAME_PLACE, name_of, through
@@ -95,6 +96,8 @@ def _exact(value: fx.Node, at: Context) -> Quantizer | None:
         return Exact("decision")
     if not is_bool(value) and not is_float(value):
         return Exact("dtype")
+    if is_filled(value):
+        return Exact("filled")
     return Exact("not dense") if memory_order(own) is None else None
 
 

@@ -20,6 +20,7 @@ REASONS = {
     "sparse": "sparse or otherwise not strided",
     "not dense": "overlapping or with gaps in memory, its strides cannot be restored",
     "decision": "rounded, sign or sorted values: an error in them is a wrong decision",
+    "filled": "masked places hold a number far from all others, and a code's step would have to reach it",
     "reader": "read by a backward op that is not known to tolerate approximation",
     "parameter": "computed from parameters alone: an error in a weight is the same for every sample",
     "checkpoint": "read by a region under torch.utils.checkpoint, which is recomputed from exact values",
