@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch._inductor import graph as inductor_graph
 
 import approx_fx
-from approx_fx.host import inductor, parts
+from approx_fx.host import inductor, packing
 from approx_fx.host.wrapper import generated_code
 from approx_fx.ops import OPS
 from approx_fx.timeline import accesses
@@ -68,7 +68,7 @@ def test_what_is_written_in_parts(
     torch.manual_seed(0)
     model, x = chain(last), torch.randn(batch, 3, 12, 12)
     whole, before, graphs = step(model, x, bits, True, monkeypatch)
-    assert [own.count for own in parts.parted(graphs[0], OURS).values()] == expected
+    assert [own.count for own in packing.parted(graphs[0], OURS).values()] == expected
     found, after, _ = step(model, x, bits, False, monkeypatch)
     assert all(map(torch.equal, found, whole))
     # The codes as bytes, one for each value, are neither written nor read.
@@ -97,5 +97,5 @@ def test_how_many_parts(bits: int, batch: int, dim: int, count: int) -> None:
     nodes = [graph.placeholder("x"), graph.placeholder("grid")]
     node = graph.call_function(quantize, (*nodes, None, bits, 1, dim))
     nodes[0].meta["val"], node.meta["val"] = x, quantize(x, grid, None, bits, 1, dim)
-    assert parts.parts_of(node, OURS) == count
-    assert parts.parts_of(node, []) == parts.parts_of(nodes[0], OURS) == 0
+    assert packing.parts_of(node, OURS) == count
+    assert packing.parts_of(node, []) == packing.parts_of(nodes[0], OURS) == 0

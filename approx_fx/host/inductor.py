@@ -14,12 +14,14 @@ from torch import fx
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 from torch._ops import OpOverload
 
+from .channels_last import gradients_channels_last
 from .collector import paused
 from .decompose import table
 from .early import probe, submitted
 from .estimate import peak_estimated
 from .fake import mode_of
 from .fusion import decoded_late
+from .inner import offsets_seen_through
 from .kept import sums_kept
 from .limits import more_at_once
 from .lowered import lowered
@@ -97,8 +99,8 @@ def changed(half: fx.GraphModule, references: Mapping[OpOverload, Callable[..., 
     with (
         _ONE_COMPILE, paused(), wide_statistics(), scalars_skimmed(), quicker(), decoded_late(), converting(),
         sums_kept(), peak_estimated(), staged(half, references), lowered(references), in_parts(half, references),
-        permuted_as_it_is(references), more_at_once(half, references),
-        last_parts_considered(),
+        permuted_as_it_is(references), more_at_once(half, references), offsets_seen_through(half, references),
+        last_parts_considered(), gradients_channels_last(half, references),
     ):  # fmt: skip
         yield
 

@@ -253,7 +253,7 @@ def _reused(values: Value) -> Value:
 
 
 # Function -> what it does with stand-ins, where that is not a method's doing.
-FUNCTIONS: dict[str, Callable[..., Value]] = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "where": _where,
     "stack": lambda values: _cat([value.unsqueeze(0) for value in values], 0),
     "cat": _cat,
@@ -261,6 +261,7 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "full_like": _full_like,
     "ones_like": lambda like: _full_like(like, 1.0),
     "zeros_like": lambda like: _full_like(like, 0.0),
+    "apart": lambda x, *_: [x],
     "arange_like": _arange_like,
     "as_stored": _as_stored,
     "reused": _reused,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -88,9 +89,14 @@ class _Kernel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         names, nests = self.accesses()
-        sizes = {name: value.numel() * value.element_size() for name, value in zip(names, args, strict=False)}
+        given = {name: value for name, value in zip(names, args, strict=False) if isinstance(value, torch.Tensor)}
+        sizes = {name: value.numel() * value.element_size() for name, value in given.items()}
+        width = {name: value.element_size() for name, value in given.items()}
         for read, written in nests:
-            moves = [sum(sizes.get(name, 0) for name in side) for side in (read, written)]
+            moves = [
+                sum(min(sizes.get(name, 0), width.get(name, 0) * self.reach(name)) for name in side)
+                for side in (read, written)
+            ]
             self.moved.append(Access("kernel", self.name, *moves))
         self.ran(self.name)
 
@@ -103,6 +109,15 @@ class _Kernel:
             read, written = (set(re.findall(rf"tl\.{move}\({POINTER}", self.source)) for move in ("load", "store"))
             return re.findall(POINTER, head[1]), [(read, written)]
         return [], []
+
+    def reach(self, name: str) -> int:
+        """How many elements of a pointer the kernel can reach at most: of a part of a buffer Triton is told no size."""
+        if not TRITON.search(self.source):
+            return 2**62
+        steps = math.prod(
+            int(size) for size in re.findall(r"^    (?:[xyz]|r\d_)numel = (\d+)$", self.source, re.MULTILINE)
+        )
+        return steps * len(set(re.findall(rf"tl\.(?:load|store)\({name} \+ (.*?), ", self.source)))
 
     run = __call__
 

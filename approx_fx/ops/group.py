@@ -14,7 +14,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import as_stored, bounded, empty_in_order, in_order, in_plain_order, pack, packed_length, reused, unpack
+from .pack import (
+    apart,
+    as_stored,
+    bounded,
+    empty_in_order,
+    in_order,
+    in_plain_order,
+    pack_apart,
+    packed_length,
+    reused,
+    unpack,
+)
 from .registry import define
 
 # bfloat16 keeps 8 significant bits: widening by 2^-7 outweighs both rounding to nearest (2^-9) and truncation.
@@ -52,6 +63,11 @@ def _largest(tiles: Tensor, reduced: list[int]) -> Tensor:
     return tiles.amax(reduced, keepdim=True)
 
 
+def _together(x: Tensor, dim: int, group: int, over: list[int], along: int) -> int:
+    """How far a tile reaches along a dimension."""
+    return x.shape[along] if along in over else group if along == dim else 1
+
+
 def _packed(x: Tensor, bits: int, pack_dim: int) -> Tensor:
     shape = list(x.shape)
     shape[pack_dim] = packed_length(shape[pack_dim], bits)
@@ -74,15 +90,20 @@ def _fake_quantize_group(
 @define(_fake_quantize_group)
 def quantize_group(x: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int) -> tuple[Tensor, Tensor]:
     """(codes uint8 packed along `pack_dim`, scale bfloat16 [2, tiles]: low and step). x: any float dtype."""
-    tiles = _tiles(reused(x.float()), dim, group)
     reduced = _reduced(dim, over)
-    low, high = _smallest(tiles, reduced), _largest(tiles, reduced)
-    low = as_stored((low - low.abs() * MARGIN).to(torch.bfloat16))
-    step = as_stored(((high - low.float()) * ((1 + MARGIN) / 2**bits)).to(torch.bfloat16))
-    divisor = torch.where(step == 0, 1.0, step.float())
-    codes = bounded(torch.floor((tiles - low.float()) / divisor), 0, 2**bits - 1)
-    codes = codes.to(torch.uint8).flatten(dim, dim + 1)
-    return in_order(pack(codes, bits, pack_dim), x), in_plain_order(torch.stack([low, step]))
+    codes, lows, steps = [], [], []
+    for part in apart(reused(x.float()), bits, pack_dim, _together(x, dim, group, over, pack_dim)):
+        tiles = _tiles(part, dim, group)
+        low, high = _smallest(tiles, reduced), _largest(tiles, reduced)
+        low = as_stored((low - low.abs() * MARGIN).to(torch.bfloat16))
+        step = as_stored(((high - low.float()) * ((1 + MARGIN) / 2**bits)).to(torch.bfloat16))
+        divisor = torch.where(step == 0, 1.0, step.float())
+        codes.append(bounded(torch.floor((tiles - low.float()) / divisor), 0, 2**bits - 1).flatten(dim, dim + 1))
+        lows.append(low)
+        steps.append(step)
+    shape = _scale_shape(x, dim, group, over)
+    scale = torch.cat([*lows, *steps], 0).reshape([2, *shape])
+    return in_order(pack_apart(codes, bits, pack_dim), x), in_plain_order(scale)
 
 
 def _fake_dequantize_group(
@@ -129,13 +150,17 @@ def quantize_relu(
 
     side: bool, the forward's own x > 0, or None to compare here. Code 0 exactly where it does not hold.
     """
-    tiles = _tiles(reused(x.float()), dim, group)
-    levels = 2**bits - 1
-    step = as_stored((_largest(tiles, _reduced(dim, over)) * ((1 + MARGIN) / levels)).to(torch.bfloat16))
-    divisor = torch.where(step == 0, 1.0, step.float())
-    codes = bounded(torch.ceil(tiles / divisor), 1, levels).flatten(dim, dim + 1)
-    codes = torch.where(~(x <= 0) if side is None else side, codes, 0.0)
-    return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x), in_plain_order(step)
+    levels, tile = 2**bits - 1, _together(x, dim, group, over, pack_dim)
+    sides = apart(~(x <= 0) if side is None else side, bits, pack_dim, tile)
+    codes, steps = [], []
+    for part, own in zip(apart(reused(x.float()), bits, pack_dim, tile), sides, strict=True):
+        tiles = _tiles(part, dim, group)
+        step = as_stored((_largest(tiles, _reduced(dim, over)) * ((1 + MARGIN) / levels)).to(torch.bfloat16))
+        divisor = torch.where(step == 0, 1.0, step.float())
+        rounded = bounded(torch.ceil(tiles / divisor), 1, levels).flatten(dim, dim + 1)
+        codes.append(torch.where(own, rounded, 0.0))
+        steps.append(step)
+    return in_order(pack_apart(codes, bits, pack_dim), x), in_plain_order(torch.cat(steps, 0))
 
 
 def _fake_dequantize_relu(

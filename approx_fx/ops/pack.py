@@ -113,6 +113,16 @@ def reused(values: Tensor) -> Tensor:
     return values
 
 
+def apart(x: Tensor, bits: int, dim: int, tile: int) -> list[Tensor]:
+    """x alone; or the parts of x, along `dim`, whose codes share bytes: a compiler may make each byte at once.
+
+    tile: how many neighbours along `dim` have to stay together.
+    """
+    if has_torch_function((x,)):
+        return handle_torch_function(apart, (x,), x, bits, dim, tile)  # type: ignore[no-any-return]
+    return [x]
+
+
 def bounded(codes: Tensor, low: int, high: int) -> Tensor:
     """Float codes within [low, high]; a NaN becomes `low`. A comparison: isnan is scalar code in Inductor's C++."""
     return torch.where(codes > low, codes, float(low)).clamp_max(high)
@@ -137,12 +147,23 @@ def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
         plane = plane if width == bits else plane & (2**width - 1)
         step = total * width // 8
         parts = [plane.narrow(dim, index * step, step) for index in range(8 // width)]
-        byte = parts[0].to(torch.float32)
-        for index, part in enumerate(parts[1:], 1):
-            byte = byte + part.to(torch.float32) * float(2 ** (index * width))
-        packed.append(byte.to(torch.uint8))
+        packed.append(_byte(parts, width).to(torch.uint8))
         shift += width
     return packed[0] if len(packed) == 1 else torch.cat(packed, dim)
+
+
+def pack_apart(parts: Sequence[Tensor], bits: int, dim: int) -> Tensor:
+    """`pack` of float codes of what `apart` gave."""
+    if len(parts) == 1:
+        return pack(parts[0].to(torch.uint8), bits, dim)
+    return _byte(parts, bits).to(torch.uint8)
+
+
+def _byte(parts: Sequence[Tensor], width: int) -> Tensor:
+    byte = parts[0].to(torch.float32)
+    for index, part in enumerate(parts[1:], 1):
+        byte = byte + part.to(torch.float32) * float(2 ** (index * width))
+    return byte
 
 
 def unpack(packed: Tensor, bits: int, dim: int, length: int) -> Tensor:

@@ -75,8 +75,10 @@ def triton_code(
                 halves = _halves(joint, joint_inputs, config, given)
                 graphs = [copied(half) for half in halves[0]]
                 outputs = given["num_fwd_outputs"]
-                codes = [_wrapper(half, outputs if half is halves[1][0] else 0, config.lowering) for half in halves[1]]
-                pairs.append((Half(graphs[0], codes[0]), Half(graphs[1], codes[1])))
+                forward, strides = _wrapper(halves[1][0], outputs, config.lowering)
+                _lay(halves[1][1], strides)
+                backward, _ = _wrapper(halves[1][1], 0, config.lowering)
+                pairs.append((Half(graphs[0], forward), Half(graphs[1], backward)))
             raise _Written
 
         with contextlib.suppress(_Written):
@@ -127,18 +129,35 @@ def _move(joint: fx.GraphModule) -> None:
     joint.recompile()
 
 
-def _wrapper(half: fx.GraphModule, visible: int, lowering: str) -> str:
-    """Inductor's code for a half. visible: how many of its outputs, the first, a caller sees; 0 for a backward."""
+def _lay(backward: fx.GraphModule, strides: dict[str, tuple[int, ...]]) -> None:
+    """Say of what the forward saves that it lies as Inductor laid it out. strides: of its outputs, by name."""
+    for node in backward.graph.find_nodes(op="placeholder"):
+        if node.name in strides:
+            with fake.mode_of(backward.graph), torch.no_grad():
+                value = node.meta["val"]
+                node.meta["val"] = value.new_empty_strided(value.shape, strides[node.name])
+
+
+def _wrapper(half: fx.GraphModule, visible: int, lowering: str) -> tuple[str, dict[str, tuple[int, ...]]]:
+    """Inductor's code for a half, and the strides of its outputs, by name.
+
+    visible: how many of its outputs, the first, a caller sees; 0 for a backward.
+    """
     from torch._guards import TracingContext, tracing
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.graph import GraphLowering
 
     codes: list[Any] = []
+    strides: dict[str, tuple[int, ...]] = {}
+    names = [getattr(node, "name", "") for node in next(iter(half.graph.find_nodes(op="output"))).args[0]]  # type: ignore[union-attr,arg-type]
     generate = GraphLowering.codegen
 
     def codegen(self: Any) -> Any:
         codes.append(generate(self)[0])
+        for name, made in zip(names, self.graph_outputs, strict=True):
+            if hasattr(made, "layout"):
+                strides[name] = tuple(map(int, made.get_stride()))
         raise _Written
 
     if visible:
@@ -156,7 +175,7 @@ def _wrapper(half: fx.GraphModule, visible: int, lowering: str) -> str:
         except Exception:
             if not codes:
                 raise
-    return str(getattr(codes[0], "value", codes[0]))
+    return str(getattr(codes[0], "value", codes[0])), strides
 
 
 def convolution_layout(image: torch.Tensor, weight: torch.Tensor, _: Any) -> torch.memory_format:

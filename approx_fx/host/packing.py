@@ -1,0 +1,200 @@
+"""Which values are written in as many parts as a byte holds of their codes, and which ops pack with them.
+
+On a CPU those are ReLUs, see `parts`. On a GPU whatever is computed element by element and read by a convolution or a
+matrix product: with it go the codes and masks of all that it is computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+aten = torch.ops.aten
+
+# What wants its input in memory: a value that goes nowhere else may never be written.
+READERS = frozenset({"aten.convolution.default", "prims._low_memory_max_pool_with_offsets.default"})
+PRODUCTS = frozenset({"aten.mm.default", "aten.addmm.default", "aten.bmm.default"})
+# Parts at most. On a CPU eight, a mask's, were measured to be no faster; a GPU reads them from memory side by side.
+MOST = {"cpu": 4, "cuda": 8}
+# What is computed element by element from values of the same shape, by name.
+POINTWISE: dict[str, OpOverload] = {
+    str(op): op
+    for op in (
+        torch.ops.prims.convert_element_type.default, aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor,
+        aten.div.Tensor, aten.relu.default, aten.clamp_min.default, aten.clamp_max.default, aten.where.self,
+        aten.erf.default, aten.exp.default, aten.sigmoid.default, aten.tanh.default, aten.neg.default,
+        aten.reciprocal.default,
+    )
+}  # fmt: skip
+COMPARISONS = frozenset({f"aten.{name}.Scalar" for name in ("le", "lt", "ge", "gt")})
+LOGIC = frozenset(
+    {"aten.bitwise_or.Tensor", "aten.bitwise_and.Tensor", "aten.bitwise_not.default"}
+    | {"aten.logical_or.default", "aten.logical_and.default", "aten.logical_not.default"}
+)
+VIEWS = frozenset({"aten.view.default", "aten.reshape.default", "aten.permute.default"})
+
+
+@dataclass(frozen=True)
+class Packing:
+    """An op that packs codes of what a value is made of, or its mask. count: codes a byte; order: of dimensions."""
+
+    count: int
+    order: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """count: how many; packing: the ops whose bytes are made of them.
+
+    passing: what is computed on the way to the value and to them alone, and need not be in memory.
+    """
+
+    count: int
+    packing: Mapping[fx.Node, Packing]
+    passing: frozenset[fx.Node] = field(default=frozenset())
+
+
+def parts_of(node: fx.Node, ours: Collection[Any]) -> int:
+    """How many values one of `ours` packs into a byte, from as many parts of its first dimension; 0 for anything else.
+
+    Anything else is also what packs along another dimension, pads, or splits a code over several bytes.
+    """
+    target, codes = node.target, _first(node.meta.get("val"))
+    if target not in ours or not isinstance(target, OpOverload) or not isinstance(codes, torch.Tensor):
+        return 0
+    given = dict(zip([argument.name for argument in target._schema.arguments], node.args, strict=False))
+    bits, values = given.get("bits", 1 if "mask" in given else None), given.get("x", given.get("mask"))
+    if given.get("pack_dim") != 0 or not isinstance(bits, int) or not isinstance(values, fx.Node) or 8 % bits:
+        return 0
+    count, length = 8 // bits, values.meta["val"].shape[0]
+    return count if isinstance(length, int) and length == count * codes.shape[0] > 0 else 0
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, (tuple, list)) and value else value
+
+
+def _has_scales(node: fx.Node) -> bool:
+    """Whether the op finds scales of its own before it codes: it is no part of a loop over what it codes."""
+    return isinstance(node.meta.get("val"), (tuple, list))
+
+
+def parted(graph: fx.Graph, ours: Collection[Any]) -> dict[fx.Node, Parts]:
+    """The values to be written in parts."""
+    found: dict[fx.Node, Parts] = {}
+    taken: set[fx.Node] = set()
+    for node in graph.nodes:
+        if str(node.target) not in POINTWISE or not isinstance(node.meta.get("val"), torch.Tensor):
+            continue
+        place = node.meta["val"].device.type
+        own = (_on_cpu if place == "cpu" else _on_gpu)(node, ours, taken)
+        if own is not None and 1 < own.count <= MOST.get(place, 0):
+            found[node] = own
+            taken.update(own.packing)
+    return found
+
+
+def _on_cpu(relu: fx.Node, ours: Collection[Any], taken: set[fx.Node]) -> Parts | None:
+    """A ReLU that is written, and whose sign goes into codes of what it comes from.
+
+    Not one whose mask is kept as it is, nor one that is coded itself.
+    """
+    if relu.target is not aten.relu.default or not any(str(node.target) in READERS for node in relu.users):
+        return None
+    signs = [node for node in relu.users if node.target is aten.le.Scalar]
+    turned = [node for sign in signs for node in sign.users if node.target is aten.logical_not.default]
+    seen = {node: order for sign in (*signs, *turned) for node, order in _seen(sign) if node not in turned}
+    packing = {node: Packing(0 if _has_scales(node) else parts_of(node, ours), order) for node, order in seen.items()}
+    counts = {each.count for each in packing.values()}
+    return Parts(counts.pop(), packing) if len(counts) == 1 and taken.isdisjoint(packing) else None
+
+
+def _on_gpu(value: fx.Node, ours: Collection[Any], taken: set[fx.Node]) -> Parts | None:
+    """A value that is written, and whose sources are coded, or compared for masks that are kept.
+
+    Codes with scales of their own are packed in as many parts by the kernel that finds those: it then writes the value.
+    """
+    if not _is_written(value):
+        return None
+    sources = dict.fromkeys(_sources(value))
+    masks = dict.fromkeys(_masks([value, *sources]))
+    packing: dict[fx.Node, Packing] = {}
+    scaled: set[int] = set()
+    for seen in (*masks, *sources):
+        for node, order in _seen(seen):
+            count = 0 if node in taken else parts_of(node, ours)
+            if count and _has_scales(node):
+                scaled.add(count)
+            elif count:
+                packing.setdefault(node, Packing(count, order))
+    if not packing and (len(scaled) != 1 or any(map(_is_scaled_by_row, sources))):
+        return None
+    inside = {value, *sources, *masks}
+    count = max(each.count for each in packing.values()) if packing else scaled.pop()
+    return Parts(count, packing, frozenset(_passing(inside, ours) - {value}))
+
+
+def _is_scaled_by_row(node: fx.Node) -> bool:
+    """Whether it reads a number for each row: the kernel that finds that number, a norm's, writes the value as well."""
+    own, values = node.meta["val"], [_first(source.meta.get("val")) for source in node.all_input_nodes]
+    rows = own.numel() // max(own.shape[-1], 1) if own.ndim else 0
+    return any(isinstance(v, torch.Tensor) and v.ndim and v.shape[-1] == 1 and v.numel() == rows > 1 for v in values)
+
+
+def _passing(inside: set[fx.Node], ours: Collection[Any]) -> set[fx.Node]:
+    """Of these nodes the computed ones whose every reader is one of them, or one of `ours`."""
+
+    def within(reader: fx.Node) -> bool:
+        permuted = reader.target is aten.permute.default and all(user.target in ours for user in reader.users)
+        return reader in inside or reader.target in ours or permuted
+
+    computed = {node for node in inside if str(node.target) in POINTWISE.keys() | COMPARISONS | LOGIC}
+    return {node for node in computed if all(map(within, node.users))}
+
+
+def _is_written(value: fx.Node) -> bool:
+    if any(str(user.target) in READERS for user in value.users):
+        return True
+    readers = list(value.users)
+    while any(str(reader.target) in VIEWS for reader in readers):
+        readers = [user for each in readers for user in (each.users if str(each.target) in VIEWS else [each])]
+    return any(str(reader.target) in PRODUCTS for reader in readers)
+
+
+def _seen(node: fx.Node) -> Iterator[tuple[fx.Node, Sequence[int]]]:
+    """Who reads a node, and in which order of its dimensions: as it is, or permuted with the first one first."""
+    plain = range(node.meta["val"].ndim)
+    for user in node.users:
+        order: Any = user.args[1] if user.target is aten.permute.default else ()
+        if order and order[0] == 0:
+            yield from ((reader, order) for reader in user.users)
+        else:
+            yield user, plain
+
+
+def _sources(value: fx.Node) -> Iterator[fx.Node]:
+    """What a value is computed from, element by element, back to what is read from memory."""
+    shape, todo = value.meta["val"].shape, list(value.all_input_nodes)
+    found: set[fx.Node] = set()
+    while todo:
+        node = todo.pop()
+        own = node.meta.get("val")
+        if node not in found and isinstance(own, torch.Tensor) and own.shape == shape:
+            found.add(node)
+            yield node
+            if str(node.target) in POINTWISE:
+                todo.extend(node.all_input_nodes)
+
+
+def _masks(values: Iterable[fx.Node]) -> Iterator[fx.Node]:
+    """Comparisons of these values with constants, and what is made of those alone."""
+    todo = [user for value in values for user in value.users if str(user.target) in COMPARISONS]
+    while todo:
+        node = todo.pop()
+        yield node
+        todo.extend(user for user in node.users if str(user.target) in LOGIC)
