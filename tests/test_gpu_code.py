@@ -217,6 +217,55 @@ def test_tiles_are_packed_where_they_are_reduced(bits: int) -> None:
     assert forward.kernels and not any("_red_" in name for name in forward.kernels)
 
 
+class Turned(nn.Module):
+    """ConvNeXt's block: a convolution of each channel, then products along the channels, which lie innermost."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1, groups=width), nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x).permute(0, 2, 3, 1))
+        return x + self.down(nn.functional.gelu(self.up(y))).permute(0, 3, 1, 2)
+
+
+@compiles
+def test_what_is_turned_is_not_turned_again() -> None:
+    """Inductor's layout for convolutions is not that of values with channels innermost: nothing is copied."""
+    stem = nn.Conv2d(3, 128, 2, 2)
+    model, inputs = nn.Sequential(stem, *(Turned(128) for _ in range(3))), (torch.randn(16, 3, 32, 32),)
+    exact = triton_code(model, inputs, torch.bfloat16, bits=None)
+    ours = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
+    assert moved(ours)["backward"] < 1.35 * moved(exact)["backward"]
+
+
+@compiles
+def test_masks_of_any_activation_are_packed_where_it_is_written() -> None:
+    """ReLU6: its input, its two comparisons and its codes go no way through memory."""
+    layers: list[nn.Module] = []
+    for width in (3, 64, 64):
+        layers += [nn.Conv2d(width, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU6()]
+    model = nn.Sequential(*layers, nn.Conv2d(64, 8, 1)).to(memory_format=torch.channels_last)
+    inputs = (torch.randn(32, 3, 28, 28).to(memory_format=torch.channels_last),)
+    exact = triton_code(model, inputs, torch.bfloat16, bits=None)
+    ours = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
+    more = moved(ours)["forward"] - moved(exact)["forward"]
+    assert saved(ours) <= more <= 1.05 * saved(ours)
+
+
+@compiles
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, lambda width: nn.GroupNorm(8, width)], ids=["batch", "group"])
+def test_what_little_is_read_for_is_made_anew(norm: Callable[[int], nn.Module]) -> None:
+    """SiLU's argument, which it and its slope read, is decoded by each: in float32 it would be most of what moves."""
+    layers = [layer for _ in range(3) for layer in (nn.Conv2d(64, 64, 1, bias=False), norm(64), nn.SiLU())]
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), *layers, nn.Conv2d(64, 8, 1)).to(memory_format=torch.channels_last)
+    inputs = (torch.randn(32, 3, 28, 28).to(memory_format=torch.channels_last),)
+    exact = triton_code(model, inputs, torch.bfloat16, bits=None)
+    ours = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
+    assert moved(ours)["backward"] < 0.7 * moved(exact)["backward"]
+
+
 @compiles
 def test_a_decoding_is_not_held_for_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where kernels that hold something are fused, as they are on a CPU if they spare more, the peak is higher."""

@@ -99,7 +99,7 @@ def changed(half: fx.GraphModule, references: Mapping[OpOverload, Callable[..., 
     with (
         _ONE_COMPILE, paused(), wide_statistics(), scalars_skimmed(), quicker(), decoded_late(), converting(),
         sums_kept(), peak_estimated(), staged(half, references), lowered(references), in_parts(half, references),
-        permuted_as_it_is(references), more_at_once(half, references), offsets_seen_through(half, references),
+        permuted_as_it_is(half, references), more_at_once(half, references), offsets_seen_through(half, references),
         last_parts_considered(), gradients_channels_last(half, references),
     ):  # fmt: skip
         yield
