@@ -81,6 +81,17 @@ def test_a_bias_is_exact(name: str) -> None:
     assert not any(row.shape[-2:] == (LENGTH, LENGTH) for row in report.tensors)
 
 
+def test_a_bias_is_not_made_of_codes() -> None:
+    """A bias that is smooth in something else is kept itself: made again from codes of that, it would not be exact."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        assert bias is not None
+        return KERNELS["efficient"](q, k, v, torch.rsqrt(1 + bias * bias))
+
+    report = approx_fx.explain(Attention(kernel, True, -5.0), *inputs(), bits=4, min_bytes=0, strict=True)
+    assert not any(row.shape[-2:] == (LENGTH, LENGTH) for row in report.tensors)
+
+
 @pytest.mark.parametrize("far", [-1e9, float("-inf")])
 def test_gradients_through_a_bias_that_masks(far: float) -> None:
     """A step of a code between -1e9 and the bias of what is near would be far larger than what is near."""

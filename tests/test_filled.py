@@ -17,12 +17,16 @@ ROWS, WIDTH = 64, 256
 class Entropy(nn.Module):
     """The entropy of a choice between what is allowed, as policies with an action mask have it."""
 
-    def __init__(self, far: float) -> None:
+    def __init__(self, far: float, added: bool = False) -> None:
         super().__init__()
-        self.scores, self.far = nn.Linear(64, WIDTH), far
+        self.scores, self.far, self.added = nn.Linear(64, WIDTH), far, added
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
-        log = torch.log_softmax(self.scores(x).masked_fill(~allowed, self.far), -1)
+        scores = self.scores(x)
+        if self.added:
+            log = torch.log_softmax(scores + (1.0 - allowed.float()) * self.far, -1)
+        else:
+            log = torch.log_softmax(scores.masked_fill(~allowed, self.far), -1)
         return -(log.exp() * log.clamp_min(-1e5)).sum(-1)
 
 
@@ -31,11 +35,13 @@ def inputs() -> tuple[Tensor, Tensor]:
     return torch.randn(ROWS, 64, generator=generator), torch.rand(ROWS, WIDTH, generator=generator) < 0.5
 
 
-@pytest.mark.parametrize("far", [-1e9, -1e4, float("-inf")])
-def test_gradients_of_a_masked_entropy(far: float) -> None:
+@pytest.mark.parametrize(
+    ("far", "added"), [(-1e9, False), (-1e4, False), (float("-inf"), False), (-1e9, True), (-1e4, True)]
+)
+def test_gradients_of_a_masked_entropy(far: float, added: bool) -> None:
     """In codes of the filled scores nothing is left of what is allowed: this gradient was 0, or NaN."""
     torch.manual_seed(0)
-    exact = Entropy(far)
+    exact = Entropy(far, added)
     ours = approx_fx.convert(copy.deepcopy(exact), bits=8, min_bytes=0, compiler="eager", strict=True)
     gradients = []
     for model in (exact, ours):

@@ -15,6 +15,7 @@ import typer
 if __package__ in (None, ""):
     import root  # type: ignore[import-not-found]  # noqa: F401
 
+from tools import gpu_code
 from tools.chain import draw
 from tools.root import ROOT
 from tools.tables import fill
@@ -110,6 +111,7 @@ def readme() -> None:
         "gradients": _gradients_table(),
         "bench": _bench_table(),
         "passes": _passes_table(),
+        "gpu-code": gpu_code.table(_read("gpu-code")),
         "cifar10": _cifar10_table(),
         "shakespeare": _shakespeare_table(),
         "zoo": _zoo_line(),

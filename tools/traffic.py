@@ -3,9 +3,9 @@
 Each loop nest of each generated kernel counts a buffer once if it reads it and once if it writes it; each op that is
 called, such as a convolution, counts its inputs and outputs, a convolution's backward its incoming gradient twice (for
 the weight and for the input). The figures are differences between a net of LONG chains and one of SHORT, a chain each.
-The Triton code for a GPU is counted as well, without one, and so is ResNet-50's, with the peak that follows from it.
+The Triton code for a GPU is counted as well, without one; of whole networks by `tools/gpu_code.py`.
 
-    python tools/traffic.py        writes tools/results/traffic.md, in six minutes
+    python tools/traffic.py        writes tools/results/traffic.md, in three minutes
 """
 
 from __future__ import annotations
@@ -23,15 +23,13 @@ from torch import Tensor, nn
 
 import approx_fx
 from approx_fx.host.wrapper import Access, generated_code
-from approx_fx.timeline import accesses, predict
-from models.resnet import resnet50_net
+from approx_fx.timeline import accesses
 from tools.measuring.triton_code import triton_code
 from tools.root import ROOT
 
 SHORT, LONG = 3, 5
 CHANNELS, BATCH, SIZE = 64, 32, 32
 ACTIVATION = BATCH * CHANNELS * SIZE * SIZE * 4
-RESNET50 = 128  # images
 SYSTEMS: dict[str, dict[str, Any] | None] = {
     "torch.compile": None,
     "8 bits": {"bits": 8},
@@ -93,11 +91,6 @@ COUNTED = (
     "halved. Each loop nest of a kernel counts a buffer once for reading and once for writing, a convolution its "
     "inputs and outputs, its backward the gradient twice."
 )
-PREDICTED = (
-    f"ResNet-50 on a GPU, bfloat16, channels-last, batch {RESNET50}, without its classifier: what Triton's kernels "
-    "move, and the step's peak as it follows from the code, without parameters, inputs and cuDNN's workspace. "
-    "Counted, not measured: this is the code that is written for an H100, read without one."
-)
 HEAD = [
     "| | forward: kernels | backward: kernels | **kernels** | forward: convolution | backward: convolution | all |",
     "|---|---|---|---|---|---|---|",
@@ -112,18 +105,6 @@ def row(name: str, long: Counter[tuple[str, str]], short: Counter[tuple[str, str
     ]
     cells = [f"{part:.2f}" for part in (*parts, sum(parts))]
     return "| " + " | ".join([name, *cells[:2], f"**{parts[0] + parts[1]:.2f}**", *cells[2:]]) + " |"
-
-
-def resnet50_row(name: str, options: dict[str, Any] | None) -> str:
-    """What the kernels of ResNet-50's step move on a GPU, without its classifier, and the step's predicted peak."""
-    body, x = laid_out(nn.Sequential(*list(resnet50_net())[:-1]), torch.randn(RESNET50, 3, 224, 224))
-    code = triton_code(body, (x,), torch.bfloat16, **(options or {"bits": None}))
-    moved: Counter[str] = Counter()
-    for phase, access in accesses([part.wrapper for part in code]):
-        moved[phase] += (access.read + access.written) * (access.kind == "kernel")
-    peak = predict([part.wrapper for part in code]).peak.live
-    cells = [moved["forward"], moved["backward"], sum(moved.values()), peak]
-    return f"| {name} | " + " | ".join(f"{cell / 2**30:.2f} GiB" for cell in cells) + " |"
 
 
 @app.command()
@@ -143,9 +124,6 @@ def main() -> None:
         for name, options in SYSTEMS.items():
             long, short = gpu_traffic(LONG, options, half), gpu_traffic(SHORT, options, half)
             add(row(name, long, short, ACTIVATION // 2 if half else ACTIVATION))
-    lines += ["", PREDICTED, "", "| | forward | backward | both | predicted peak |", "|---|---|---|---|---|"]
-    for name, options in SYSTEMS.items():
-        add(resnet50_row(name, options))
     path = ROOT / "tools" / "results" / "traffic.md"
     path.write_text("\n".join(lines) + "\n")
 

@@ -56,8 +56,8 @@ def exactness(joint: Joint, config: Config) -> Exactness:
             reasons[node] = "checkpoint"
         elif _is_asked(config, node, readers):
             reasons[node] = "asked"
-        elif not is_statistic(node) and not all(tolerates(reader, node) for reader in readers):
-            reasons[node] = "reader"
+        elif not all(tolerates(reader, node) for reader in readers):
+            reasons[node] = "statistic" if is_statistic(node) else "reader"
     for node in reversed(joint.order):
         if node in reasons and name_of(node) in VIEWS:  # a view is had exactly from what it is a view of
             source = node.all_input_nodes[0]

@@ -38,9 +38,8 @@ def gradients_channels_last(half: fx.GraphModule, ours: Collection[Any]) -> Iter
         """Inductor orders such a value by its metadata: before it is lowered, that says channels-last."""
         for node in self.module.graph.find_nodes(op="call_function", target=op):
             for read in node.args[:READ]:
-                inner = read.op == "call_function" and all(user.op != "output" for user in read.users)
                 value = read.meta["val"]
-                if inner and _is_image(value):
+                if _is_free(read) and _is_image(value):
                     strides = make_channels_last_strides_for(value.shape)
                     read.meta["val"] = value.new_empty_strided(value.shape, strides)
         return find(self)
@@ -57,5 +56,12 @@ def gradients_channels_last(half: fx.GraphModule, ours: Collection[Any]) -> Iter
         yield
 
 
+def _is_free(node: fx.Node) -> bool:
+    """Whether nobody counts on the order that the trace has for a computed value."""
+    counted = any(user.op == "output" or "strided" in str(user.target) for user in node.users)
+    return node.op == "call_function" and not counted and "inductor_realize_to_strides" not in node.meta
+
+
 def _is_image(value: torch.Tensor) -> bool:
-    return value.ndim == 4 and value.device.type != "cpu"
+    known = all(isinstance(size, int) for size in value.shape)
+    return known and value.ndim == 4 and value.device.type != "cpu"

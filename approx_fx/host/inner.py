@@ -16,8 +16,12 @@ from torch import fx
 
 def side_by_side(node: Any) -> bool:
     """Whether all that a scheduler's node reads is read in the order of memory, from anywhere on."""
-    reads = [dep for dep in node.read_writes.reads if hasattr(dep, "index") and hasattr(dep, "var_names")]
-    return bool(reads) and all(dep.index - dep.get_offset() in dep.var_names for dep in reads)
+    from torch._inductor.dependencies import MemoryDep
+
+    reads = [dep for dep in node.read_writes.reads if isinstance(dep, MemoryDep)]
+    return len(reads) == len(node.read_writes.reads) > 0 and all(
+        dep.index - dep.get_offset() in dep.var_names for dep in reads
+    )
 
 
 @contextlib.contextmanager

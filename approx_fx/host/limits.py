@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 from unittest import mock
 
+import torch
 from torch import fx
 
 # Operations, and buffers with at least one element for every sixteen of the value, as a byte of eight masks has.
@@ -34,12 +35,15 @@ def is_much(loops: Any) -> bool:
 
 
 def is_light(loops: Any) -> bool:
-    """Whether Inductor's value is made of no more bytes than it has, and by few enough operations."""
+    """Whether Inductor's float32 value is made of no more bytes than it has, and by few enough operations.
+
+    One of fewer bits is rounded where it is written, and only there.
+    """
     from torch._inductor.virtualized import V
 
     done = loops.inner_fn_opcount()
     buffers: list[Any] = [V.graph.try_get_buffer(name) for name in done.read_buffers]
-    if done.num_ops > OPERATIONS or None in buffers:
+    if loops.get_dtype() != torch.float32 or done.num_ops > OPERATIONS or None in buffers:
         return False
     read = sum(buffer.get_numel() * buffer.get_dtype().itemsize for buffer in buffers)
     own = loops.get_numel() * loops.get_dtype().itemsize

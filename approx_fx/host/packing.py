@@ -6,6 +6,7 @@ matrix product: with it go the codes and masks of all that it is computed from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,12 @@ def parts_of(node: fx.Node, ours: Collection[Any]) -> int:
     return count if isinstance(length, int) and length == count * codes.shape[0] > 0 else 0
 
 
+def _sizes(value: Any) -> tuple[int, ...] | None:
+    """A tensor's shape, if all of it are numbers."""
+    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else (None,)
+    return shape if all(isinstance(size, int) for size in shape) else None  # type: ignore[return-value]
+
+
 def _first(value: Any) -> Any:
     return value[0] if isinstance(value, (tuple, list)) and value else value
 
@@ -89,7 +96,7 @@ def parted(graph: fx.Graph, ours: Collection[Any]) -> dict[fx.Node, Parts]:
     found: dict[fx.Node, Parts] = {}
     taken: set[fx.Node] = set()
     for node in graph.nodes:
-        if str(node.target) not in POINTWISE or not isinstance(node.meta.get("val"), torch.Tensor):
+        if str(node.target) not in POINTWISE or _sizes(node.meta.get("val")) is None:
             continue
         place = node.meta["val"].device.type
         own = (_on_cpu if place == "cpu" else _on_gpu)(node, ours, taken)
@@ -122,7 +129,7 @@ def _on_gpu(value: fx.Node, ours: Collection[Any], taken: set[fx.Node]) -> Parts
     if not _is_written(value):
         return None
     sources = dict.fromkeys(_sources(value))
-    masks = dict.fromkeys(_masks([value, *sources]))
+    masks = dict.fromkeys(_masks([value, *sources], _sizes(value.meta["val"])))
     packing: dict[fx.Node, Packing] = {}
     scaled: set[int] = set()
     for seen in (*masks, *sources):
@@ -141,9 +148,10 @@ def _on_gpu(value: fx.Node, ours: Collection[Any], taken: set[fx.Node]) -> Parts
 
 def _is_scaled_by_row(node: fx.Node) -> bool:
     """Whether it reads a number for each row: the kernel that finds that number, a norm's, writes the value as well."""
-    own, values = node.meta["val"], [_first(source.meta.get("val")) for source in node.all_input_nodes]
-    rows = own.numel() // max(own.shape[-1], 1) if own.ndim else 0
-    return any(isinstance(v, torch.Tensor) and v.ndim and v.shape[-1] == 1 and v.numel() == rows > 1 for v in values)
+    own = _sizes(node.meta["val"]) or ()
+    rows = math.prod(own[:-1])
+    read = [_sizes(_first(source.meta.get("val"))) or () for source in node.all_input_nodes]
+    return rows > 1 and any(sizes[-1:] == (1,) and math.prod(sizes) == rows for sizes in read)
 
 
 def _passing(inside: set[fx.Node], ours: Collection[Any]) -> set[fx.Node]:
@@ -179,22 +187,22 @@ def _seen(node: fx.Node) -> Iterator[tuple[fx.Node, Sequence[int]]]:
 
 def _sources(value: fx.Node) -> Iterator[fx.Node]:
     """What a value is computed from, element by element, back to what is read from memory."""
-    shape, todo = value.meta["val"].shape, list(value.all_input_nodes)
+    shape, todo = _sizes(value.meta["val"]), list(value.all_input_nodes)
     found: set[fx.Node] = set()
     while todo:
         node = todo.pop()
-        own = node.meta.get("val")
-        if node not in found and isinstance(own, torch.Tensor) and own.shape == shape:
+        if node not in found and _sizes(node.meta.get("val")) == shape:
             found.add(node)
             yield node
             if str(node.target) in POINTWISE:
                 todo.extend(node.all_input_nodes)
 
 
-def _masks(values: Iterable[fx.Node]) -> Iterator[fx.Node]:
-    """Comparisons of these values with constants, and what is made of those alone."""
+def _masks(values: Iterable[fx.Node], sizes: tuple[int, ...] | None) -> Iterator[fx.Node]:
+    """Comparisons of these values with constants, and what logic makes of them in the same shape."""
     todo = [user for value in values for user in value.users if str(user.target) in COMPARISONS]
     while todo:
         node = todo.pop()
-        yield node
-        todo.extend(user for user in node.users if str(user.target) in LOGIC)
+        if _sizes(node.meta.get("val")) == sizes:
+            yield node
+            todo.extend(user for user in node.users if str(user.target) in LOGIC)

@@ -104,10 +104,12 @@ def in_parts(half: fx.GraphModule, ours: Collection[Any]) -> Iterator[None]:
             if parts is None:
                 return value
             static = all(getattr(size, "is_number", True) for size in value.get_size())
-            made = _in_parts(value, parts.count) if static else None
+            even = static and int(value.get_size()[0]) % parts.count == 0
+            made = _in_parts(value, parts.count) if even else None
             if made is None:
                 for packer in parts.packing:
-                    del packing[packer]
+                    packing.pop(packer, None)
+                passing.difference_update(parts.passing)
                 return value
             values[node] = value
             orders.update({op: [made[1][dim] for dim in each.order] for op, each in parts.packing.items()})

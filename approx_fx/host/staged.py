@@ -87,7 +87,11 @@ def strides_of(x: Any) -> list[int] | None:
     if not whole:
         return None
     start = dict.fromkeys(variables, 0)
-    steps = iter([int(whole[0].subs({**start, v: 1}) - whole[0].subs(start)) for v in variables])
+    index = whole[0].expand(identity=True)  # of a cat, torch 2.11 wraps variables
+    found_steps = [index.subs({**start, v: 1}) - index.subs(start) for v in variables]
+    if not all(step.is_number for step in found_steps):
+        return None
+    steps = iter(map(int, found_steps))
     return [next(steps) if size != 1 else 0 for size in sizes]
 
 

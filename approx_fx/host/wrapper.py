@@ -112,12 +112,9 @@ class _Kernel:
 
     def reach(self, name: str) -> int:
         """How many elements of a pointer the kernel can reach at most: of a part of a buffer Triton is told no size."""
-        if not TRITON.search(self.source):
-            return 2**62
-        steps = math.prod(
-            int(size) for size in re.findall(r"^    (?:[xyz]|r\d_)numel = (\d+)$", self.source, re.MULTILINE)
-        )
-        return steps * len(set(re.findall(rf"tl\.(?:load|store)\({name} \+ (.*?), ", self.source)))
+        sizes = re.findall(r"^    (?:[xyz]|r\d_)numel = (\d+)$", self.source, re.MULTILINE)
+        places = set(re.findall(rf"tl\.(?:load|store)\({name} \+ (.*?)(?:, |\))", self.source))
+        return math.prod(map(int, sizes)) * len(places) if sizes and places else 2**62
 
     run = __call__
 

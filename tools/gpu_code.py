@@ -1,0 +1,96 @@
+"""What a step moves and holds on a GPU, counted in the code that is written for one, on a machine without.
+
+    python tools/gpu_code.py        writes tools/results/gpu-code.json, in a quarter of an hour
+
+Each network is compiled for an H100 in bfloat16 as torch.compile compiles it, and at 4 bits. Counted is what Triton's
+kernels read and write, each buffer once a kernel; convolutions, matrix products and attention, which read and write
+the same in both but for the gradient of an image, are not. The peak follows from when the code allocates and frees,
+without parameters, inputs and workspace. Nothing is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    import root  # type: ignore[import-not-found]  # noqa: F401
+
+import torch
+import typer
+
+from approx_fx.target import load
+from approx_fx.timeline import accesses, predict
+from tools.checkpoint import write_text
+from tools.measuring.environment import environment
+from tools.measuring.triton_code import triton_code
+from tools.root import ROOT
+
+BITS = 4
+# target, batch, whether channels-last
+NETWORKS = (
+    ("models.resnet:resnet50", 128, True),
+    ("models.resnet:resnet18_cifar", 128, True),
+    ("models.resnet:resnet18_cifar", 128, False),
+    ("models.vgg:vgg16_bn", 128, True),
+    ("models.mobilenet:mobilenet_v2", 64, True),
+    ("models.densenet:densenet121", 64, True),
+    ("models.preact_resnet:preact_resnet164", 64, True),
+    ("models.unet:unet_small", 16, True),
+    ("models.convnext:convnext_tiny", 32, True),
+    ("models.vit:vit_small", 64, False),
+    ("models.gpt:gpt_small", 8, False),
+)
+RESULTS = Path("tools") / "results" / "gpu-code.json"
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+def count(target: str, batch: int, last: bool, bits: int | None) -> dict[str, int]:
+    """Bytes: 'forward' and 'backward' moved by kernels, 'peak' alive. bits: None for torch.compile."""
+    made = load(target, batch)
+    model: Any = made.model
+    inputs: Any = made.inputs
+    if last:
+        model = model.to(memory_format=torch.channels_last)
+        inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+    wrappers = [half.wrapper for half in triton_code(model, inputs, torch.bfloat16, bits=bits)]
+    moved: Counter[str] = Counter()
+    for phase, access in accesses(wrappers):
+        moved[phase] += (access.read + access.written) * (access.kind == "kernel")
+    return {"forward": moved["forward"], "backward": moved["backward"], "peak": predict(wrappers).peak.live}
+
+
+def table(data: dict[str, Any]) -> str:
+    """The README's: ratios, and torch.compile's GiB beside ours."""
+    lines = [
+        "| network, batch | kernels move, forward | backward | both, of torch.compile's | predicted peak |",
+        "|---|---|---|---|---|",
+    ]
+    for row in data["rows"]:
+        theirs, ours = row["compile"], row["approx_fx"]
+        moved = [f"{ours[phase] / 2**30:.2f} GiB ({theirs[phase] / 2**30:.2f})" for phase in ("forward", "backward")]
+        ratio = (ours["forward"] + ours["backward"]) / (theirs["forward"] + theirs["backward"])
+        peak = f"{ours['peak'] / 2**30:.2f} GiB ({theirs['peak'] / 2**30:.2f}), {theirs['peak'] / ours['peak']:.1f}x"
+        order = ", channels-last" if row["channels_last"] else ""
+        cells = [f"{row['target'].split(':')[1]}, {row['batch']}{order}", *moved, f"{ratio:.2f}x", peak]
+        lines.append(f"| {' | '.join(cells)} |")
+    where = f"for an H100, torch {data['torch']}, {data['date'][:10]}"
+    return "\n".join([*lines, "", f"In brackets torch.compile's; {where}; `python tools/gpu_code.py`"])
+
+
+@app.command()
+def main() -> None:
+    """Count, print and write."""
+    data: dict[str, Any] = {**environment(), "bits": BITS, "dtype": "bfloat16", "rows": []}
+    for target, batch, last in NETWORKS:
+        row: dict[str, Any] = {"target": target, "batch": batch, "channels_last": last}
+        row |= {"compile": count(target, batch, last, None), "approx_fx": count(target, batch, last, BITS)}
+        data["rows"].append(row)
+        typer.echo(table({**data, "rows": [row]}).splitlines()[2])
+        write_text(ROOT / RESULTS, json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    app()
