@@ -83,6 +83,7 @@ NETS: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...]]]] = {
     "bottlenecks, channels last": lambda: bottlenecks(True, 8, 8),
     "dense": lambda: (Dense(), (torch.randn(8, 3, 6, 6),)),
 }
+SYSTEMS: dict[str, int | None] = {"compile": None, "approx_fx": 4}
 CASES = [(name, 4) for name in NETS] + [("conv_bn_relu", 2), ("conv_bn_relu", 8)]
 
 
@@ -323,3 +324,18 @@ def test_more_than_one_graph_is_refused() -> None:
 
     with pytest.raises(RuntimeError, match=r"Broken makes 2 graphs that are trained; one is expected\."):
         triton_code(Broken(), (torch.randn(2, 3, 8, 8),), bits=4)
+
+
+@compiles
+def test_networks_are_counted() -> None:
+    """tools/gpu_code.py: the forward moves more by its codes, the peak is lower, and the README's row says so."""
+    from tools.gpu_code import count, table
+
+    found = {name: count("models.preact_resnet:preact_resnet20", 64, True, bits) for name, bits in SYSTEMS.items()}
+    theirs, ours = found["compile"], found["approx_fx"]
+    assert theirs["forward"] < ours["forward"] and ours["backward"] < theirs["backward"]
+    assert ours["peak"] < 0.5 * theirs["peak"]
+    sizes = {"forward": 2**30, "backward": 3 * 2**30, "peak": 2**29}
+    row = {"target": "models.a:net", "batch": 4, "channels_last": True, "compile": sizes, "approx_fx": sizes}
+    text = table({"rows": [row], "torch": "2", "date": "2020-01-02T"}).splitlines()
+    assert text[2] == "| net, 4, channels-last | 1.00 GiB (1.00) | 3.00 GiB (3.00) | 1.00x | 0.50 GiB (0.50), 1.0x |"

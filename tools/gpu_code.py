@@ -41,7 +41,6 @@ NETWORKS = (
     ("models.unet:unet_small", 16, True),
     ("models.convnext:convnext_tiny", 32, True),
     ("models.vit:vit_small", 64, False),
-    ("models.gpt:gpt_small", 8, False),
 )
 RESULTS = Path("tools") / "results" / "gpu-code.json"
 app = typer.Typer(add_completion=False, help=__doc__)
