@@ -21,6 +21,7 @@ from .pack import (
     empty_in_order,
     in_order,
     in_plain_order,
+    pack,
     pack_apart,
     packed_length,
     reused,
@@ -98,12 +99,16 @@ def quantize_group(x: Tensor, bits: int, dim: int, group: int, over: list[int], 
         low = as_stored((low - low.abs() * MARGIN).to(torch.bfloat16))
         step = as_stored(((high - low.float()) * ((1 + MARGIN) / 2**bits)).to(torch.bfloat16))
         divisor = torch.where(step == 0, 1.0, step.float())
-        codes.append(bounded(torch.floor((tiles - low.float()) / divisor), 0, 2**bits - 1).flatten(dim, dim + 1))
+        codes.append(bounded(torch.floor((tiles - low.float()) / divisor), 0, 2**bits - 1))
         lows.append(low)
         steps.append(step)
-    shape = _scale_shape(x, dim, group, over)
-    scale = torch.cat([*lows, *steps], 0).reshape([2, *shape])
-    return in_order(pack_apart(codes, bits, pack_dim), x), in_plain_order(scale)
+    if len(codes) == 1:  # rounded in the shape of the tiles, a compiler codes in the loop that finds their scale
+        packed = pack(codes[0].to(torch.uint8).flatten(dim, dim + 1), bits, pack_dim)
+        scale = torch.stack([*lows, *steps])
+    else:
+        packed = pack_apart([each.flatten(dim, dim + 1) for each in codes], bits, pack_dim)
+        scale = torch.cat([*lows, *steps], 0).reshape([2, *_scale_shape(x, dim, group, over)])
+    return in_order(packed, x), in_plain_order(scale)
 
 
 def _fake_dequantize_group(
@@ -160,7 +165,9 @@ def quantize_relu(
         rounded = bounded(torch.ceil(tiles / divisor), 1, levels).flatten(dim, dim + 1)
         codes.append(torch.where(own, rounded, 0.0))
         steps.append(step)
-    return in_order(pack_apart(codes, bits, pack_dim), x), in_plain_order(torch.cat(steps, 0))
+    return in_order(pack_apart(codes, bits, pack_dim), x), in_plain_order(
+        steps[0] if len(steps) == 1 else torch.cat(steps, 0)
+    )
 
 
 def _fake_dequantize_relu(
