@@ -69,7 +69,7 @@ def _tiles_apart(x: lowered.Value, bits: int, dim: int, tile: int) -> list[lower
 
 @contextlib.contextmanager
 def in_parts(half: fx.GraphModule, ours: Collection[Any]) -> Iterator[None]:
-    """Inductor inside writes such ReLUs so, on the CPU, if `half` calls one of `ours`. For one compile at a time."""
+    """Inductor inside writes such values so, if `half` calls one of `ours`. For one compile at a time."""
     from torch._inductor import ir
     from torch._inductor.lowering import lowerings
     from torch._inductor.virtualized import V
