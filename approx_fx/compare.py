@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,6 +39,7 @@ def compare(
     lenient: bool = False,
     seconds: float | None = None,
     save: Callable[[dict[str, Json]], None] = lambda _: None,
+    turn: contextlib.AbstractContextManager[object] | None = None,
 ) -> Json:
     """Time, peak, saved bytes and gradients of one training step; returns the contract's JSON.
 
@@ -50,7 +52,8 @@ def compare(
     A system that fails is recorded as {"failed": why}; where it is approx_fx or the first of `against`, RuntimeError is
     raised instead, unless `lenient`: then ratio, gradient and loss_equal are None. seconds: systems behind the first
     two are left out, and recorded as failed, where their turn to compile comes later than this. save: called with the
-    runs as far as they are measured, whenever there is more of them.
+    runs as far as they are measured, whenever there is more of them. turn: entered for the timed steps, so that
+    several comparisons can get ready at once; where it is given, systems compile side by side, too.
     """
     for name in against:
         pick(name, allowed=OTHERS)
@@ -66,12 +69,16 @@ def compare(
                 for name in names}  # fmt: skip
         with contextlib.ExitStack() as stack:
             group = _Group(stack, jobs, required, progress)
-            group.first(names[:2], None)
-            save(group.runs)
-            group.first(names[2:], end)
+            if turn is None:
+                group.first(names[:2], None)
+                save(group.runs)
+                group.first(names[2:], end)
+            else:
+                group.first_at_once(names)
             group.memory()
             save(group.runs)
-            group.steps(steps)
+            with turn or contextlib.nullcontext():
+                group.steps(steps)
             save(group.runs)
         if warm:
             group.warm()
@@ -99,6 +106,14 @@ class _Group:
             self.progress(f"compiling: {name}")
             self.workers[name] = self.stack.enter_context(worker(self.jobs[name]))
             self.runs[name] = self._ask(name, "first") or self.runs[name]
+
+    def first_at_once(self, names: list[str]) -> None:
+        """Start and compile side by side; compile_seconds are then those of a busy machine."""
+        self.progress(f"compiling: {', '.join(names)}")
+        self.workers = {name: self.stack.enter_context(worker(self.jobs[name])) for name in names}
+        with ThreadPoolExecutor(len(names)) as pool:
+            for name, found in zip(names, pool.map(lambda name: self._ask(name, "first"), names), strict=True):
+                self.runs[name] = found or self.runs[name]
 
     def memory(self) -> None:
         """Peak and saved bytes of each."""

@@ -14,6 +14,7 @@ from .joint.graph import read
 from .joint.values import is_size
 from .quantize.base import Stored
 from .rewrite.apart import part_convolutions
+from .rewrite.centred import centre
 from .rewrite.decode import Decoder
 from .rewrite.inline import inline_ops
 from .rewrite.insert import insert_quantizers
@@ -47,6 +48,7 @@ def partition(
     stored = insert_quantizers(decided)
     decoder = Decoder(decided, stored, config.window)
     decoder.run()
+    centre(decided, stored, decoder.made)
     saved = list(dict.fromkeys(node for nodes in stored.values() for node in nodes))
     inputs = [node for node in module.graph.find_nodes(op="placeholder") if node in joint.inputs and not is_size(node)]
     sizes = [node for node in joint.order if is_size(node) and node not in joint.backward]

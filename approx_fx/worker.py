@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ from .target import Target, load
 
 Json = dict[str, Any]
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
+# The environment that a process inherits is everybody's.
+_ONE_START = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,10 @@ def worker(job: Job) -> Iterator[Connection]:
     context = get_context("spawn")
     here, there = context.Pipe()
     Path(job.folder).mkdir(exist_ok=True)
-    before = os.environ.get(CACHE)
-    os.environ[CACHE] = str(Path(job.folder) / "cache")
     process = context.Process(target=_serve, args=(there, job), daemon=False)
-    process.start()
+    with _ONE_START, mock.patch.dict(os.environ, {CACHE: str(Path(job.folder) / "cache")}):
+        process.start()
     there.close()
-    if before is None:
-        del os.environ[CACHE]
-    else:
-        os.environ[CACHE] = before
     try:
         yield here
     finally:
@@ -170,7 +169,10 @@ class Step:
                            for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}.values())  # fmt: skip
             return result
 
-        return {"peak_bytes": peak, "saved_bytes": measure(forward).held - outputs}
+        found = {"peak_bytes": peak, "saved_bytes": measure(forward).held - outputs}
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # other workers may be waiting on the same GPU
+        return found
 
 
 class _Mark:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,7 @@ from tools.measuring.gpu_sections import SECTIONS
 from tools.measuring.numbers import Point, dominated, extrapolated_batch, geometric_mean, pareto, search
 from tools.measuring.pages import comparison, table
 from tools.measuring.plots import draw_lines, draw_pareto
+from tools.measuring.turns import Ticket, side_by_side
 
 ROOT = Path(__file__).parent.parent
 without_a_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests what is said without a GPU; there is one")
@@ -76,8 +82,8 @@ def test_the_largest_batch() -> None:
         found = search(fits, 88, 8, 12)
         assert found == limit // 8 * 8 and len(tried) == len(set(tried)) <= 12
     assert search(lambda _: False, 88, 8, 2) is None
-    assert gpu_sections.whole_gpu_batch(10 * 2**30, 128, 80 * 2**30) == 912
-    assert gpu_sections.whole_gpu_batch(2**30, 128, 80 * 2**30) <= gpu_sections.INDEX_LIMIT
+    assert gpu_sections.batch_of(10 * 2**30, 128, 80 * 2**30) == 912
+    assert gpu_sections.batch_of(2**30, 128, 80 * 2**30) <= gpu_sections.INDEX_LIMIT
 
 
 def test_pages() -> None:
@@ -160,6 +166,13 @@ def test_compare_records_what_fails(tmp_path: Path) -> None:
     assert set(found["ratio"]) == {"step", "compile", "peak", "saved"} and saved == [2, 3, 3]
     with pytest.raises(RuntimeError, match="eager: ValueError: not op by op"):
         compare(f"{path}:make", 3, config, steps=1, against=("eager",))
+    turns: list[int] = []
+    with ExitStack() as stack:
+        stack.callback(lambda: turns.append(len(saved)))
+        saved.clear()
+        found = compare(f"{path}:make", 4, config, steps=1, against=("approx_fx@exact",), turn=stack,
+                        save=lambda runs: saved.append(len(runs)))  # fmt: skip
+        assert turns == [1] and found["runs"]["approx_fx"]["step_seconds"] > 0
 
 
 def test_without_a_run_to_refer_to_there_are_no_ratios() -> None:
@@ -204,18 +217,55 @@ def test_the_gpu_run_without_a_gpu() -> None:
     assert done.stdout == "There is no CUDA GPU here, so nothing was measured.\n"
     wrong = [sys.executable, "tools/gpu.py", "--only", "op"]
     done = subprocess.run(wrong, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "There is no section 'op'; known are ops, bandwidth" in done.stderr
+    assert done.returncode == 2 and "There is no section 'op'; known are ops, cifar10, bandwidth" in done.stderr
 
 
 @without_a_gpu
 def test_a_section_that_raises_is_recorded_and_one_without_time_left_out(tmp_path: Path) -> None:
-    sections = [each for each in SECTIONS if each.name in ("largest", "networks")]
+    sections = [each for each in SECTIONS if each.name in ("bandwidth", "networks")]
     now = iter([0.0, 0.0, *[55.0] * 100])
     data = gpu.run_all(sections, Deadline(60, lambda: next(now)), tmp_path / "gpu-x", environment())
-    assert data["sections"]["largest"]["failed"].startswith("exit status 1: ")
+    assert data["sections"]["bandwidth"]["failed"].startswith("exit status 1: ")
     assert data["sections"]["networks"]["left_out"] == "the time of the whole run was over"
     assert json.loads((tmp_path / "gpu-x.json").read_text())["sections"] == data["sections"]
     assert "Left out: the time of the whole run was over." in (tmp_path / "gpu-x.md").read_text()
+
+
+def test_what_is_timed_is_timed_alone_once_all_are_ready() -> None:
+    """Three that get ready in turn, one that fails before, one that is too late for the others to wait."""
+    seen: list[str] = []
+    late = threading.Event()
+
+    def job(name: str, ready: float) -> Callable[[Ticket], None]:
+        def run(ticket: Ticket) -> None:
+            time.sleep(ready)
+            seen.append(f"{name} ready")
+            with ticket:
+                seen.append(f"{name} starts")
+                time.sleep(0.02)
+                seen.append(f"{name} ends")
+
+        return run
+
+    def failing(ticket: Ticket) -> None:
+        seen.append("failed")
+
+    def slow(ticket: Ticket) -> None:
+        late.wait(10)
+
+    side_by_side({"a": job("a", 0), "b": job("b", 0.1), "c": job("c", 0.2), "d": failing}, 60)
+    readies = [index for index, text in enumerate(seen) if "ready" in text or text == "failed"]
+    assert readies == [0, 1, 2, 3]
+    timed = seen[4:]
+    assert [text.split()[1] for text in timed] == ["starts", "ends"] * 3
+    assert all(first.split()[0] == second.split()[0] for first, second in zip(timed[::2], timed[1::2], strict=True))
+    seen.clear()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(side_by_side, {"a": job("a", 0), "late": slow}, 0.3)
+        while "a ends" not in seen and not done.done():
+            time.sleep(0.01)
+        assert not done.done()
+        late.set()
 
 
 def test_the_gpu_page() -> None:
@@ -227,14 +277,13 @@ def test_the_gpu_page() -> None:
     sections = {
         "ops": {**counts, "seconds": 50.0, "failed": None},
         "bandwidth": {"copy_gigabytes_per_second": 2500.0, "rows": rows, "seconds": 9.0},
-        "resnet50": {"comparison": {"runs": {"compile": {"compile_seconds": 60.0}}}, "failed": "stopped after 9 s"},
         "largest": {"compile": {"batch": 512, "failed": "out of memory"}, "approx_fx": {"batch": 900}},
         "networks": {"vit_small": entry(), "failed": "exit status 1: no"},
     }
     titles = {each.name: each.title for each in SECTIONS}
     data = {**environment(), "seconds": 300.0, "allowed_seconds": 530.0, "sections": sections}
     page = gpu_page.render(json.loads(json.dumps(data)), titles)
-    for part in ("| 1 | 1 | 1 | 2 |", "- failed: `tests/a.py::y`", "| 2000 GB/s | 80% |", "Failed: stopped after 9 s",
+    for part in ("| 1 | 1 | 1 | 2 |", "- failed: `tests/a.py::y`", "| 2000 GB/s | 80% |",
                  "| compile | 512 | - | - | out of memory |", "### vit_small, batch 32", "Not run."):  # fmt: skip
         assert part in page, part
     assert "cannot be shown" not in page

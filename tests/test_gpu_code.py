@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import interpreted
 import numpy
@@ -20,8 +21,6 @@ from torch import Tensor, nn
 pytest.importorskip("triton", reason="triton is not installed: Inductor writes no code for a GPU")
 
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from approx_fx.host import fusion, limits, sequence
 from approx_fx.timeline import accesses, predict
@@ -151,30 +150,48 @@ def test_in_the_interpreter() -> None:
     assert interpreted.passed(__file__) == len(CASES)
 
 
-def compiled(name: str, source: str) -> Any:
-    """A kernel of Inductor's, compiled by Triton for the GPU that the code is for."""
-    noted: dict[str, Any] = {}
-    text = source.replace("triton_helpers.set_driver_to_gpu()", "")
-    text = re.sub(r"@triton_heuristics\.\w+\(", "@_noted(", text)
-    scope: dict[str, Any] = {"_noted": lambda **given: noted.update(given) or (lambda kernel: kernel)}
-    path = Path(os.environ["TRITON_CACHE_DIR"]) / f"{name}.py"  # Triton reads a kernel's source from its file
-    path.write_text(text)
-    exec(compile(text.replace("__file__", repr(str(path))), str(path), "exec"), scope)
-    meta = noted["triton_meta"]
-    blocks = {key: 32 if key == "XBLOCK" else 16 for key, kind in meta["signature"].items() if kind == "constexpr"}
-    target = GPUTarget("cuda", 90, 32)
-    return triton.compile(ASTSource(scope[name], meta["signature"], {**blocks, **meta["constants"]}), target=target)
+def compiled(name: str, source: str, folder: Path) -> list[Any]:
+    """A kernel of Inductor's, compiled by Triton in each of the ways that Inductor would try on a GPU."""
+    from torch._inductor import config
+    from torch._inductor.runtime import triton_helpers
+
+    path = folder / f"{name}.py"  # Triton reads a kernel's source from its file
+    path.write_text(source)
+    scope: dict[str, Any] = {"__file__": str(path), "__name__": name}
+    with (
+        mock.patch.object(triton_helpers, "set_driver_to_gpu", lambda: None),
+        config.patch(use_static_cuda_launcher=False),
+    ):
+        exec(compile(source, str(path), "exec"), scope)
+        kernel = scope[name]
+        return [kernel._precompile_config(each).kernel for each in kernel.configs]
 
 
 @compiles
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"])
 def test_it_compiles(dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A batch at which the reductions of channels' statistics are split, and end in a kernel of few rows."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    model, inputs = bottlenecks(True, 8, 12)
+    model, inputs = bottlenecks(True, 128, 28, 64, 0)
     for half in triton_code(model, inputs, dtype, bits=4, min_bytes=0):
         assert half.kernels
         for name, source in half.kernels.items():
-            assert compiled(name, source).asm["cubin"][:4] == b"\x7fELF"
+            for made in compiled(name, source, tmp_path):
+                assert made.asm["cubin"][:4] == b"\x7fELF"
+
+
+@compiles
+def test_a_decoded_branch_reads_no_statistics() -> None:
+    """What a norm made of a coded value needs gamma and beta alone; in front of a ReLU, mean and deviation as well."""
+    model, inputs = bottlenecks(True, 32, 28, 64)
+    _, backward = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
+    ops = [node for node in backward.graph.graph.nodes if node.op == "call_function"]
+    centred = [node for node in ops if "dequantize_centred" in str(node.target)]
+    assert {len(node.args[1].meta["val"].shape) if node.args[1] is not None else 0 for node in centred} == {0, 2}
+    for node in ops:
+        if "dequantize_channel.default" in str(node.target):
+            codes = node.args[0]
+            assert any("dequantize_channel_side" in str(user.target) for user in codes.users), node
 
 
 def moved(halves: tuple[Half, Half]) -> dict[str, int]:

@@ -39,10 +39,13 @@ def opcheck_cases() -> list[tuple[str, tuple[Any, ...]]]:
     return [
         ("channel_grid", (*STATISTICS, 0.0, 4, "gaussian")),
         ("channel_grid", (*STATISTICS[:2], None, None, None, 2, "blpa")),
+        ("channel_grid", (*STATISTICS, 0.0, 4, "gaussian", torch.ones(4))),
         ("quantize_channel", (X, grid, X > 0, 4, 1, 0)),
         ("quantize_channel", (LAST.bfloat16(), grid, None, 3, 1, 1)),
         ("dequantize_channel", (codes, grid, 4, 1, 0, 2, torch.float16)),
         ("dequantize_channel_side", (codes, grid, 4, 1, 0, 2)),
+        ("dequantize_centred", (codes, grid, 4, "gaussian", 1, 0, 2, torch.float32)),
+        ("dequantize_centred", (codes, None, 4, "blpa", 1, 0, 2, torch.bfloat16)),
         ("quantize_group", (X, 3, 1, 2, [2, 3], 1)),
         ("quantize_group", (LAST, 4, 1, 2, [], 0)),
         ("dequantize_group", (group_codes, group_scale, 3, 1, 2, 1, 4, torch.float32)),
@@ -301,3 +304,28 @@ def test_refused() -> None:
         OPS["quantize_channel"].overload(x, rows[:, :5], None, 4, 1, 0)
     with pytest.raises(RuntimeError):
         OPS["dequantize_bitmask"].overload(torch.zeros(1, dtype=torch.uint8), 0, 9)
+
+
+@every_width
+@pytest.mark.parametrize("kind", ["gaussian", "blpa"])
+def test_centred_is_the_value_less_its_mean(bits: int, kind: str) -> None:
+    """x - mean, and in sigmas; with or without the deviation given the grid is the same."""
+    x = 3 * torch.randn(6, 4, 5, 5) + torch.tensor([-2.0, 0, 0.5, 9]).reshape(1, 4, 1, 1)
+    mean, rstd = statistics(x.transpose(0, 1).flatten(1).t(), 1e-5)
+    grid = channel.channel_grid.reference(mean, rstd, None, None, None, bits, kind, 1 / rstd)
+    torch.testing.assert_close(grid, channel.channel_grid.reference(mean, rstd, None, None, None, bits, kind))
+    codes = channel.quantize_channel.reference(x, grid, None, bits, 1, 0)
+    decoded = channel.dequantize_channel.reference(codes, grid, bits, 1, 0, 6, torch.float32)
+    centred = decoded - mean.reshape(1, 4, 1, 1)
+    given = (bits, kind, 1, 0, 6, torch.float32)
+    torch.testing.assert_close(channel.dequantize_centred.reference(codes, grid, *given), centred, rtol=0, atol=1e-5)
+    sigmas = centred * rstd.reshape(1, 4, 1, 1)
+    torch.testing.assert_close(channel.dequantize_centred.reference(codes, None, *given), sigmas, rtol=0, atol=1e-5)
+
+
+def test_a_grid_with_the_deviation_carries_masks_too() -> None:
+    mean, rstd, gamma, beta = STATISTICS
+    rows = channel.channel_grid.reference(mean, rstd, gamma, beta, 0.0, 4, "gaussian")
+    torch.testing.assert_close(
+        channel.channel_grid.reference(mean, rstd, gamma, beta, 0.0, 4, "gaussian", 1 / rstd), rows
+    )

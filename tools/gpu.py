@@ -1,6 +1,6 @@
 """Everything that needs a CUDA GPU, in one command and in nine minutes at most; without a GPU it says so and ends.
 
-    python tools/gpu.py [--out FOLDER] [--minutes 9] [--only ops,resnet50]
+    python tools/gpu.py [--out FOLDER] [--minutes 9] [--only ops,networks]
 
 Needs torch, triton, networkx, scipy, typer, rich, matplotlib, numpy and pytest; approx_fx need not be installed.
 Results go to gpu-DEVICE.json and .md in --out, else in the folder named by the environment variable OUT, else in
@@ -13,6 +13,9 @@ import json
 import os
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,38 +67,53 @@ def main(
 
 
 def run_all(sections: list[Section], deadline: Deadline, stem: Path, data: dict[str, Any]) -> dict[str, Any]:
-    """Run sections in order, each as long as it may, and keep STEM.json and STEM.md up to date; the results."""
+    """Run sections, each as long as it may, and keep STEM.json and STEM.md up to date; the results.
+
+    First, at once, those that nothing disturbs; then one after the other those that run alone.
+    """
     titles = {each.name: each.title for each in sections}
     data = {**data, "allowed_seconds": deadline.seconds, "sections": {}}
+    lock = threading.Lock()
 
-    def write() -> None:
-        data["seconds"] = deadline.seconds - deadline.left()
-        write_text(stem.with_name(stem.name + ".json"), json.dumps(data, indent=1) + "\n")
-        write_text(stem.with_name(stem.name + ".md"), render(data, titles))
-
-    for each in sections:
-        allowed = deadline.allowance(each.seconds)
-        if allowed < LEAST:
-            data["sections"][each.name] = {"left_out": "the time of the whole run was over", "seconds": 0.0}
-            write()
-            continue
-        typer.echo(f"{each.title}: {allowed:.0f} s at most")
-
-        def took(found: dict[str, Any], name: str = each.name) -> None:
+    def took(name: str, found: dict[str, Any]) -> None:
+        with lock:
             data["sections"][name] = found
-            write()
+            data["seconds"] = deadline.seconds - deadline.left()
+            write_text(stem.with_name(stem.name + ".json"), json.dumps(data, indent=1) + "\n")
+            write_text(stem.with_name(stem.name + ".md"), render(data, titles))
 
-        with tempfile.TemporaryDirectory() as scratch:
-            part, before = Path(scratch) / "part.json", Path(scratch) / "before.json"
-            before.write_text(json.dumps(data["sections"]))
-            command = [sys.executable, str(Path(__file__).resolve()), "--section", each.name, "--part", str(part)]
-            command += ["--before", str(before), "--seconds", str(allowed)]
-            path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-            found = run_section(command, part, allowed, took, {**os.environ, "PYTHONPATH": path})
-        typer.echo(f"{each.title}: {found['failed'] or 'done'}, {found['seconds']:.0f} s")
-    write()
+    beside = [
+        threading.Thread(target=run_one, args=(each, deadline, data["sections"], partial(took, each.name)))
+        for each in sections if not each.alone
+    ]  # fmt: skip
+    for thread in beside:
+        thread.start()
+    for thread in beside:
+        thread.join()
+    for each in sections:
+        if each.alone:
+            run_one(each, deadline, data["sections"], partial(took, each.name))
     typer.echo(f"Results are in {stem}.json and {stem.name}.md")
     return data
+
+
+def run_one(
+    section: Section, deadline: Deadline, before: dict[str, Any], took: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run one section in a process of its own. before: earlier ones' results; took: gets each state of its own."""
+    allowed = deadline.allowance(section.seconds)
+    if allowed < LEAST:
+        took({"left_out": "the time of the whole run was over", "seconds": 0.0})
+        return
+    typer.echo(f"{section.title}: {allowed:.0f} s at most")
+    with tempfile.TemporaryDirectory() as scratch:
+        part, earlier = Path(scratch) / "part.json", Path(scratch) / "before.json"
+        earlier.write_text(json.dumps(dict(before)))
+        command = [sys.executable, str(Path(__file__).resolve()), "--section", section.name, "--part", str(part)]
+        command += ["--before", str(earlier), "--seconds", str(allowed)]
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        found = run_section(command, part, allowed, took, {**os.environ, "PYTHONPATH": path})
+    typer.echo(f"{section.title}: {found['failed'] or 'done'}, {found['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def _fake_grid(
     threshold: float | None,
     bits: int,
     grid: str,
+    deviation: Tensor | None = None,
 ) -> Tensor:
     return mean.new_empty((4, mean.numel()), dtype=torch.float32)
 
@@ -58,18 +59,21 @@ def channel_grid(
     threshold: float | None,
     bits: int,
     grid: str,
+    deviation: Tensor | None = None,
 ) -> Tensor:
     """Per-channel grid, float32 [4, C]: lower edge of code 0, signed step, level, 1 / step.
 
     mean, rstd: C elements, the batch statistics (rstd = 1 / sqrt(var + eps)); weight, bias: gamma and beta, C elements.
     threshold: the value of gamma z + beta that decides a mask, or None where no mask is read from the codes.
+    deviation: sqrt(var + eps), C elements, or None for 1 / rstd; a step then follows without a division.
     """
     step = step_in_sigmas(bits, grid)
     half, top = 2 ** (bits - 1), 2**bits - 1
     m, r = mean.reshape(-1).float(), rstd.reshape(-1).float()
+    sigma = deviation.reshape(-1).float() if deviation is not None else None
     if threshold is None:
         inverse = r * (1.0 / step)
-        signed = 1.0 / inverse
+        signed = sigma * step if sigma is not None else 1.0 / inverse
         return torch.stack([m - half * signed, signed, torch.full_like(m, half), inverse])
     gamma = torch.ones_like(m) if weight is None else weight.reshape(-1).float()
     beta = torch.zeros_like(m) if bias is None else bias.reshape(-1).float()
@@ -81,7 +85,7 @@ def channel_grid(
     # A NaN in gamma or beta makes the values NaN by the lower edge; the level stays a number, and so the side exact.
     level = bounded(level, 1, top)
     inverse = torch.where(gamma < 0, -1.0 / step, 1.0 / step) * r
-    signed = 1.0 / inverse
+    signed = torch.where(gamma < 0, -step, step) * sigma if sigma is not None else 1.0 / inverse
     side = torch.where(distance > 0, 0.0, float(2**bits))
     return torch.stack([m - (level + ratio) * signed, signed, torch.where(constant, side, level), inverse])
 
@@ -124,6 +128,42 @@ def dequantize_channel(
     middle, step = grid[0] + 0.5 * grid[1], grid[1]
     values = unpack(codes, bits, pack_dim, length).float()
     return in_order((_along(middle, codes.ndim, dim) + values * _along(step, codes.ndim, dim)).to(dtype), codes)
+
+
+def _fake_centred(
+    codes: Tensor,
+    grid: Tensor | None,
+    bits: int,
+    kind: str,
+    dim: int,
+    pack_dim: int,
+    length: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    shape = list(codes.shape)
+    shape[pack_dim] = length
+    return empty_in_order(codes, shape, dtype)
+
+
+@define(_fake_centred)
+def dequantize_centred(
+    codes: Tensor,
+    grid: Tensor | None,
+    bits: int,
+    kind: str,
+    dim: int,
+    pack_dim: int,
+    length: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """What `dequantize_channel` gives, less the mean; with no grid in sigmas: (x - mean) rstd.
+
+    grid: made without a threshold, whose level is 2^(K-1). kind: its name, see `step_in_sigmas`. A channel of NaNs is
+    NaN where a grid is given.
+    """
+    steps = unpack(codes, bits, pack_dim, length).float() + (0.5 - 2 ** (bits - 1))
+    values = steps * (step_in_sigmas(bits, kind) if grid is None else _along(grid[1], codes.ndim, dim))
+    return in_order(values.to(dtype), codes)
 
 
 def _fake_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int) -> Tensor:

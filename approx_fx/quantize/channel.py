@@ -41,7 +41,10 @@ class Channel:
         chain, layout = self.chain, Layout.of(shape_of(value), self.bits)
         threshold = self.mask.threshold if self.mask is not None else None
         affine = (chain.weight, chain.bias) if self.mask is not None else (None, None)
-        grid = build.call(ops.channel_grid.overload, chain.mean, chain.rstd, *affine, threshold, self.bits, self.grid)
+        grid = build.call(
+            ops.channel_grid.overload, chain.mean, chain.rstd, *affine, threshold, self.bits, self.grid,
+            *_deviation(build, chain),
+        )  # fmt: skip
         side = side_of(build, self.mask, layout) if self.mask is not None else None
         codes = build.call(
             ops.quantize_channel.overload, layout.into(build, value), grid, side, self.bits,
@@ -69,3 +72,13 @@ class Channel:
             layout.pack_dim, layout.length,
         )  # fmt: skip
         return mask_from(build, self.mask, layout, side)
+
+
+def _deviation(build: Build, chain: Chain) -> list[fx.Node]:
+    """On a GPU: sqrt(var + eps).
+
+    There a grid is computed in the kernel that ends the reduction; one that stores 1 / sqrt(var + eps) and computes
+    from it what it subtracts from the mean, Triton 3.6 can't compile ("operand #0 does not dominate this use").
+    """
+    value = chain.rstd.meta["val"]
+    return [build.call(torch.ops.aten.sqrt.default, chain.rstd.args[0])] if value.is_cuda else []

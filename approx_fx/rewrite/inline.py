@@ -28,6 +28,10 @@ SMALL = 2**14  # bytes
 FASTER_ALONE: dict[str, frozenset[str]] = {"cuda": frozenset()}
 
 
+# As a kernel of their own, they would read and write what their neighbours read and write.
+NO_KERNEL = frozenset(["channel_grid", "dequantize_centred"])
+
+
 def references(lowering: str, device: str) -> dict[OpOverload, Callable[..., Any]]:
     """The ops that Inductor is to lower, with what it lowers them by. lowering: see `Config`; device: its type."""
     if lowering == "kernel":
@@ -37,13 +41,13 @@ def references(lowering: str, device: str) -> dict[OpOverload, Callable[..., Any
 
 
 def stays(node: fx.Node, lowering: str) -> bool:
-    """Whether one of our ops is left to Inductor as it is; as a kernel, `channel_grid` never is.
+    """Whether one of our ops is left to Inductor as it is; what has no kernel never is left as one.
 
     lowering: see `Config`.
     """
     if lowering != "kernel" and _static(node):
         return True
-    if lowering == "fused" or name_of(node) == "channel_grid":
+    if lowering == "fused" or name_of(node) in NO_KERNEL:
         return False
     return lowering == "kernel" or name_of(node) in FASTER_ALONE.get(_device(node), ())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -166,10 +167,11 @@ def _prefixed(say: Say, name: object) -> Say:
 def run_compare(
     target: str, batch: int | None, dtype: str, systems: list[str], steps: int, warm: bool, say: Say,
     seconds: float | None = None, save: Callable[[Json], None] = lambda _: None,
+    turn: contextlib.AbstractContextManager[object] | None = None,
 ) -> Json:  # fmt: skip
     """`approx_fx.compare` at 4 bits of the systems named, and of torch.compile in any case; an error is {"failed"}.
 
-    save: called with a result that has only `runs` and `batch`, as they grow.
+    save: called with a result that has only `runs` and `batch`, as they grow. turn: see there.
     """
     from approx_fx.compare import compare
     from approx_fx.config import Config
@@ -177,7 +179,7 @@ def run_compare(
     others = tuple(dict.fromkeys(("compile", *(name for name in systems if name != "approx_fx"))))
     try:
         return compare(target, batch, Config(bits=BITS), dtype, steps, others, say, warm, True, seconds,
-                       lambda runs: save({"batch": batch, "runs": runs}))  # fmt: skip
+                       lambda runs: save({"batch": batch, "runs": runs}), turn)  # fmt: skip
     except Exception as error:
         text = str(error).strip().splitlines()
         return {"failed": f"{type(error).__name__}: {text[0] if text else ''}"}

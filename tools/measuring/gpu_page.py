@@ -52,10 +52,6 @@ def _bandwidth(found: Json) -> list[str]:
     return [*lines, *table(("op", "dtype", "kind", "read and written", "share of the copy"), rows), ""]
 
 
-def _resnet50(found: Json) -> list[str]:
-    return comparison("One step", found["comparison"]) if "comparison" in found else []
-
-
 def _largest(found: Json) -> list[str]:
     rows = []
     for system in ("compile", "approx_fx"):
@@ -85,7 +81,6 @@ def _cifar10(found: Json) -> list[str]:
 RENDERERS: dict[str, Callable[[Json], list[str]]] = {
     "ops": _ops,
     "bandwidth": _bandwidth,
-    "resnet50": _resnet50,
     "largest": _largest,
     "networks": _networks,
     "cifar10": _cifar10,

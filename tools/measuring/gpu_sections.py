@@ -8,9 +8,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +25,34 @@ PROCESSES = 8
 INDEX_LIMIT = 2**31 // (64 * 112 * 112)
 """Beyond this batch ResNet-50's first activation has more elements than a 32-bit index counts."""
 
-# name -> target, batch
+# name -> target, batch; the first with more systems, and what its peak says of the largest batch
 NETWORKS = {
+    "resnet50": ("tools.measuring.nets:resnet50", 128),
     "resnet152": ("tools.measuring.nets:resnet152", 64),
     "preact_resnet164": ("tools.measuring.nets:preact_resnet164", 256),
-    "vit_small": ("tools.measuring.nets:vit_small", 128),
     "densenet121": ("tools.measuring.nets:densenet121", 256),
+    "vit_small": ("tools.measuring.nets:vit_small", 128),
     "gpt_small": ("models.gpt:gpt_small", 16),
 }
-RESNET50 = ("tools.measuring.nets:resnet50", 128)
+FIRST = "resnet50"
+MORE = ["eager", "approx_fx@2"]
+MEMORY = 24 * 2**30
+"""Bytes in which the largest batch is sought: two processes fit a GPU of 80 GB, and INDEX_LIMIT is not what limits."""
 EPOCHS = 3
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section. seconds: its allowance; run: (save, seconds, earlier sections' results by name) -> result."""
+    """One section. seconds: its allowance; run: (save, seconds, earlier sections' results by name) -> result.
+
+    alone: nothing else may run beside it.
+    """
 
     name: str
     title: str
     seconds: float
     run: Callable[[Save, float, Json], Json]
+    alone: bool = True
 
 
 def ops(save: Save, seconds: float, _: Json) -> Json:
@@ -96,71 +106,60 @@ def bandwidth(save: Save, seconds: float, _: Json) -> Json:
     return bandwidths(save)
 
 
-def resnet50(save: Save, seconds: float, _: Json) -> Json:
-    """ResNet-50, 224, bfloat16 autocast, channels last: torch.compile, 4 bits, eager, and 2 bits if there is time."""
+def networks(save: Save, seconds: float, _: Json) -> Json:
+    """Step and peak under torch.compile and at 4 bits: all compile at once, and are timed one after the other."""
     from tools.measuring.benchmark import run_compare
+    from tools.measuring.turns import Ticket, side_by_side
 
-    target, batch = RESNET50
-    systems = ["eager", "approx_fx@2"]
-    found = run_compare(target, batch, "bfloat16", systems, 15, False, _say, seconds * 0.6,
-                        lambda partial: save({"comparison": partial}))  # fmt: skip
-    save({"comparison": found})
-    return {"comparison": found}
+    result: Json = {}
+
+    def take(name: str, found: Json) -> None:
+        result[name] = found
+        save(dict(result))
+
+    def job(name: str, target: str, batch: int) -> Callable[[Ticket], None]:
+        systems, partly = MORE if name == FIRST else [], partial(take, name)
+        return lambda ticket: partly(
+            run_compare(target, batch, "bfloat16", systems, 15, False, _say, None, partly, ticket)
+        )
+
+    side_by_side({name: job(name, *given) for name, given in NETWORKS.items()}, 0.75 * seconds)
+    return result
 
 
 def largest(save: Save, seconds: float, before: Json) -> Json:
-    """The batch that the whole GPU holds, from the peak measured at RESNET50's batch, and one or two steps there."""
-    import torch
-
+    """The batch that MEMORY holds, from the peak measured at FIRST's batch, and one or two tries there."""
     from tools.measuring.largest import probe
+    from tools.measuring.turns import Ticket, side_by_side
 
-    runs = before.get("resnet50", {}).get("comparison", {}).get("runs", {})
-    free, _ = torch.cuda.mem_get_info()
-    target, batch = RESNET50
-    end = time.monotonic() + seconds
-    result: Json = {"target": target, "free_bytes": free, "how": "peak per sample times 1.05, then real steps"}
-    for system in ("compile", "approx_fx"):
-        run = runs.get(system, {})
-        if "peak_bytes" not in run:
-            result[system] = {"failed": "no peak of ResNet-50 was measured before"}
-            continue
-        guess = whole_gpu_batch(run["peak_bytes"], batch, free)
-        for wanted in (guess, int(guess * 0.85) // 16 * 16):
-            if time.monotonic() > end - seconds / 4:
-                break
-            found = probe(system, target, wanted, "bfloat16", 4, None, 5)
-            result[system] = found
-            if "step_seconds" in found:
-                found["samples_per_second"] = found["samples"] / found["step_seconds"]
-                save(result)
-                break
-            save(result)
+    runs = before.get("networks", {}).get(FIRST, {}).get("runs", {})
+    target, batch = NETWORKS[FIRST]
+    result: Json = {"target": target, "bytes": MEMORY, "how": "in 24 GiB; peak per sample times 1.05, then real steps"}
+
+    def job(system: str) -> Callable[[Ticket], None]:
+        def run(ticket: Ticket) -> None:
+            if "peak_bytes" not in runs.get(system, {}):
+                result[system] = {"failed": f"no peak of {FIRST} was measured before"}
+                return
+            guess = batch_of(runs[system]["peak_bytes"], batch, MEMORY)
+            for wanted in (guess, int(guess * 0.85) // 16 * 16):
+                found = probe(system, target, wanted, "bfloat16", 4, MEMORY, 8, ticket)
+                if "step_seconds" in found:
+                    found["samples_per_second"] = found["samples"] / found["step_seconds"]
+                result[system] = found
+                save(dict(result))
+                if "failed" not in found:
+                    return
+
+        return run
+
+    side_by_side({system: job(system) for system in ("compile", "approx_fx")}, 0.8 * seconds)
     return result
 
 
-def whole_gpu_batch(peak: int, batch: int, free: int) -> int:
-    """The batch, a multiple of 16, that `free` bytes should hold if `batch` peaks at `peak`; INDEX_LIMIT at most."""
-    return max(min(int(0.95 * free / (1.05 * peak / batch)), INDEX_LIMIT) // 16 * 16, 16)
-
-
-def networks(save: Save, seconds: float, _: Json) -> Json:
-    """Step and peak of other networks under torch.compile and at 4 bits, as many as there is time for."""
-    from tools.measuring.benchmark import run_compare
-
-    end = time.monotonic() + seconds
-    result: Json = {}
-    for name, (target, batch) in NETWORKS.items():
-        if time.monotonic() > end - seconds / 4:
-            result[name] = {"failed": "left out, the time given was over"}
-            continue
-
-        def partly(partial: Json, name: str = name) -> None:
-            save({**result, name: partial})
-
-        result[name] = run_compare(target, batch, "bfloat16", [], 10, False, _say, None, partly)
-        save(result)
-    save(result)
-    return result
+def batch_of(peak: int, batch: int, memory: int) -> int:
+    """The batch, a multiple of 16, that `memory` bytes should hold if `batch` peaks at `peak`; INDEX_LIMIT at most."""
+    return max(min(int(0.95 * memory / (1.05 * peak / batch)), INDEX_LIMIT) // 16 * 16, 16)
 
 
 def cifar10(save: Save, seconds: float, _: Json) -> Json:
@@ -199,12 +198,11 @@ def _say(text: str) -> None:
 
 
 SECTIONS = (
-    Section("ops", "Ops against their reference, bit for bit", 75, ops),
+    Section("ops", "Ops against their reference, bit for bit", 110, ops, False),
+    Section("cifar10", "CIFAR-10, exactly and at 4 bits", 110, cifar10, False),
     Section("bandwidth", "Bandwidth of the kernels", 50, bandwidth),
-    Section("resnet50", "ResNet-50, 224, bfloat16, batch 128", 200, resnet50),
+    Section("networks", "Training steps, bfloat16, channels last", 250, networks),
     Section("largest", "ResNet-50, the largest batch", 110, largest),
-    Section("networks", "Other networks, bfloat16", 140, networks),
-    Section("cifar10", "CIFAR-10, exactly and at 4 bits", 120, cifar10),
 )
 
 
@@ -212,9 +210,12 @@ def child(name: str, part: Path, seconds: float, before: Path) -> None:
     """Run one section in this process; its result, finished or not, is the JSON file `part`."""
     section = next(each for each in SECTIONS if each.name == name)
 
+    lock = threading.Lock()
+
     def save(result: Json) -> None:
-        temporary = part.with_suffix(".tmp")
-        temporary.write_text(json.dumps(result))
-        os.replace(temporary, part)
+        with lock:
+            temporary = part.with_suffix(".tmp")
+            temporary.write_text(json.dumps(result))
+            os.replace(temporary, part)
 
     save(section.run(save, seconds, json.loads(before.read_text())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import tempfile
 import time
@@ -18,10 +19,14 @@ Json = dict[str, Any]
 OUT_OF_MEMORY = ("OutOfMemory", "out of memory")
 
 
-def probe(system: str, target: str, batch: int, dtype: str, bits: int, memory: int | None, steps: int) -> Json:
+def probe(
+    system: str, target: str, batch: int, dtype: str, bits: int, memory: int | None, steps: int,
+    turn: contextlib.AbstractContextManager[object] | None = None,
+) -> Json:  # fmt: skip
     """One batch in a process of its own: peak_bytes, step_seconds, samples; or {"failed": why}.
 
     memory: on a GPU, the bytes that the process may take; not enforced on a CPU, where the peak is to be compared.
+    turn: entered for the timed steps.
     """
     config = config_of(system, Config(bits=bits))
     with tempfile.TemporaryDirectory() as folder:
@@ -31,7 +36,8 @@ def probe(system: str, target: str, batch: int, dtype: str, bits: int, memory: i
                 found = ask(connection, "first")
                 found.update(ask(connection, "memory"))
                 if steps:
-                    every = [ask(connection, "step")["seconds"] for _ in range(steps)]
+                    with turn or contextlib.nullcontext():
+                        every = [ask(connection, "step")["seconds"] for _ in range(steps + 1)][1:]
                     found["step_seconds"] = statistics.median(every)
             except RuntimeError as error:
                 return {"batch": batch, "failed": str(error)}
