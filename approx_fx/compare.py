@@ -46,8 +46,10 @@ def compare(
     against: names of `approx_fx.systems`, widths allowed ('approx_fx@2'); the first is what the ratios refer to.
     compile_seconds is the first step with a cold cache; step_, forward_ and backward_seconds are medians of `steps`
     alternated steps, step_quartiles their spread; with `warm`, warm_seconds is the first step of a new process that
-    finds the cache filled. ratio.step and ratio.compile are approx_fx / the first of `against`, ratio.peak and
-    ratio.saved the inverse. A run's own `gradient` and `loss_equal` compare it with the first of `against`.
+    finds the cache filled. On a GPU, busy_seconds are those of a step's kernels alone: where they are fewer than
+    step_seconds, the host was too slow. ratio.step and ratio.compile are approx_fx / the first of `against`,
+    ratio.peak and ratio.saved the inverse. A run's own `gradient` and `loss_equal` compare it with the first of
+    `against`.
 
     A system that fails is recorded as {"failed": why}; where it is approx_fx or the first of `against`, RuntimeError is
     raised instead, unless `lenient`: then ratio, gradient and loss_equal are None. seconds: systems behind the first
@@ -137,6 +139,8 @@ class _Group:
             every = [step["seconds"] for step in taken[name]]
             self.runs[name]["step_seconds_all"] = every
             self.runs[name]["step_quartiles"] = quartiles(every)
+        for name in list(self.workers):
+            self.runs[name].update(self._ask(name, "kernels") or {})
 
     def warm(self) -> None:
         """The first step of a second process, after the first has gone."""

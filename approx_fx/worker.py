@@ -21,11 +21,13 @@ from torch.utils._pytree import tree_leaves
 
 from .config import Config
 from .host.allocator import keep_freed_memory
+from .kernels import kernels
 from .memory import measure
 from .systems import apply
 from .target import Target, load
 
 Json = dict[str, Any]
+LONGEST = 40
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # The environment that a process inherits is everybody's.
 _ONE_START = threading.Lock()
@@ -139,6 +141,15 @@ class Step:
         _synchronize()
         seconds = time.perf_counter() - begin
         return {"seconds": seconds, "forward": middle.since(start), "backward": end.since(middle)}
+
+    def kernels(self) -> Json:
+        """On a GPU: launches, busy_seconds and the longest kernels (name, launches, seconds) of a step."""
+        if not torch.cuda.is_available():
+            return {}
+        every = kernels(self.step)
+        longest = [[kernel.name, kernel.launches, kernel.seconds] for kernel in every[:LONGEST]]
+        launches, busy = (sum(getattr(kernel, name) for kernel in every) for name in ("launches", "seconds"))
+        return {"launches": launches, "busy_seconds": busy, "longest_kernels": longest}
 
     def _run(self) -> float:
         loss = self.made.loss(self.forward())

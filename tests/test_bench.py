@@ -9,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 
 from approx_fx.compare import _summary, compare, quartiles
 from approx_fx.config import Config
+from approx_fx.kernels import Kernel, kernels
 from approx_fx.worker import Job
 from tools import gpu
 from tools.errors import UserError
@@ -89,7 +91,10 @@ def test_the_largest_batch() -> None:
 def test_pages() -> None:
     assert table(("a", "b"), [["x|y", "1\n2"]]) == ["| a | b |", "| --- | ---: |", "| x\\|y | 1 2 |"]
     text = "\n".join(comparison("net", entry()))
-    assert "| approx_fx | 900.0 ms | 900.0 to 990.0 | 300.0 ms | 600.0 ms | 10.0 s | 3.5 s | 0.5 MiB | 1.0 MiB " in text
+    assert (
+        "| approx_fx | 900.0 ms | 900.0 to 990.0 | 300.0 ms | 600.0 ms | - | 10.0 s | 3.5 s | 0.5 MiB | 1.0 MiB "
+        in text
+    )
     assert "| 35.6 | 0.99000 | yes |" in text
     assert "Slower and larger than another, or no better: compile, eager." in text
     assert "- failed: fp8: RuntimeError: no | here" in text
@@ -266,6 +271,18 @@ def test_what_is_timed_is_timed_alone_once_all_are_ready() -> None:
             time.sleep(0.01)
         assert not done.done()
         late.set()
+
+
+def test_kernels_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of a name are added up, what runs on the host is not, and the longest comes first."""
+    kinds = torch.autograd.DeviceType
+    seen = (("a", kinds.CUDA, 20.0), ("b", kinds.CUDA, 90.0), ("a", kinds.CUDA, 10.0), ("c", kinds.CPU, 500.0))
+    events = [SimpleNamespace(name=name, device_type=kind, device_time_total=long) for name, kind, long in seen]
+    monkeypatch.setattr("approx_fx.kernels.profile", lambda **_: nullcontext(SimpleNamespace(events=lambda: events)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    steps: list[int] = []
+    found = kernels(lambda: steps.append(1), 2)
+    assert found == [Kernel("b", 0.5, 45e-6), Kernel("a", 1.0, 15e-6)] and len(steps) == 2
 
 
 def test_the_gpu_page() -> None:

@@ -35,6 +35,7 @@ NETWORKS = {
     "gpt_small": ("models.gpt:gpt_small", 16),
 }
 FIRST = "resnet50"
+THREADS = "TORCHINDUCTOR_COMPILE_THREADS"
 MORE = ["eager", "approx_fx@2"]
 MEMORY = 24 * 2**30
 """Bytes in which the largest batch is sought: two processes fit a GPU of 80 GB, and INDEX_LIMIT is not what limits."""
@@ -111,6 +112,7 @@ def networks(save: Save, seconds: float, _: Json) -> Json:
     from tools.measuring.benchmark import run_compare
     from tools.measuring.turns import Ticket, side_by_side
 
+    os.environ.setdefault(THREADS, "2")  # of each process that compiles; there are as many processes as processors
     result: Json = {}
 
     def take(name: str, found: Json) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from tools.measuring.numbers import dominated, pareto
 
 COLUMNS = (
-    "system", "step", "quartiles", "forward", "backward", "compile, cold", "warm", "saved", "peak", "samples/s",
-    "gradient cosine", "loss equal",
+    "system", "step", "quartiles", "forward", "backward", "GPU busy", "compile, cold", "warm", "saved", "peak",
+    "samples/s", "gradient cosine", "loss equal",
 )  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def run_row(name: str, run: Mapping[str, Any]) -> list[str]:
         "-" if low is None else f"{1e3 * low:.1f} to {1e3 * high:.1f}",
         number(run, "forward_seconds", 1e-3, "{:.1f} ms"),
         number(run, "backward_seconds", 1e-3, "{:.1f} ms"),
+        number(run, "busy_seconds", 1e-3, "{:.1f} ms"),
         number(run, "compile_seconds", 1, "{:.1f} s"),
         number(run, "warm_seconds", 1, "{:.1f} s"),
         number(run, "saved_bytes", 2**20, "{:.1f} MiB"),
