@@ -235,6 +235,15 @@ def test_tiles_are_packed_where_they_are_reduced(bits: int) -> None:
     assert forward.kernels and not any("_red_" in name for name in forward.kernels)
 
 
+@compiles
+def test_gradients_stay_in_sixteen_bits() -> None:
+    """A block's gradient, which two norms read as float32, is written in bfloat16; in float32 under torch.compile."""
+    model, inputs = bottlenecks(True, 128, 28, 64)
+    whole = re.compile(r"empty_strided_cuda\(\(128, 256, 28, 28\), \(.*?\), torch\.float32\)")
+    ours, exact = (triton_code(model, inputs, torch.bfloat16, bits=bits, min_bytes=0)[1].wrapper for bits in (4, None))
+    assert whole.search(exact) and not whole.search(ours)
+
+
 class Turned(nn.Module):
     """ConvNeXt's block: a convolution of each channel, then products along the channels, which lie innermost."""
 

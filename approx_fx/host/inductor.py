@@ -25,6 +25,7 @@ from .inner import offsets_seen_through
 from .kept import sums_kept
 from .limits import more_at_once
 from .lowered import lowered
+from .narrow import casts_made_anew
 from .nested import deep_sources
 from .order import permuted_as_it_is
 from .outputs import SaveInputsAsTheyAre
@@ -100,7 +101,7 @@ def changed(half: fx.GraphModule, references: Mapping[OpOverload, Callable[..., 
         _ONE_COMPILE, paused(), wide_statistics(), scalars_skimmed(), quicker(), decoded_late(), converting(),
         sums_kept(), peak_estimated(), staged(half, references), lowered(references), in_parts(half, references),
         permuted_as_it_is(half, references), more_at_once(half, references), offsets_seen_through(half, references),
-        last_parts_considered(), gradients_channels_last(half, references),
+        last_parts_considered(), gradients_channels_last(half, references), casts_made_anew(half, references),
     ):  # fmt: skip
         yield
 
