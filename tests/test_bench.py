@@ -229,7 +229,7 @@ def test_the_gpu_run_without_a_gpu() -> None:
 def test_a_section_that_raises_is_recorded_and_one_without_time_left_out(tmp_path: Path) -> None:
     sections = [each for each in SECTIONS if each.name in ("bandwidth", "networks")]
     now = iter([0.0, 0.0, *[55.0] * 100])
-    data = gpu.run_all(sections, Deadline(60, lambda: next(now)), tmp_path / "gpu-x", environment())
+    data = gpu.run_all(sections, [], Deadline(60, lambda: next(now)), tmp_path / "gpu-x", environment())
     assert data["sections"]["bandwidth"]["failed"].startswith("exit status 1: ")
     assert data["sections"]["networks"]["left_out"] == "the time of the whole run was over"
     assert json.loads((tmp_path / "gpu-x.json").read_text())["sections"] == data["sections"]

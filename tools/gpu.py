@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,10 +28,11 @@ import typer
 from tools.checkpoint import write_text
 from tools.console import sentences
 from tools.errors import pick
+from tools.measuring import gpu_sections
 from tools.measuring.deadline import Deadline, run_section
 from tools.measuring.environment import device_slug, environment
 from tools.measuring.gpu_page import render
-from tools.measuring.gpu_sections import SECTIONS, Section, child
+from tools.measuring.gpu_sections import NETWORKS, SECTIONS, Section, child
 from tools.root import ROOT
 
 LEAST = 10.0
@@ -43,18 +45,21 @@ def main(
     out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="the whole run's time")] = 9.0,
     only: Annotated[str, typer.Option(help=f"of {', '.join(each.name for each in SECTIONS)}")] = "",
+    networks: Annotated[str, typer.Option(help=f"of {', '.join(NETWORKS)}")] = ",".join(NETWORKS),
     section: Annotated[str, typer.Option(hidden=True)] = "",
     part: Annotated[Path | None, typer.Option(hidden=True)] = None,
     before: Annotated[Path | None, typer.Option(hidden=True)] = None,
     seconds: Annotated[float, typer.Option(hidden=True)] = 0.0,
 ) -> None:
     """Measure on the GPU."""
-    if section and part and before:
-        child(section, part, seconds, before)
-        return
     deadline = Deadline(60 * minutes - 10)
     with sentences():
+        nets = [pick("network", name.strip(), NETWORKS) for name in networks.split(",") if name.strip()]
         known = {each.name: each for each in SECTIONS}
+        known["networks"] = replace(known["networks"], run=partial(gpu_sections.networks, names=nets))
+        if section and part and before:
+            child(known[section], part, seconds, before)
+            return
         chosen = [known[pick("section", name.strip(), known)] for name in only.split(",") if name.strip()]
         import torch
 
@@ -63,10 +68,12 @@ def main(
             return
         folder = out or Path(os.environ.get("OUT") or ROOT / "tools" / "results")
         folder.mkdir(parents=True, exist_ok=True)
-        run_all(chosen or list(SECTIONS), deadline, folder / f"gpu-{device_slug()}", environment())
+        run_all(chosen or list(known.values()), nets, deadline, folder / f"gpu-{device_slug()}", environment())
 
 
-def run_all(sections: list[Section], deadline: Deadline, stem: Path, data: dict[str, Any]) -> dict[str, Any]:
+def run_all(
+    sections: list[Section], nets: list[str], deadline: Deadline, stem: Path, data: dict[str, Any]
+) -> dict[str, Any]:
     """Run sections, each as long as it may, and keep STEM.json and STEM.md up to date; the results.
 
     First, at once, those that nothing disturbs; then one after the other those that run alone.
@@ -83,7 +90,7 @@ def run_all(sections: list[Section], deadline: Deadline, stem: Path, data: dict[
             write_text(stem.with_name(stem.name + ".md"), render(data, titles))
 
     beside = [
-        threading.Thread(target=run_one, args=(each, deadline, data["sections"], partial(took, each.name)))
+        threading.Thread(target=run_one, args=(each, nets, deadline, data["sections"], partial(took, each.name)))
         for each in sections if not each.alone
     ]  # fmt: skip
     for thread in beside:
@@ -92,13 +99,17 @@ def run_all(sections: list[Section], deadline: Deadline, stem: Path, data: dict[
         thread.join()
     for each in sections:
         if each.alone:
-            run_one(each, deadline, data["sections"], partial(took, each.name))
+            run_one(each, nets, deadline, data["sections"], partial(took, each.name))
     typer.echo(f"Results are in {stem}.json and {stem.name}.md")
     return data
 
 
 def run_one(
-    section: Section, deadline: Deadline, before: dict[str, Any], took: Callable[[dict[str, Any]], None]
+    section: Section,
+    nets: list[str],
+    deadline: Deadline,
+    before: dict[str, Any],
+    took: Callable[[dict[str, Any]], None],
 ) -> None:
     """Run one section in a process of its own. before: earlier ones' results; took: gets each state of its own."""
     allowed = deadline.allowance(section.seconds)
@@ -110,7 +121,7 @@ def run_one(
         part, earlier = Path(scratch) / "part.json", Path(scratch) / "before.json"
         earlier.write_text(json.dumps(dict(before)))
         command = [sys.executable, str(Path(__file__).resolve()), "--section", section.name, "--part", str(part)]
-        command += ["--before", str(earlier), "--seconds", str(allowed)]
+        command += ["--before", str(earlier), "--seconds", str(allowed), "--networks", ",".join(nets)]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         found = run_section(command, part, allowed, took, {**os.environ, "PYTHONPATH": path})
     typer.echo(f"{section.title}: {found['failed'] or 'done'}, {found['seconds']:.0f} s")

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,18 +25,19 @@ PROCESSES = 8
 INDEX_LIMIT = 2**31 // (64 * 112 * 112)
 """Beyond this batch ResNet-50's first activation has more elements than a 32-bit index counts."""
 
-# name -> target, batch; the first with more systems, and what its peak says of the largest batch
+# name -> target, batch, dtype (bfloat16: autocast). FIRST runs under more systems, and its peak foretells `largest`.
 NETWORKS = {
-    "resnet50": ("tools.measuring.nets:resnet50", 128),
-    "resnet152": ("tools.measuring.nets:resnet152", 64),
-    "preact_resnet164": ("tools.measuring.nets:preact_resnet164", 256),
-    "densenet121": ("tools.measuring.nets:densenet121", 256),
-    "vit_small": ("tools.measuring.nets:vit_small", 128),
-    "gpt_small": ("models.gpt:gpt_small", 16),
+    "resnet50": ("tools.measuring.nets:resnet50", 128, "bfloat16"),
+    "resnet152": ("tools.measuring.nets:resnet152", 64, "bfloat16"),
+    "preact_resnet164": ("tools.measuring.nets:preact_resnet164", 256, "bfloat16"),
+    "densenet121": ("tools.measuring.nets:densenet121", 256, "bfloat16"),
+    "vit_small": ("tools.measuring.nets:vit_small", 128, "bfloat16"),
+    "gpt_small": ("models.gpt:gpt_small", 16, "bfloat16"),
+    "resnet18_cifar": ("models.resnet:resnet18_cifar", 512, "float32"),
 }
 FIRST = "resnet50"
 THREADS = "TORCHINDUCTOR_COMPILE_THREADS"
-MORE = ["eager", "approx_fx@2"]
+MORE = ["approx_fx@2"]
 MEMORY = 24 * 2**30
 """Bytes in which the largest batch is sought: two processes fit a GPU of 80 GB, and INDEX_LIMIT is not what limits."""
 EPOCHS = 3
@@ -107,8 +108,11 @@ def bandwidth(save: Save, seconds: float, _: Json) -> Json:
     return bandwidths(save)
 
 
-def networks(save: Save, seconds: float, _: Json) -> Json:
-    """Step and peak under torch.compile and at 4 bits: all compile at once, and are timed one after the other."""
+def networks(save: Save, seconds: float, before: Json, names: Sequence[str] = tuple(NETWORKS)) -> Json:
+    """Step and peak under torch.compile, op by op and at 4 bits: all compile at once, and are timed one by one.
+
+    Op by op tells how far two exact gradients are apart where there are 16 bits: further than 4 bits put them.
+    """
     from tools.measuring.benchmark import run_compare
     from tools.measuring.turns import Ticket, side_by_side
 
@@ -119,13 +123,11 @@ def networks(save: Save, seconds: float, _: Json) -> Json:
         result[name] = found
         save(dict(result))
 
-    def job(name: str, target: str, batch: int) -> Callable[[Ticket], None]:
-        systems, partly = MORE if name == FIRST else [], partial(take, name)
-        return lambda ticket: partly(
-            run_compare(target, batch, "bfloat16", systems, 15, False, _say, None, partly, ticket)
-        )
+    def job(name: str, target: str, batch: int, dtype: str) -> Callable[[Ticket], None]:
+        systems, partly = ["eager", *(MORE if name == FIRST else [])], partial(take, name)
+        return lambda ticket: partly(run_compare(target, batch, dtype, systems, 15, False, _say, None, partly, ticket))
 
-    side_by_side({name: job(name, *given) for name, given in NETWORKS.items()}, 0.75 * seconds)
+    side_by_side({name: job(name, *NETWORKS[name]) for name in names}, 0.75 * seconds)
     return result
 
 
@@ -135,7 +137,7 @@ def largest(save: Save, seconds: float, before: Json) -> Json:
     from tools.measuring.turns import Ticket, side_by_side
 
     runs = before.get("networks", {}).get(FIRST, {}).get("runs", {})
-    target, batch = NETWORKS[FIRST]
+    target, batch, dtype = NETWORKS[FIRST]
     result: Json = {"target": target, "bytes": MEMORY, "how": "in 24 GiB; peak per sample times 1.05, then real steps"}
 
     def job(system: str) -> Callable[[Ticket], None]:
@@ -145,7 +147,7 @@ def largest(save: Save, seconds: float, before: Json) -> Json:
                 return
             guess = batch_of(runs[system]["peak_bytes"], batch, MEMORY)
             for wanted in (guess, int(guess * 0.85) // 16 * 16):
-                found = probe(system, target, wanted, "bfloat16", 4, MEMORY, 8, ticket)
+                found = probe(system, target, wanted, dtype, 4, MEMORY, 8, ticket)
                 if "step_seconds" in found:
                     found["samples_per_second"] = found["samples"] / found["step_seconds"]
                 result[system] = found
@@ -203,14 +205,13 @@ SECTIONS = (
     Section("ops", "Ops against their reference, bit for bit", 110, ops, False),
     Section("cifar10", "CIFAR-10, exactly and at 4 bits", 110, cifar10, False),
     Section("bandwidth", "Bandwidth of the kernels", 50, bandwidth),
-    Section("networks", "Training steps, bfloat16, channels last", 250, networks),
+    Section("networks", "Training steps", 250, networks),
     Section("largest", "ResNet-50, the largest batch", 110, largest),
 )
 
 
-def child(name: str, part: Path, seconds: float, before: Path) -> None:
+def child(section: Section, part: Path, seconds: float, before: Path) -> None:
     """Run one section in this process; its result, finished or not, is the JSON file `part`."""
-    section = next(each for each in SECTIONS if each.name == name)
 
     lock = threading.Lock()
 
