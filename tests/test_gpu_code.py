@@ -244,6 +244,14 @@ def test_gradients_stay_in_sixteen_bits() -> None:
     assert whole.search(exact) and not whole.search(ours)
 
 
+@compiles
+def test_rows_and_columns_of_what_is_decoded_are_summed_apart() -> None:
+    layers = [layer for _ in range(2) for layer in (nn.Linear(384, 384), nn.LayerNorm(384))]
+    model, inputs = nn.Sequential(*layers, nn.Linear(384, 384)), (torch.randn(25216, 384),)
+    ours, exact = (triton_code(model, inputs, torch.bfloat16, bits=bits, min_bytes=0)[1].wrapper for bits in (4, None))
+    assert "RSPLIT_SIZE" in exact and "RSPLIT_SIZE" not in ours
+
+
 class Turned(nn.Module):
     """ConvNeXt's block: a convolution of each channel, then products along the channels, which lie innermost."""
 

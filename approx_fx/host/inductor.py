@@ -34,6 +34,7 @@ from .quicker import quicker
 from .sequence import last_parts_considered
 from .skimmed import scalars_skimmed
 from .staged import staged
+from .unmixed import sums_apart
 from .vectors import converting
 from .wide import wide_statistics
 
@@ -102,6 +103,7 @@ def changed(half: fx.GraphModule, references: Mapping[OpOverload, Callable[..., 
         sums_kept(), peak_estimated(), staged(half, references), lowered(references), in_parts(half, references),
         permuted_as_it_is(half, references), more_at_once(half, references), offsets_seen_through(half, references),
         last_parts_considered(), gradients_channels_last(half, references), casts_made_anew(half, references),
+        sums_apart(half, references),
     ):  # fmt: skip
         yield
 
