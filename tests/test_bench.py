@@ -84,7 +84,7 @@ def test_the_largest_batch() -> None:
         found = search(fits, 88, 8, 12)
         assert found == limit // 8 * 8 and len(tried) == len(set(tried)) <= 12
     assert search(lambda _: False, 88, 8, 2) is None
-    assert gpu_sections.batch_of(10 * 2**30, 128, 80 * 2**30) == 912
+    assert gpu_sections.batch_of(10 * 2**30, 128, 80 * 2**30) == 816
     assert gpu_sections.batch_of(2**30, 128, 80 * 2**30) <= gpu_sections.INDEX_LIMIT
 
 
@@ -222,16 +222,16 @@ def test_the_gpu_run_without_a_gpu() -> None:
     assert done.stdout == "There is no CUDA GPU here, so nothing was measured.\n"
     wrong = [sys.executable, "tools/gpu.py", "--only", "op"]
     done = subprocess.run(wrong, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "There is no section 'op'; known are ops, cifar10, bandwidth" in done.stderr
+    assert done.returncode == 2 and "There is no section 'op'; known are ops, cifar10, networks" in done.stderr
 
 
 @without_a_gpu
 def test_a_section_that_raises_is_recorded_and_one_without_time_left_out(tmp_path: Path) -> None:
-    sections = [each for each in SECTIONS if each.name in ("bandwidth", "networks")]
+    sections = [each for each in SECTIONS if each.name in ("bandwidth", "deep")]
     now = iter([0.0, 0.0, *[55.0] * 100])
     data = gpu.run_all(sections, [], Deadline(60, lambda: next(now)), tmp_path / "gpu-x", environment())
     assert data["sections"]["bandwidth"]["failed"].startswith("exit status 1: ")
-    assert data["sections"]["networks"]["left_out"] == "the time of the whole run was over"
+    assert data["sections"]["deep"]["left_out"] == "the time of the whole run was over"
     assert json.loads((tmp_path / "gpu-x.json").read_text())["sections"] == data["sections"]
     assert "Left out: the time of the whole run was over." in (tmp_path / "gpu-x.md").read_text()
 

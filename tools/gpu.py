@@ -37,6 +37,7 @@ from tools.root import ROOT
 
 LEAST = 10.0
 """Seconds below which a section is not started."""
+EARLY = [name for name in NETWORKS if name not in gpu_sections.DEEP]
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -45,7 +46,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="the whole run's time")] = 9.0,
     only: Annotated[str, typer.Option(help=f"of {', '.join(each.name for each in SECTIONS)}")] = "",
-    networks: Annotated[str, typer.Option(help=f"of {', '.join(NETWORKS)}")] = ",".join(NETWORKS),
+    networks: Annotated[str, typer.Option(help=f"of {', '.join(NETWORKS)}")] = ",".join(EARLY),
     section: Annotated[str, typer.Option(hidden=True)] = "",
     part: Annotated[Path | None, typer.Option(hidden=True)] = None,
     before: Annotated[Path | None, typer.Option(hidden=True)] = None,

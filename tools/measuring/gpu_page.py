@@ -83,5 +83,6 @@ RENDERERS: dict[str, Callable[[Json], list[str]]] = {
     "bandwidth": _bandwidth,
     "largest": _largest,
     "networks": _networks,
+    "deep": _networks,
     "cifar10": _cifar10,
 }
