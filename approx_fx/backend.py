@@ -66,13 +66,20 @@ def compile_with(
         compiled = inductor.compile_eager(module, inputs, hook)
     else:
         lowered = references(config.lowering, next((device for device in devices if device != "cpu"), "cpu"))
-        compiled = inductor.compile_inductor(module, inputs, hook, mode, config.bits is not None, lowered)
+        say = None if config.bits is None or config.strict else _op_by_op
+        compiled = inductor.compile_inductor(module, inputs, hook, mode, config.bits is not None, lowered, say)
     if config.rounding == "stochastic":
         compiled = counted(compiled, steps_of([*inputs, *owners]))
     found = run.reports or _stored(run.key)
     for graph in found:
         register([*inputs, *owners], graph, dataclasses.asdict(config))
     return compiled
+
+
+def _op_by_op(half: str, error: Exception) -> None:
+    lines = str(error).strip().splitlines() or [""]
+    why = f"{type(error).__name__}: {lines[0]}"
+    log.warning("approx_fx runs a %s op by op, which is slow: Inductor could not compile it. %s", half, why)
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,7 @@ def readme() -> None:
         "gradients": _gradients_table(),
         "bench": _bench_table(),
         "passes": _passes_table(),
+        "gpu": _gpu_table("gpu-nvidia-h100-80gb-hbm3"),
         "gpu-code": gpu_code.table(_read("gpu-code")),
         "cifar10": _cifar10_table(),
         "shakespeare": _shakespeare_table(),
@@ -137,6 +138,29 @@ def _gradients_table() -> str:
         name = row["target"].split(":")[1]
         lines.append(f"| {name}, {row['batch']} | {found['8']:.5f} | {found['4']:.4f} | {found['2']:.3f} |")
     return "\n".join([*lines, "", f"{data['machine']}, {data['date']}; `python tools/figures.py gradients`"])
+
+
+def _gpu_table(name: str) -> str:
+    data = _read(name)
+    lines = [
+        "| network, batch, dtype | kernels, in a step | step | peak above parameters | cosine of the gradient |",
+        "|---|---|---|---|---|",
+    ]
+    for network, found in data["sections"]["networks"].items():
+        if not isinstance(found, dict) or not found.get("ratio"):
+            continue
+        ours, theirs, eager = (found["runs"].get(system, {}) for system in ("approx_fx", "compile", "eager"))
+        times = [
+            f"{1e3 * ours[key]:.1f} ms ({1e3 * theirs[key]:.1f}), {ours[key] / theirs[key]:.2f}x"
+            for key in ("busy_seconds", "step_seconds")
+        ]
+        sizes = (ours["peak_bytes"] / MEBI, theirs["peak_bytes"] / MEBI)
+        peak = f"{sizes[0]:.0f} MiB ({sizes[1]:.0f}), {sizes[1] / sizes[0]:.1f}x"
+        cosine = f"{ours['gradient']['cosine']:.4f} ({eager['gradient']['cosine']:.4f})" if "gradient" in eager else "-"
+        lines.append(f"| {network}, {found['batch']}, {found['dtype']} | {times[0]} | {times[1]} | {peak} | {cosine} |")
+    where = f"{data['device']}, {data['cpus']} CPUs, torch {data['torch']}, {data['date'][:10]}"
+    note = "In brackets torch.compile's, and for the cosine that of PyTorch op by op, with nothing coded"
+    return "\n".join([*lines, "", f"{note}; {where}; `make gpu`"])
 
 
 def _shakespeare_table() -> str:

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from .order import permuted_as_it_is
 from .outputs import SaveInputsAsTheyAre
 from .parts import in_parts
 from .quicker import quicker
+from .rescue import or_op_by_op
 from .sequence import last_parts_considered
 from .skimmed import scalars_skimmed
 from .staged import staged
@@ -70,9 +72,11 @@ def compile_inductor(
     mode: str | None,
     save_inputs: bool,
     references: Mapping[OpOverload, Callable[..., Any]],
+    say: Callable[[str, Exception], None] | None = None,
 ) -> Callable[..., Any]:
     """Compile with Inductor, partitioned by `hook`.
 
+    say: gets 'forward' or 'backward' and why that half could not be compiled, and runs op by op; it raises without.
     mode: torch.compile's mode, such as 'max-autotune'. save_inputs: save inputs themselves, not copies of them in
     another layout; a post-grad pass that the user has set goes first. references: of the ops to be lowered by them.
     """
@@ -82,8 +86,13 @@ def compile_inductor(
     probing = probe(inputs)
 
     def compile_half(half: fx.GraphModule, *args: Any, **options: Any) -> Any:
-        with changed(half, references), submitted(probing):
-            return compile_fx_inner(half, *args, **options)
+        def compiled() -> Any:
+            with changed(half, references), submitted(probing):
+                return compile_fx_inner(half, *args, **options)
+
+        if say is None:
+            return compiled()
+        return or_op_by_op(half, compiled, partial(say, "backward" if options.get("is_backward") else "forward"))
 
     patches: dict[str, Any] = {**(list_mode_options(mode) if mode else {}), "custom_partitioner_fn": hook}
     if save_inputs:
