@@ -40,7 +40,8 @@ class Config:
     compiler: "inductor", or "eager" to run both halves as they are (no C++ compiler needed).
     lowering: "fused" hands the ops' references to Inductor, which fuses them with their neighbours; "kernel" leaves
         them ops of their own, Triton kernels on a GPU; "auto" takes for each op what was measured to be faster.
-    strict: raise where the pass cannot handle a graph, instead of training that graph exactly.
+    strict: raise where the pass cannot handle a graph, instead of training that graph exactly, and where Inductor
+        cannot compile a half, instead of running that op by op.
     """
 
     bits: int | Mapping[str, int | None] | None = 4
