@@ -13,14 +13,13 @@ import torch
 from torch import fx
 
 from ..cut.plan import Plan
-from ..joint.ops import CASTS, VIEWS, name_of, through
-from ..joint.values import shape
+from ..joint.chains import TRANSPARENT, Chain
+from ..joint.ops import CASTS, name_of, through
+from ..joint.values import numel, tensor
 from ..ops import channel as ops
 from ..quantize.base import Layout, Stored, shape_of
 from ..quantize.channel import Channel
 from .nodes import Builder
-
-PASSED = frozenset(CASTS | {"permute"})
 
 
 def centre(plan: Plan, stored: dict[fx.Node, Stored], made: dict[fx.Node, fx.Node]) -> None:
@@ -33,33 +32,49 @@ def centre(plan: Plan, stored: dict[fx.Node, Stored], made: dict[fx.Node, fx.Nod
         if not isinstance(quantizer, Channel) or quantizer.mask is not None or not shape_of(value).is_cuda:
             continue
         codes, grid = stored[value]
-        chain = quantizer.chain
-        for sub in _differences(codes, value, chain.mean):
+        chain, layout = quantizer.chain, Layout.of(shape_of(value), quantizer.bits)
+        for sub in _differences(codes, value, chain, layout):
             for user in list(sub.users):
-                if name_of(user) == "mul" and any(
-                    _is(arg, chain.rstd, VIEWS | CASTS) for arg in user.args if arg is not sub
-                ):
+                others = [arg for arg in user.args if arg is not sub]
+                if name_of(user) == "mul" and any(_is_row(arg, chain.rstd, value, chain.dim) for arg in others):
                     _replace(builder, user, (codes, None), value, quantizer, made)
             if sub.users:
                 _replace(builder, sub, (codes, grid), value, quantizer, made)
 
 
-def _differences(codes: fx.Node, value: fx.Node, mean: fx.Node) -> list[fx.Node]:
-    """Every x - mean of a decoded x."""
+def _differences(codes: fx.Node, value: fx.Node, chain: Chain, layout: Layout) -> list[fx.Node]:
+    """Every x - mean of a decoded x, its dimensions in the value's own order, casts seen through."""
     found: list[fx.Node] = []
+    order = list(layout.order)
+    back = [order.index(dim) for dim in range(len(order))]
     for decoded in [user for user in codes.users if user.target is ops.dequantize_channel.overload]:
-        stack = [decoded]
+        stack = [decoded] if order == sorted(order) else [user for user in decoded.users if _permutes(user, back)]
         while stack:
             for user in stack.pop().users:
-                if name_of(user) in PASSED:
+                if name_of(user) in CASTS:
                     stack.append(user)
-                elif name_of(user) == "sub" and shape(user) == shape(value) and _is(user.args[0], decoded, PASSED):
-                    found.extend([user] if _is(user.args[1], mean, VIEWS | CASTS) else [])
+                elif name_of(user) == "sub" and not user.kwargs and _is(user.args[0], decoded, CASTS | {"permute"}):
+                    found.extend([user] if _is_row(user.args[1], chain.mean, value, chain.dim) else [])
     return found
+
+
+def _permutes(node: fx.Node, order: list[int]) -> bool:
+    return name_of(node) == "permute" and list(node.args[1]) == order  # type: ignore[arg-type]
 
 
 def _is(item: object, node: fx.Node, passed: frozenset[str]) -> bool:
     return isinstance(item, fx.Node) and through(item, passed) is through(node, passed)
+
+
+def _is_row(item: object, row: fx.Node, value: fx.Node, dim: int) -> bool:
+    """Whether an operand is the row, along the value's dimension `dim`."""
+    if not _is(item, row, TRANSPARENT):
+        return False
+    own, whole = tensor(item), tensor(value)  # type: ignore[arg-type]
+    if own is None or whole is None:
+        return False
+    behind = whole.ndim - dim  # of the operand's dimensions, counted from the last
+    return own.ndim >= behind and own.shape[own.ndim - behind] == numel(own) == whole.shape[dim]
 
 
 def _replace(
