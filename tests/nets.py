@@ -161,6 +161,33 @@ def rows(batch: int = 64) -> Tensor:
     return torch.randn(batch, 64, generator=torch.Generator().manual_seed(1))
 
 
+class Bottleneck(nn.Module):
+    """ResNet-50's block: three convolutions and a sum, with a fourth on the way around or without."""
+
+    def __init__(self, inputs: int, inner: int, outputs: int) -> None:
+        super().__init__()
+        shapes = [(inputs, inner, 1), (inner, inner, 3), (inner, outputs, 1)]
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, k, padding=k // 2, bias=False) for i, o, k in shapes)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(o) for _, o, _ in shapes)
+        around = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.around = around if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            y = norm(conv(y))
+            y = y.relu() if index < 2 else y
+        return (y + self.around(x)).relu()
+
+
+def bottlenecks(last: bool, batch: int, size: int, width: int = 8, more: int = 1) -> tuple[nn.Module, tuple[Tensor]]:
+    stem = [nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    blocks = [Bottleneck(inputs, width, 4 * width) for inputs in [width, 4 * width] + [4 * width] * more]
+    model = nn.Sequential(*stem, *blocks, nn.Conv2d(4 * width, width, 1, bias=False))
+    order = torch.channels_last if last else torch.contiguous_format
+    return model.to(memory_format=order), (torch.randn(batch, 3, size, size).to(memory_format=order),)
+
+
 PATTERNS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {
     "conv_bn_relu": lambda: (ConvBnRelu(), (images(),)),
     "conv_bn_relu6": lambda: (ConvBnRelu(nn.ReLU6()), (images(),)),

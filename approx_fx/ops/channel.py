@@ -140,9 +140,7 @@ def _fake_centred(
     length: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    shape = list(codes.shape)
-    shape[pack_dim] = length
-    return empty_in_order(codes, shape, dtype)
+    return _fake_dequantize(codes, codes, bits, dim, pack_dim, length, dtype)
 
 
 @define(_fake_centred)
