@@ -104,7 +104,7 @@ ROOMS = (
     ["explain"],
     ["convert", "target"],
     ["blocks"],
-    ["systems"],
+    ["kernels", "systems"],
     ["worker"],
     ["compare"],
     ["cli"],
