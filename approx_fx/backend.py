@@ -22,6 +22,7 @@ from .host import inductor, split
 from .host.allocator import keep_freed_memory
 from .host.lazy import copied
 from .host.trace import keep_graph
+from .host.unscanned import arguments_unscanned
 from .joint.graph import read
 from .memory import predicted_peak
 from .partitioner import Partition, lower, partition
@@ -125,6 +126,12 @@ class Pass:
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
         """(forward, backward) of a joint graph; options are those that torch gives to a partitioner."""
+        with arguments_unscanned():
+            return self._partitioned(module, joint_inputs, options)
+
+    def _partitioned(
+        self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
+    ) -> inductor.Halves:
         config = self.config
         untouched = copied(split.simplify(module))
         exact, done = Exact({}), None

@@ -3,9 +3,9 @@
     python tools/passes.py        writes tools/results/passes.json
 
 A network is traced once; then both partition copies of its joint graph in turn, as in a compile: after the same joint
-passes, with the garbage collector paused. approx_fx's seconds include those of simplifying the graph, as torch
-does, and asking torch's own minimum cut what torch.compile would save, for the report ("asking"). Nothing is compiled
-behind it.
+passes, with the garbage collector paused and room on Python's stack. approx_fx's seconds include those of simplifying
+the graph, as torch does, and asking torch's own minimum cut what torch.compile would save, for the report ("asking").
+Nothing is compiled behind it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +31,7 @@ from approx_fx.config import Config
 from approx_fx.errors import ApproxFxError
 from approx_fx.host import inductor, split
 from approx_fx.host.collector import paused
+from approx_fx.host.frames import roomy
 from approx_fx.host.lazy import copied
 from approx_fx.target import load
 from tools.checkpoint import write_text
@@ -48,9 +48,6 @@ TARGETS = (
     ("models.densenet:densenet121", 1),
 )
 BITS = 4
-# Where an inner loop's calls happen to cross the end of a chunk of CPython's stack, each costs two system calls, which
-# can make it four times slower: so each round begins this much deeper, a sixth of a chunk.
-FRAMES = 23
 RESULTS = ROOT / "tools" / "results"
 Timed = Callable[[fx.GraphModule, Sequence[Any], dict[str, Any]], Any]
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -87,11 +84,11 @@ def measure(target: str, batch: int | None, rounds: int) -> dict[str, Any]:
 
     def run(joint: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> inductor.Halves:
         taken: dict[str, list[float]] = {name: [] for name in TIMED}
-        for index, name in [(index, name) for index in range(rounds) for name in TIMED]:
+        for name in [name for _ in range(rounds) for name in TIMED]:
             double = copied(joint)
             with paused():
                 start = time.perf_counter()
-                _deeper(index * FRAMES, partial(TIMED[name], double, inputs, options))
+                roomy(TIMED[name], double, inputs, options)
                 taken[name].append(time.perf_counter() - start)
             del double
             gc.collect()  # graphs are cycles: what piles up slows those that follow
@@ -107,13 +104,6 @@ def measure(target: str, batch: int | None, rounds: int) -> dict[str, Any]:
     if len(rows) != 1:
         raise UserError(f"{target} is traced in {len(rows)} graphs with a backward; only a model in one can be timed.")
     return rows[0]
-
-
-def _deeper(frames: int, call: Callable[[], Any]) -> None:
-    if frames:
-        _deeper(frames - 1, call)
-    else:
-        call()
 
 
 @app.command()

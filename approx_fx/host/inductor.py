@@ -21,6 +21,7 @@ from .decompose import table
 from .early import probe, submitted
 from .estimate import peak_estimated
 from .fake import mode_of
+from .frames import roomy
 from .fusion import decoded_late
 from .inner import offsets_seen_through
 from .kept import sums_kept
@@ -88,7 +89,7 @@ def compile_inductor(
     def compile_half(half: fx.GraphModule, *args: Any, **options: Any) -> Any:
         def compiled() -> Any:
             with changed(half, references), submitted(probing):
-                return compile_fx_inner(half, *args, **options)
+                return roomy(compile_fx_inner, half, *args, **options)
 
         if say is None:
             return compiled()
@@ -100,7 +101,7 @@ def compile_inductor(
         if theirs is None:
             patches["post_grad_custom_post_pass"] = SaveInputsAsTheyAre()
     with paused(), deep_sources():
-        compiled: Any = compile_fx(module, inputs, inner_compile=compile_half, config_patches=patches)
+        compiled: Any = roomy(compile_fx, module, inputs, inner_compile=compile_half, config_patches=patches)
     return compiled
 
 
