@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,12 @@ def test_a_roomy_call_hands_everything_through() -> None:
 def test_fx_searches_new_arguments_only_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     theirs = _pytree.tree_iter
-    monkeypatch.setattr(_pytree, "tree_iter", lambda *args: seen.append(args) or theirs(*args))
+
+    def counting(tree: object, **options: Any) -> Any:
+        seen.append(tree)
+        return theirs(tree, **options)
+
+    monkeypatch.setattr(_pytree, "tree_iter", counting)
     graph = fx.Graph()
     x = graph.placeholder("x")
     with unscanned.arguments_unscanned():
