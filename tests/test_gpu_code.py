@@ -19,6 +19,7 @@ pytest.importorskip("triton", reason="triton is not installed: Inductor writes n
 
 import triton
 
+from approx_fx import partitioner
 from tools.measuring.triton_code import Half, triton_code
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -148,17 +149,46 @@ def test_it_compiles(dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch,
 
 
 @compiles
-def test_a_decoded_branch_reads_no_statistics() -> None:
-    """What a norm made of a coded value needs gamma and beta alone; in front of a ReLU, mean and deviation as well."""
-    model, inputs = bottlenecks(True, 32, 28, 64)
-    _, backward = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
-    ops = [node for node in backward.graph.graph.nodes if node.op == "call_function"]
+def test_a_decoded_branch_reads_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a norm made of a coded value comes from the codes and their grid, and no gradient changes by that."""
+    model, inputs = bottlenecks(True, 8, 28, 64)
+    halves = triton_code(model, inputs, bits=4, min_bytes=0)
+    ops = [node for node in halves[1].graph.graph.nodes if node.op == "call_function"]
+    assert not [node for node in ops if "dequantize_channel.default" in str(node.target)]
     centred = [node for node in ops if "dequantize_centred" in str(node.target)]
-    assert {len(node.args[1].meta["val"].shape) if node.args[1] is not None else 0 for node in centred} == {0, 2}
-    for node in ops:
-        if "dequantize_channel.default" in str(node.target):
-            codes = node.args[0]
-            assert any("dequantize_channel_side" in str(user.target) for user in codes.users), node
+    assert {(rows_of(node.args[1]), node.args[4]) for node in centred} == {(0, True), (4, False), (6, False), (6, True)}
+    monkeypatch.setattr(partitioner, "centre", lambda *_: None)
+    decoded = triton_code(model, inputs, bits=4, min_bytes=0)
+    signs = [v.uniform_(-1, 1) if v.ndim == 1 else v for v in values_of(halves[0])]
+    ours, theirs = gradients(halves, signs), gradients(decoded, signs)
+    for own, other in zip(ours, theirs, strict=True):
+        assert (own - other).norm() <= 1e-5 * other.norm() + 1e-6
+    assert sum(map(len, map(saved, halves[1:]))) < sum(map(len, map(saved, decoded[1:])))
+
+
+def rows_of(grid: Any) -> int:
+    """Of a grid in a graph, or of none."""
+    return 0 if grid is None else grid.meta["val"].shape[0]
+
+
+def saved(backward: Half) -> list[Any]:
+    """What it is given but gradients."""
+    return [node for node in backward.graph.graph.find_nodes(op="placeholder") if "tangents" not in node.name]
+
+
+def gradients(halves: list[Half], inputs: list[Tensor]) -> list[Tensor]:
+    """What both halves compute, their ops run one by one, for a gradient of random numbers."""
+    import triton_runner
+
+    forward, backward = halves
+    given = triton_runner.run_graph(forward.graph, [value.clone() for value in inputs])
+    placeholders = backward.graph.graph.find_nodes(op="placeholder")
+    generator = torch.Generator().manual_seed(0)
+    tangents = [node for node in placeholders if "tangents" in node.name]
+    given = given[len(given) - len(saved(backward)) :]
+    given += [torch.randn(node.meta["val"].shape, generator=generator) for node in tangents]
+    given = [as_laid_out(value, node.meta["val"]) for value, node in zip(given, placeholders, strict=True)]
+    return [value for value in triton_runner.run_graph(backward.graph, given) if isinstance(value, Tensor)]
 
 
 @compiles

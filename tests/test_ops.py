@@ -28,6 +28,7 @@ LAST = X.contiguous(memory_format=torch.channels_last)
 
 def opcheck_cases() -> list[tuple[str, tuple[Any, ...]]]:
     grid = channel.channel_grid.reference(*STATISTICS, 0.0, 4, "gaussian")
+    six = channel.channel_grid.reference(*STATISTICS, 0.0, 4, "gaussian", torch.ones(4))
     codes = channel.quantize_channel.reference(X, grid, X > 0, 4, 1, 0)
     group_codes, group_scale = group.quantize_group.reference(X, 3, 1, 2, [2, 3], 1)
     relu_codes, relu_scale = group.quantize_relu.reference(X.relu(), None, 4, 1, 2, [], 1)
@@ -44,8 +45,10 @@ def opcheck_cases() -> list[tuple[str, tuple[Any, ...]]]:
         ("quantize_channel", (LAST.bfloat16(), grid, None, 3, 1, 1)),
         ("dequantize_channel", (codes, grid, 4, 1, 0, 2, torch.float16)),
         ("dequantize_channel_side", (codes, grid, 4, 1, 0, 2)),
-        ("dequantize_centred", (codes, grid, 4, "gaussian", 1, 0, 2, torch.float32)),
-        ("dequantize_centred", (codes, None, 4, "blpa", 1, 0, 2, torch.bfloat16)),
+        ("dequantize_centred", (codes, grid, 4, "gaussian", False, 1, 0, 2, torch.float32)),
+        ("dequantize_centred", (codes, None, 4, "blpa", True, 1, 0, 2, torch.bfloat16)),
+        ("dequantize_centred", (codes, six, 4, "gaussian", False, 1, 0, 2, torch.float16)),
+        ("dequantize_centred", (codes, six, 4, "gaussian", True, 1, 0, 2, torch.float32)),
         ("quantize_group", (X, 3, 1, 2, [2, 3], 1)),
         ("quantize_group", (LAST, 4, 1, 2, [], 0)),
         ("dequantize_group", (group_codes, group_scale, 3, 1, 2, 1, 4, torch.float32)),
@@ -307,25 +310,23 @@ def test_refused() -> None:
 
 
 @every_width
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.5])
 @pytest.mark.parametrize("kind", ["gaussian", "blpa"])
-def test_centred_is_the_value_less_its_mean(bits: int, kind: str) -> None:
-    """x - mean, and in sigmas; with or without the deviation given the grid is the same."""
+def test_centred_is_the_value_less_its_mean(bits: int, kind: str, threshold: float | None) -> None:
+    """x - mean, and in sigmas, also where gamma is negative, small or 0 and the mask lies far from the mean."""
     x = 3 * torch.randn(6, 4, 5, 5) + torch.tensor([-2.0, 0, 0.5, 9]).reshape(1, 4, 1, 1)
     mean, rstd = statistics(x.transpose(0, 1).flatten(1).t(), 1e-5)
-    grid = channel.channel_grid.reference(mean, rstd, None, None, None, bits, kind, 1 / rstd)
-    torch.testing.assert_close(grid, channel.channel_grid.reference(mean, rstd, None, None, None, bits, kind))
+    gamma, beta = torch.tensor([1.5, -0.7, 0.0, 1e-3]), torch.tensor([0.4, 0.3, -1.0, 2.0])
+    grid = channel.channel_grid.reference(mean, rstd, gamma, beta, threshold, bits, kind, 1 / rstd)
+    assert len(grid) == (4 if threshold is None else 6)
+    plain = channel.channel_grid.reference(mean, rstd, gamma, beta, threshold, bits, kind)
+    torch.testing.assert_close(grid[:4], plain)
     codes = channel.quantize_channel.reference(x, grid, None, bits, 1, 0)
-    decoded = channel.dequantize_channel.reference(codes, grid, bits, 1, 0, 6, torch.float32)
+    decoded = channel.dequantize_channel.reference(codes, plain, bits, 1, 0, 6, torch.float32)
     centred = decoded - mean.reshape(1, 4, 1, 1)
-    given = (bits, kind, 1, 0, 6, torch.float32)
-    torch.testing.assert_close(channel.dequantize_centred.reference(codes, grid, *given), centred, rtol=0, atol=1e-5)
-    sigmas = centred * rstd.reshape(1, 4, 1, 1)
-    torch.testing.assert_close(channel.dequantize_centred.reference(codes, None, *given), sigmas, rtol=0, atol=1e-5)
-
-
-def test_a_grid_with_the_deviation_carries_masks_too() -> None:
-    mean, rstd, gamma, beta = STATISTICS
-    rows = channel.channel_grid.reference(mean, rstd, gamma, beta, 0.0, 4, "gaussian")
-    torch.testing.assert_close(
-        channel.channel_grid.reference(mean, rstd, gamma, beta, 0.0, 4, "gaussian", 1 / rstd), rows
-    )
+    given = (1, 0, 6, torch.float32)
+    found = channel.dequantize_centred.reference(codes, grid, bits, kind, False, *given)
+    torch.testing.assert_close(found, centred, rtol=0, atol=2e-5)
+    for_sigmas = grid if threshold is not None else None
+    found = channel.dequantize_centred.reference(codes, for_sigmas, bits, kind, True, *given)
+    torch.testing.assert_close(found, centred * rstd.reshape(1, 4, 1, 1), rtol=0, atol=1e-5)

@@ -12,7 +12,8 @@ b is clamped to +-(2^(K-1) - 1) D first: beyond that the threshold leaves the da
 and one code is left for the other side. level = round(2^(K-1) - b / D) then lies in [1, 2^K - 1]. For gamma = 0 the
 whole channel lies on one side: level = 0 or 2^K.
 
-A grid's rows: x at code 0's lower edge, signed step in x, level, 1 / step.
+A grid's rows: x at code 0's lower edge, signed step in x, level, 1 / step. For a GPU, where there is a threshold, two
+more: the middle of code 0 less the mean, (1/2 - level - b / D) s D, in x and in sigmas.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def _fake_grid(
     grid: str,
     deviation: Tensor | None = None,
 ) -> Tensor:
-    return mean.new_empty((4, mean.numel()), dtype=torch.float32)
+    rows = 4 if threshold is None or deviation is None else 6
+    return mean.new_empty((rows, mean.numel()), dtype=torch.float32)
 
 
 @define(_fake_grid)
@@ -61,11 +63,13 @@ def channel_grid(
     grid: str,
     deviation: Tensor | None = None,
 ) -> Tensor:
-    """Per-channel grid, float32 [4, C]: lower edge of code 0, signed step, level, 1 / step.
+    """Per-channel grid, float32 [4, C]: lower edge of code 0, signed step, level, 1 / step; or [6, C], see below.
 
     mean, rstd: C elements, the batch statistics (rstd = 1 / sqrt(var + eps)); weight, bias: gamma and beta, C elements.
     threshold: the value of gamma z + beta that decides a mask, or None where no mask is read from the codes.
-    deviation: sqrt(var + eps), C elements, or None for 1 / rstd; a step then follows without a division.
+    deviation: sqrt(var + eps), C elements, or None for 1 / rstd; a step then follows without a division, and with a
+    threshold there are two more rows, from which `dequantize_centred` reads: the middle of code 0 less the mean, in x
+    and in sigmas.
     """
     step = step_in_sigmas(bits, grid)
     half, top = 2 ** (bits - 1), 2**bits - 1
@@ -85,9 +89,14 @@ def channel_grid(
     # A NaN in gamma or beta makes the values NaN by the lower edge; the level stays a number, and so the side exact.
     level = bounded(level, 1, top)
     inverse = torch.where(gamma < 0, -1.0 / step, 1.0 / step) * r
-    signed = torch.where(gamma < 0, -step, step) * sigma if sigma is not None else 1.0 / inverse
+    step_of = torch.where(gamma < 0, -step, step)
+    signed = step_of * sigma if sigma is not None else 1.0 / inverse
     side = torch.where(distance > 0, 0.0, float(2**bits))
-    return torch.stack([m - (level + ratio) * signed, signed, torch.where(constant, side, level), inverse])
+    rows = [m - (level + ratio) * signed, signed, torch.where(constant, side, level), inverse]
+    if sigma is not None:
+        middle = 0.5 - (level + ratio)
+        rows += [middle * signed, middle * step_of]
+    return torch.stack(rows)
 
 
 def _fake_quantize(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, dim: int, pack_dim: int) -> Tensor:
@@ -135,6 +144,7 @@ def _fake_centred(
     grid: Tensor | None,
     bits: int,
     kind: str,
+    sigmas: bool,
     dim: int,
     pack_dim: int,
     length: int,
@@ -149,19 +159,25 @@ def dequantize_centred(
     grid: Tensor | None,
     bits: int,
     kind: str,
+    sigmas: bool,
     dim: int,
     pack_dim: int,
     length: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """What `dequantize_channel` gives, less the mean; with no grid in sigmas: (x - mean) rstd.
+    """What `dequantize_channel` gives, less the mean; with sigmas: (x - mean) rstd.
 
-    grid: made without a threshold, whose level is 2^(K-1). kind: its name, see `step_in_sigmas`. A channel of NaNs is
-    NaN where a grid is given.
+    grid: of six rows, or one made without a threshold, whose level is 2^(K-1); that is not needed for sigmas, and may
+    be None. kind: its name, see `step_in_sigmas`. Without sigmas a channel of NaNs is NaN.
     """
-    steps = unpack(codes, bits, pack_dim, length).float() + (0.5 - 2 ** (bits - 1))
-    values = steps * (step_in_sigmas(bits, kind) if grid is None else _along(grid[1], codes.ndim, dim))
-    return in_order(values.to(dtype), codes)
+    values, step = unpack(codes, bits, pack_dim, length).float(), step_in_sigmas(bits, kind)
+    if grid is not None and grid.shape[0] == 6:
+        signed = torch.where(grid[1] < 0, -step, step) if sigmas else grid[1]
+        centred = _along(grid[5 if sigmas else 4], codes.ndim, dim) + values * _along(signed, codes.ndim, dim)
+    else:
+        known = None if sigmas else grid
+        centred = (values + (0.5 - 2 ** (bits - 1))) * (step if known is None else _along(known[1], codes.ndim, dim))
+    return in_order(centred.to(dtype), codes)
 
 
 def _fake_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int) -> Tensor:

@@ -1,7 +1,12 @@
 """On a GPU: what a batch normalisation made of a value, straight from its codes, which are in units of its sigma.
 
     x - mean            (q + 1/2 - 2^(K-1)) D sigma         one row of channel constants instead of three
-    (x - mean) rstd     (q + 1/2 - 2^(K-1)) D               none
+    (x - mean) rstd     (q + 1/2 - 2^(K-1)) D               none instead of four
+
+The threshold of a grid that carries a mask lies elsewhere than at the mean. It keeps what code 0 stands for:
+
+    x - mean            c0 sigma + q s D sigma              two rows
+    (x - mean) rstd     c0 + q s D                          two, of one only the sign
 
 A GPU computes about 24 operations in the time that it takes to read an element and write it. A loop that adds up four
 residual branches has 80 an element otherwise, most of them for this. A CPU has the constants in registers.
@@ -23,23 +28,21 @@ from .nodes import Builder
 
 
 def centre(plan: Plan, stored: dict[fx.Node, Stored], made: dict[fx.Node, fx.Node]) -> None:
-    """In place, behind the decoder. made: its copies -> the values that they stand for, kept up to date.
-
-    Grids whose threshold lies elsewhere than at the mean, those that carry a mask, are left as they are.
-    """
+    """In place, behind the decoder. made: its copies -> the values that they stand for, kept up to date."""
     builder = Builder.on(plan.joint.module.graph, True)
     for value, quantizer in plan.anchors.items():
-        if not isinstance(quantizer, Channel) or quantizer.mask is not None or not shape_of(value).is_cuda:
+        if not isinstance(quantizer, Channel) or not shape_of(value).is_cuda:
             continue
         codes, grid = stored[value]
+        for_sigmas = None if quantizer.mask is None else grid
         chain, layout = quantizer.chain, Layout.of(shape_of(value), quantizer.bits)
         for sub in _differences(codes, value, chain, layout):
             for user in list(sub.users):
                 others = [arg for arg in user.args if arg is not sub]
                 if name_of(user) == "mul" and any(_is_row(arg, chain.rstd, value, chain.dim) for arg in others):
-                    _replace(builder, user, (codes, None), value, quantizer, made)
+                    _replace(builder, user, (codes, for_sigmas), True, value, quantizer, made)
             if sub.users:
-                _replace(builder, sub, (codes, grid), value, quantizer, made)
+                _replace(builder, sub, (codes, grid), False, value, quantizer, made)
 
 
 def _differences(codes: fx.Node, value: fx.Node, chain: Chain, layout: Layout) -> list[fx.Node]:
@@ -81,6 +84,7 @@ def _replace(
     builder: Builder,
     node: fx.Node,
     stored: tuple[fx.Node, fx.Node | None],
+    sigmas: bool,
     value: fx.Node,
     quantizer: Channel,
     made: dict[fx.Node, fx.Node],
@@ -89,8 +93,8 @@ def _replace(
     dtype: torch.dtype = node.meta["val"].dtype
     with builder.before(node, node) as build:
         centred = build.call(
-            ops.dequantize_centred.overload, *stored, quantizer.bits, quantizer.grid, layout.place(quantizer.chain.dim),
-            layout.pack_dim, layout.length, dtype,
+            ops.dequantize_centred.overload, *stored, quantizer.bits, quantizer.grid, sigmas,
+            layout.place(quantizer.chain.dim), layout.pack_dim, layout.length, dtype,
         )  # fmt: skip
         mine = layout.back(build, centred)
     node.replace_all_uses_with(mine)
