@@ -7,7 +7,8 @@ BIN := .venv/bin
 # make oldest: what training rests on, with the oldest torch that is supported, in an environment apart (5 GB).
 OLDEST := .venv-oldest
 RESTS_ON := tests/test_lowered.py tests/test_parts.py tests/test_gradients.py tests/test_extract.py tests/test_gpu_code.py \
-            tests/test_gpu_traffic.py tests/test_attention.py tests/test_filled.py tests/test_rescue.py tests/test_frames.py
+            tests/test_gpu_traffic.py tests/test_attention.py tests/test_filled.py tests/test_rescue.py \
+            tests/test_frames.py tests/test_digits.py
 
 .PHONY: install demo test lint bench reproduce gpu oldest clean
 

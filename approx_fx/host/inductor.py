@@ -17,6 +17,7 @@ from torch._ops import OpOverload
 
 from .channels_last import gradients_channels_last
 from .collector import paused
+from .digits import digits_joined
 from .decompose import table
 from .early import probe, submitted
 from .estimate import peak_estimated
@@ -113,7 +114,7 @@ def changed(half: fx.GraphModule, references: Mapping[OpOverload, Callable[..., 
         sums_kept(), peak_estimated(), staged(half, references), lowered(references), in_parts(half, references),
         permuted_as_it_is(half, references), more_at_once(half, references), offsets_seen_through(half, references),
         last_parts_considered(), gradients_channels_last(half, references), casts_made_anew(half, references),
-        sums_apart(half, references),
+        sums_apart(half, references), digits_joined(half, references),
     ):  # fmt: skip
         yield
 
