@@ -17,8 +17,8 @@ from torch._ops import OpOverload
 
 from .channels_last import gradients_channels_last
 from .collector import paused
-from .digits import digits_joined
 from .decompose import table
+from .digits import digits_joined
 from .early import probe, submitted
 from .estimate import peak_estimated
 from .fake import mode_of
