@@ -1,7 +1,7 @@
 """CPython's stack of Python frames: a call with so much room behind it that no inner loop crosses the end of a chunk.
 
 CPython keeps frames in chunks of 16 KiB. Where a loop's calls happen to begin at the end of one, each maps a new chunk
-and unmaps it again: a loop of small functions then takes up to 200 times as long, and a compile, a tenth more to twice.
+and unmaps it again: a loop of small functions then takes up to 200 times as long, a minimum cut twice as long.
 A frame that does not fit gets a chunk of the next power of two, whose rest is there for the calls below it.
 """
 
