@@ -18,20 +18,22 @@ from torch import fx, nn
 from .config import Config
 from .describe import describe, saved_roots
 from .errors import PassFailed
-from .host import inductor, split
-from .host.allocator import keep_freed_memory
-from .host.lazy import copied
-from .host.trace import keep_graph
-from .host.unscanned import arguments_unscanned
+from .inductor import compile as inductor
+from .inductor import patches, switches
 from .joint.graph import read
 from .memory import predicted_peak
 from .partitioner import Partition, lower, partition
 from .quantize.exact import REASONS
 from .report import GraphReport, Kept, Row, register
-from .rewrite.inline import references
 from .rounding import counted, steps_of
+from .torch_compat import aot_partitioner as aot
+from .torch_compat.aot_partitioner import Halves
+from .torch_compat.glibc_malloc import keep_freed_memory
+from .torch_compat.inductor_options import mode_options
+from .torch_compat.lazy_graph_module import copy_graph_module
+from .torch_compat.structured_trace import log_graph
 
-NOTHING_WON = "torch.compile's own partition saves fewer bytes: there is nothing worth coding"
+NO_GAIN = "torch.compile's own partition saves fewer bytes: there is nothing worth coding"
 
 log = logging.getLogger(__name__)
 
@@ -58,21 +60,23 @@ def compile_with(
     owners: Sequence[nn.Module | nn.Parameter] = (),
 ) -> Callable[..., Any]:
     """Compile a traced module with a checked Config, and remember its report under its parameters and `owners`."""
+    config = dataclasses.replace(config, mode=mode) if mode is not None else config
     run = Pass(config, key=graph_key(module, inputs, config))
-    hook = inductor.Hook(config.key(), run)
-    devices = [value.device.type for value in inputs if isinstance(value, torch.Tensor)]
-    if "cpu" in devices:
+    settings = f"{patches.names_in_use(config.patches)}|{sorted(switches.disabled())}"
+    partitioner = inductor.Partitioner(f"{config.key()}|{settings}", run)
+    devices = {value.device.type for value in inputs if isinstance(value, torch.Tensor)}
+    if config.keep_freed_memory and "cpu" in devices:
         keep_freed_memory()
     if config.compiler == "eager":
-        compiled = inductor.compile_eager(module, inputs, hook)
+        compiled = inductor.compile_eager(module, inputs, partitioner)
     else:
-        lowered = references(config.lowering, next((device for device in devices if device != "cpu"), "cpu"))
-        say = None if config.bits is None or config.strict else _op_by_op
-        compiled = inductor.compile_inductor(module, inputs, hook, mode, config.bits is not None, lowered, say)
+        options = {**mode_options(config.mode), **config.inductor}
+        on_failure = None if config.bits is None or config.strict else _op_by_op
+        compiled = inductor.compile_inductor(module, inputs, partitioner, options, config.patches, on_failure)
     if config.rounding == "stochastic":
         compiled = counted(compiled, steps_of([*inputs, *owners]))
-    found = run.reports or _stored(run.key)
-    for graph in found:
+    reports = run.reports or _stored(run.key)
+    for graph in reports:
         register([*inputs, *owners], graph, dataclasses.asdict(config))
     return compiled
 
@@ -84,7 +88,7 @@ def _op_by_op(half: str, error: Exception) -> None:
 
 
 @dataclass(frozen=True)
-class Exact:
+class TorchPartition:
     """A graph under torch's own partition. saved: value -> bytes; the rest is worked out on a dry run only.
 
     peak: predicted bytes; halves: forward and backward.
@@ -92,7 +96,7 @@ class Exact:
 
     saved: dict[fx.Node, int]
     peak: int = 0
-    halves: inductor.Halves | None = None
+    halves: Halves | None = None
 
     @property
     def bytes(self) -> int:
@@ -101,11 +105,11 @@ class Exact:
 
 
 @dataclass(frozen=True)
-class Seen:
+class BothPartitions:
     """A graph under both partitions. ours: None where it stays exact."""
 
     report: GraphReport
-    exact: Exact
+    exact: TorchPartition
     ours: Partition | None
 
 
@@ -122,31 +126,28 @@ class Pass:
     key: str
     dry: bool = False
     reports: list[GraphReport] = field(default_factory=list)
-    seen: list[Seen] = field(default_factory=list)
+    seen: list[BothPartitions] = field(default_factory=list)
 
-    def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> inductor.Halves:
+    def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
         """(forward, backward) of a joint graph; options are those that torch gives to a partitioner."""
-        with arguments_unscanned():
-            return self._partitioned(module, joint_inputs, options)
-
-    def _partitioned(
-        self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
-    ) -> inductor.Halves:
         config = self.config
-        untouched = copied(split.simplify(module))
-        exact, done = Exact({}), None
+        if config.bits is None and not self.dry:
+            return self._torch_partition(module, joint_inputs, options)
+        untouched = copy_graph_module(module)
+        exact, done = TorchPartition({}), None
         try:
-            keep_graph("approx_fx_joint", untouched)
-            exact = self._exact(untouched, joint_inputs, options)
+            aot.simplify_joint_graph(module)
+            log_graph("approx_fx_joint", module)
+            exact = self._saved_by_torch(copy_graph_module(module) if self.dry else module, joint_inputs, options)
             if config.bits is None:
-                return self._left(untouched, joint_inputs, options, exact, "")
+                return self._fall_back(untouched, joint_inputs, options, exact, "")
             done = partition(module, options["num_fwd_outputs"], config, options.get("static_lifetime_input_indices"))
-            found = describe(done, exact.bytes, (exact.peak, predicted_peak(done.forward, done.backward)), self.key)
-            if found.after > exact.bytes:
-                return self._left(untouched, joint_inputs, options, exact, NOTHING_WON)
+            report = describe(done, exact.bytes, (exact.peak, predicted_peak(done.forward, done.backward)), self.key)
+            if report.after > exact.bytes:
+                return self._fall_back(untouched, joint_inputs, options, exact, NO_GAIN)
             halves = done.forward, done.backward
             for name, half in zip(("forward", "backward"), halves, strict=True):
-                keep_graph(f"approx_fx_{name}", half)
+                log_graph(f"approx_fx_{name}", half)
             if config.compiler == "inductor" and not self.dry:
                 halves = lower(done, config.lowering)
         except Exception as error:
@@ -154,36 +155,53 @@ class Pass:
                 raise
             reason = str(error) if isinstance(error, PassFailed) else f"{type(error).__name__}: {error}"
             log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
-            return self._left(untouched, joint_inputs, options, exact, reason)
-        self._keep(found, exact, done)
+            return self._fall_back(untouched, joint_inputs, options, exact, reason)
+        self._record(report, exact, done)
         return halves
 
-    def _left(
+    def _torch_partition(
+        self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
+    ) -> Halves:
+        """torch's own partition of the graph as it came, of which the report is read off."""
+        halves = aot.torch_partition(module, joint_inputs, **options)
+        outputs = set(aot.joint_outputs(halves[0], options["num_fwd_outputs"])[0])
+        backward_inputs = {node.name for node in halves[1].graph.find_nodes(op="placeholder")}
+        saved = [node for node in halves[0].graph.nodes if node.name in backward_inputs]
+        exact = TorchPartition(saved_roots(saved, outputs))
+        self._record(GraphReport(self.key, exact.bytes, exact.bytes, exact.peak, exact.peak, failed=""), exact)
+        return halves
+
+    def _fall_back(
         self,
-        module: fx.GraphModule,
+        untouched: fx.GraphModule,
         joint_inputs: Sequence[object],
         options: Mapping[str, Any],
-        exact: Exact,
+        exact: TorchPartition,
         reason: str,
-    ) -> inductor.Halves:
-        """torch's own partition, and the report of a graph that trains exactly. reason: why, or '' where asked for."""
-        self._keep(GraphReport(self.key, exact.bytes, exact.bytes, exact.peak, exact.peak, failed=reason), exact)
-        return split.torch_partition(module, joint_inputs, **options)
+    ) -> Halves:
+        """torch's own partition, and the report of a graph that trains exactly.
 
-    def _exact(self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]) -> Exact:
+        untouched: the graph as it came; reason: why, or '' where the user asked for it.
+        """
+        self._record(GraphReport(self.key, exact.bytes, exact.bytes, exact.peak, exact.peak, failed=reason), exact)
+        return aot.torch_partition(untouched, joint_inputs, **options)
+
+    def _saved_by_torch(
+        self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
+    ) -> TorchPartition:
         """What torch's own partition does with a simplified joint graph."""
         outputs = read(module, options["num_fwd_outputs"]).fwd_outputs
         if not self.dry:
-            return Exact(saved_roots(split.torch_saved(module, options["num_fwd_outputs"]), outputs))
-        theirs = split.torch_partition(copied(module), joint_inputs, **options)
-        names = {node.name for node in theirs[1].graph.find_nodes(op="placeholder")}
+            return TorchPartition(saved_roots(aot.saved_by_torch(module, options["num_fwd_outputs"]), outputs))
+        halves = aot.torch_partition(copy_graph_module(module), joint_inputs, **options)
+        names = {node.name for node in halves[1].graph.find_nodes(op="placeholder")}
         saved = [node for node in module.graph.nodes if node.name in names]
-        return Exact(saved_roots(saved, outputs), predicted_peak(*theirs), theirs)
+        return TorchPartition(saved_roots(saved, outputs), predicted_peak(*halves), halves)
 
-    def _keep(self, graph: GraphReport, exact: Exact, done: Partition | None = None) -> None:
+    def _record(self, graph: GraphReport, exact: TorchPartition, done: Partition | None = None) -> None:
         self.reports.append(graph)
         if self.dry:
-            self.seen.append(Seen(graph, exact, done))
+            self.seen.append(BothPartitions(graph, exact, done))
         log.debug("saved bytes %d -> %d, %d tensors coded", graph.before, graph.after, len(graph.tensors))
         for row in graph.tensors:
             log.debug("%s: %d bits, %s, %d -> %d bytes; read by %s in %s", _where(row), row.bits, row.quantizer,

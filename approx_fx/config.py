@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ApproxFxError, did_you_mean
+from .inductor.patches import PATCHES
 from .ops.channel import GRIDS
 from .patterns import matches
+from .torch_compat.inductor_options import mode_names, option_names
 
 COMPILERS = ("inductor", "eager")
 LOWERINGS = ("auto", "fused", "kernel")
@@ -39,9 +41,16 @@ class Config:
     seed: of stochastic rounding; the global generators are not used.
     compiler: "inductor", or "eager" to run both halves as they are (no C++ compiler needed).
     lowering: "fused" hands the ops' references to Inductor, which fuses them with their neighbours; "kernel" leaves
-        them ops of their own, Triton kernels on a GPU; "auto" takes for each op what was measured to be faster.
+        them ops of their own, Triton kernels on a GPU; "auto" is "fused", which was measured to be faster everywhere.
     strict: raise where the pass cannot handle a graph, instead of training that graph exactly, and where Inductor
         cannot compile a half, instead of running that op by op.
+    mode: torch.compile's, such as "max-autotune"; torch.compile takes no `mode` beside `options`.
+    inductor: options of Inductor's own config, by name, such as {"epilogue_fusion": False}.
+    patches: names of the patches of Inductor to be used (`approx_fx.inductor.patches`), None for all that fit the
+        installed torch. They buy time and memory; results are the same without. APPROX_FX_DISABLE=name,... in the
+        environment leaves patches out, too.
+    keep_freed_memory: on a CPU, tell glibc's malloc once and for the whole process to keep what is freed, which spares
+        page faults in each step.
     """
 
     bits: int | Mapping[str, int | None] | None = 4
@@ -57,6 +66,10 @@ class Config:
     compiler: str = "inductor"
     lowering: str = "auto"
     strict: bool = False
+    mode: str | None = None
+    inductor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    patches: Sequence[str] | None = None
+    keep_freed_memory: bool = False
 
     def __post_init__(self) -> None:
         for width in self.bits.values() if isinstance(self.bits, Mapping) else [self.bits]:
@@ -82,8 +95,30 @@ class Config:
             value = getattr(self, name)
             if not _is_int(value) or value < least:
                 raise ApproxFxError(f"{name}={value!r} is not allowed: {name} is a whole number, {least} or more.")
-        if not isinstance(self.strict, bool):
-            raise ApproxFxError(f"strict={self.strict!r} is not allowed: strict is True or False.")
+        for name in ("strict", "keep_freed_memory"):
+            if not isinstance(getattr(self, name), bool):
+                raise ApproxFxError(f"{name}={getattr(self, name)!r} is not allowed: {name} is True or False.")
+        if self.mode is not None:
+            _one_of("mode", self.mode, tuple(mode_names()))
+        if not isinstance(self.inductor, Mapping):
+            raise ApproxFxError(
+                f"inductor={self.inductor!r} is not allowed: inductor is a mapping from the names of Inductor's "
+                'options to their values, such as {"epilogue_fusion": False}.'
+            )
+        for name in self.inductor:
+            if name not in (known := option_names()):
+                raise ApproxFxError(
+                    f"inductor={{{name!r}: ...}} is not allowed: Inductor has no such option."
+                    f"{did_you_mean(name, known)}"
+                )
+        if self.patches is not None:
+            if isinstance(self.patches, str):
+                raise ApproxFxError(
+                    f"patches={self.patches!r} is not allowed: patches is a list of names, or None (all)."
+                )
+            for name in self.patches:
+                _one_of("patches", name, tuple(patch.name for patch in PATCHES))
+            object.__setattr__(self, "patches", tuple(self.patches))
 
     @property
     def patterns(self) -> tuple[str, ...]:

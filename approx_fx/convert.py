@@ -10,9 +10,9 @@ from torch import fx, nn
 from .backend import compile_with
 from .config import Config
 from .explain import check_trainable
-from .host import inductor
-from .host.module import call_compiled
+from .inductor import compile as inductor
 from .rounding import steps_of
+from .torch_compat.compiled_module import set_compiled_call
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,5 +34,5 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     def approx_fx(module: fx.GraphModule, inputs: Sequence[Any], mode: str | None = None) -> Callable[..., Any]:
         return compile_with(config, module, inputs, mode, owners)
 
-    call_compiled(model, approx_fx, dynamic)
+    set_compiled_call(model, approx_fx, dynamic)
     return model

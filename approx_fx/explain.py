@@ -14,12 +14,14 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .backend import Pass, Seen, graph_key
+from .backend import BothPartitions, Pass, graph_key
 from .config import Config
 from .errors import ApproxFxError
 from .explained import Explained
-from .host import fake, inductor
+from .inductor import compile as inductor
 from .report import About, GraphReport
+from .torch_compat.dynamo import trace_apart
+from .torch_compat.fake_tensors import fake_mode_for_model
 
 
 def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **options: Any) -> Explained:
@@ -33,23 +35,23 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
     check_trainable(model)
     config.check_names(name for name, _ in model.named_modules())
     graphs: list[GraphReport] = []
-    seen: list[Seen] = []
+    seen: list[BothPartitions] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
         run = Pass(config, graph_key(module, values, config), dry=True)
-        compiled = inductor.compile_eager(module, values, inductor.Hook(config.key(), run))
+        compiled = inductor.compile_eager(module, values, inductor.Partitioner(config.key(), run))
         graphs.extend(run.reports)
         seen.extend(run.seen)
         return compiled
 
     device = next(itertools.chain(model.parameters())).device.type
-    with fake.everything() as mode:
+    with fake_mode_for_model() as mode:
         replaced = {id(t): mode.from_tensor(t) for t in itertools.chain(model.parameters(), model.buffers())}
         double = copy.deepcopy(model, replaced)
         values = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
         cast = torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
-        with cast, torch.enable_grad(), inductor.fresh_dynamo():
-            torch.compile(double, backend=collect)(*values)
+        with cast, torch.enable_grad():
+            trace_apart(double, values, collect)
     floats = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     kind = str(dtype or next(floats, torch.float32)).removeprefix("torch.")
     held = {id(each): each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers())}

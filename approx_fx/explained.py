@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import render
-from .backend import Seen
+from .backend import BothPartitions
 from .files import write
 from .report import Report
 from .view.picture import Picture, picture
@@ -19,7 +19,7 @@ from .view.picture import Picture, picture
 class Explained(Report):
     """A report with pictures. seen: all there is to draw of each graph."""
 
-    seen: tuple[Seen, ...] = field(default=(), repr=False, compare=False)
+    seen: tuple[BothPartitions, ...] = field(default=(), repr=False, compare=False)
 
     @cached_property
     def pictures(self) -> tuple[Picture, ...]:  # type: ignore[override]

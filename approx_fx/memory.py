@@ -101,7 +101,7 @@ def measure(call: Callable[[], object]) -> Live:
 
 
 def _allocations(profiler: torch.profiler.profile) -> list[tuple[int, int]]:
-    from .host.profiler import allocations
+    from .bench.profiler import allocations
 
     return allocations(profiler)
 

@@ -9,7 +9,7 @@ from torch import fx
 
 from .config import Config
 from .cut.plan import Plan, plan
-from .host import split
+from .inductor.half import mark_coded
 from .joint.graph import read
 from .joint.values import is_size
 from .quantize.base import Stored
@@ -20,6 +20,7 @@ from .rewrite.inline import inline_ops
 from .rewrite.insert import insert_quantizers
 from .rewrite.short import shorten
 from .rewrite.verify import Rewritten, verify
+from .torch_compat import aot_partitioner as aot
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def partition(
     saved = list(dict.fromkeys(node for nodes in stored.values() for node in nodes))
     inputs = [node for node in module.graph.find_nodes(op="placeholder") if node in joint.inputs and not is_size(node)]
     sizes = [node for node in joint.order if is_size(node) and node not in joint.backward]
-    forward, backward = split.split(module, inputs + saved, sizes, num_fwd_outputs)
+    forward, backward = aot.split_joint_graph(module, inputs + saved, sizes, num_fwd_outputs)
     if stored:
         part_convolutions(backward)
     done = Partition(decided, stored, forward, backward, decoder.made)
@@ -64,4 +65,8 @@ def lower(done: Partition, lowering: str = "fused") -> tuple[fx.GraphModule, fx.
     """Both halves for a compiler that fuses, our ops inlined as aten; for which ops, see `Config.lowering`."""
     if lowering != "kernel":
         shorten(done.backward)
-    return inline_ops(done.forward, lowering), inline_ops(done.backward, lowering)
+    halves = inline_ops(done.forward, lowering), inline_ops(done.backward, lowering)
+    if done.stored:
+        for half in halves:
+            mark_coded(half)
+    return halves

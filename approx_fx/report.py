@@ -124,7 +124,7 @@ class Report:
 
     @property
     def pictures(self) -> tuple[Any, ...]:
-        """Each graph as plain data for drawing; empty but for the report of `explain`."""
+        """Nothing: only the report of `explain` holds graphs to draw, see `Explained.pictures`."""
         return ()
 
     @property
@@ -188,10 +188,7 @@ class Report:
         return json.dumps(self.to_dict(), indent=indent)
 
     def save_html(self, path: str | Path) -> Path:
-        """Write the report of `explain` as one HTML file with ribbon, timeline, graph and table; returns its path.
-
-        Raises ApproxFxError if the report holds no graph to draw, the file cannot be written, or bokeh is missing.
-        """
+        """Raises ApproxFxError: only the report of `explain` holds graphs to draw, see `Explained.save_html`."""
         raise ApproxFxError(NOTHING_TO_DRAW)
 
     def __str__(self) -> str:

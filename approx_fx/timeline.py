@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .bench.generated_code import Access, Storages, generated_code, run_dry
 from .errors import ApproxFxError
-from .host.fake import new_mode
-from .host.wrapper import Access, Storages, generated_code, run_dry
 
 CALL = re.compile(r"def call\(self, args\):\n\s+(.*?),? = args\n|\n    (.*?),? = args\n")
 
@@ -75,7 +76,7 @@ def accesses(sources: Sequence[str]) -> list[tuple[str, Access]]:
 
 def _run(forwards: Sequence[str], backwards: Sequence[str]) -> tuple[Storages, int, int]:
     """The step's storages, and how many of its events, and of its accesses, are the forwards'."""
-    storages, mode = Storages(), new_mode()
+    storages, mode = Storages(), FakeTensorMode()
     saved: list[list[Any]] = []
     kept: list[Any] = []
     for forward, backward in zip(forwards, reversed(backwards), strict=True):

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .config import Config
-from .host.allocator import keep_freed_memory
+from .inductor.switches import VARIABLE
 from .kernels import kernels
 from .memory import measure
 from .systems import apply
 from .target import Target, load
+from .torch_compat.glibc_malloc import keep_freed_memory
 
 Json = dict[str, Any]
 LONGEST = 40
@@ -37,7 +38,8 @@ _ONE_START = threading.Lock()
 class Job:
     """One system's run. dtype: 'float32', or 'bfloat16' for autocast. folder: for its gradients and its cache.
 
-    memory: bytes of GPU memory the process may take, all of it if None; running out of it raises.
+    memory: bytes of GPU memory the process may take, all of it if None; running out of it raises. disable: names of
+    what is added to Inductor and is to be left out, with commas between, see `inductor.switches`.
     """
 
     system: str
@@ -47,6 +49,7 @@ class Job:
     config: Config
     folder: str
     memory: int | None = None
+    disable: str = ""
 
 
 @contextlib.contextmanager
@@ -56,7 +59,8 @@ def worker(job: Job) -> Iterator[Connection]:
     here, there = context.Pipe()
     Path(job.folder).mkdir(exist_ok=True)
     process = context.Process(target=_serve, args=(there, job), daemon=False)
-    with _ONE_START, mock.patch.dict(os.environ, {CACHE: str(Path(job.folder) / "cache")}):
+    environment = {CACHE: str(Path(job.folder) / "cache"), VARIABLE: job.disable or os.environ.get(VARIABLE, "")}
+    with _ONE_START, mock.patch.dict(os.environ, environment):
         process.start()
     there.close()
     try:

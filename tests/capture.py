@@ -12,10 +12,11 @@ from functorch.compile import make_boxed_func
 from torch import fx, nn
 
 from approx_fx.config import Config
-from approx_fx.host import inductor, split
+from approx_fx.inductor import compile as inductor
 from approx_fx.joint.ops import name_of
 from approx_fx.partitioner import Partition, partition
 from approx_fx.target import noise_loss
+from approx_fx.torch_compat import aot_partitioner as aot
 
 
 class Record(fx.Interpreter):
@@ -43,7 +44,7 @@ class Captured:
     def run_joint(self) -> dict[str, Any]:
         """Every value of the unchanged joint graph, on the inputs and gradients of the captured step."""
         assert self.joint is not None and self.done is not None
-        tangents = len([n for n in self.joint.graph.find_nodes(op="placeholder") if split.is_tangent(n)])
+        tangents = len([n for n in self.joint.graph.find_nodes(op="placeholder") if aot.is_tangent(n)])
         record = Record(self.joint)
         record.run(*copy.deepcopy(self.inputs[0]), *self.inputs[1][-tangents:])
         return record.values
@@ -54,7 +55,7 @@ def capture(model: nn.Module, *inputs: Any, run: bool = True, dtype: Any = None,
     seen = Captured()
 
     def hook(module: fx.GraphModule, joint_inputs: Any, **given: Any) -> Any:
-        split.simplify(module)
+        aot.simplify_joint_graph(module)
         seen.joint = fx.GraphModule(module, copy.deepcopy(module.graph))
         seen.done = partition(module, given["num_fwd_outputs"], Config(**options))
         return seen.done.forward, seen.done.backward
@@ -72,7 +73,7 @@ def capture(model: nn.Module, *inputs: Any, run: bool = True, dtype: Any = None,
         return make_boxed_func(call)
 
     def backend(module: fx.GraphModule, values: Any) -> Any:
-        return inductor.compile_halves(module, values, inductor.Hook("test", hook), compiler)
+        return inductor.compile_halves(module, values, inductor.Partitioner("test", hook), compiler)
 
     torch._dynamo.reset()
     compiled = torch.compile(lambda *args: model(*args), backend=backend)
@@ -99,7 +100,7 @@ def text(module: fx.GraphModule) -> str:
             f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if isinstance(value, torch.Tensor) else ""
         )
         if node.op == "placeholder":
-            role = "tangent" if split.is_tangent(node) else "primal" if "primals" in node.name else "saved"
+            role = "tangent" if aot.is_tangent(node) else "primal" if "primals" in node.name else "saved"
             lines.append(f"{number[node]}: {kind} = {role}")
         else:
             args = ", ".join(_show(a, number) for a in (*node.args, *node.kwargs.values()))

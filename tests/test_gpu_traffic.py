@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="triton is not installed: Inductor writes no code for a GPU")
 
-from approx_fx.host import fusion, limits, sequence
+from approx_fx.inductor import choices, materialize
 from approx_fx.timeline import accesses, predict
 from tools.measuring.triton_code import Half, triton_code
 
@@ -125,8 +124,8 @@ def test_a_decoding_is_not_held_for_a_gradient(monkeypatch: pytest.MonkeyPatch) 
     """Where kernels that hold something are fused, as they are on a CPU if they spare more, the peak is higher."""
     model, inputs = bottlenecks(True, 32, 28, 64, more=3)
     ours = predict([half.wrapper for half in triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)])
-    holds = fusion.holds_more
-    monkeypatch.setattr(fusion, "holds_more", lambda *given: holds(*given[:-1], 2**40))
+    holds = choices.extends_live_ranges
+    monkeypatch.setattr(choices, "extends_live_ranges", lambda *given: holds(*given[:-1], 2**40))
     fused = predict([half.wrapper for half in triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)])
     assert ours.peak.live < 0.9 * fused.peak.live
 
@@ -134,31 +133,9 @@ def test_a_decoding_is_not_held_for_a_gradient(monkeypatch: pytest.MonkeyPatch) 
 def test_limits_keep_products_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = bottlenecks(True, 32, 28)
     ours = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
-    monkeypatch.setattr(limits, "OPERATIONS", 30)
+    monkeypatch.setattr(materialize, "OPERATIONS", 30)
     strict = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
     assert moved(ours)["backward"] < 0.95 * moved(strict)["backward"]
-
-
-@dataclass(eq=False)
-class Scheduled:
-    """As much of Inductor's scheduler node as an order is made of. max_order: the place of its last part."""
-
-    max_order: int
-    pred_nodes: list[Scheduled] = field(default_factory=list)
-    succ_nodes: list[Scheduled] = field(default_factory=list)
-
-    @property
-    def mpi_node(self) -> Scheduled:
-        return self
-
-
-def test_kernels_run_where_their_last_part_was() -> None:
-    """The first part of `both` came early: Inductor's order pulls what it waits for ahead of `weight`."""
-    first, weight, second, both, last = (Scheduled(order) for order in range(5))
-    for before, after in ((first, weight), (first, second), (second, both), (both, last)):
-        before.succ_nodes.append(after)
-        after.pred_nodes.append(before)
-    assert sequence.by_last_part([first, second, both, weight, last]) == [first, weight, second, both, last]
 
 
 def test_networks_are_counted() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 import operator
@@ -18,12 +17,13 @@ from torch._inductor.choices import InductorChoices
 from torch._inductor.virtualized import V
 
 import approx_fx
-from approx_fx.host import fake, fusion, inductor
-from approx_fx.host.evaluator import Evaluator
+from approx_fx.inductor import choices
+from approx_fx.inductor.switches import VARIABLE
 from approx_fx.joint.ops import name_of
 from approx_fx.rewrite.apart import part_convolutions
 from approx_fx.rewrite.nodes import Builder
 from approx_fx.timeline import timeline
+from approx_fx.torch_compat.fake_tensors import fake_mode_for_model
 from models.resnet import resnet20
 
 aten = torch.ops.aten
@@ -52,13 +52,13 @@ def backward_of(
         data = data.contiguous(memory_format=torch.channels_last)
     out = aten.convolution(data, weight, torch.zeros(6), *shape)
     grad = torch.randn(out.shape, generator=generator)
-    mode, graph = fake.everything(), fx.Graph()
+    mode, graph = fake_mode_for_model(), fx.Graph()
     with mode as opened:
         nodes = []
         for name, value in (("grad", grad), ("data", data), ("weight", weight)):
             nodes.append(graph.placeholder(name))
             nodes[-1].meta["val"] = opened.from_tensor(value)
-    build = Builder(graph, Evaluator(opened))
+    build = Builder(graph, opened)
     if decoded:
         nodes[1] = build.call(aten.relu.default, nodes[1])
     both = build.call(aten.convolution_backward.default, *nodes, [6], *shape, [True, True, True])
@@ -137,7 +137,7 @@ def peak(late: bool, monkeypatch: pytest.MonkeyPatch) -> int:
     run = approx_fx.convert(model, bits=4)
     with monkeypatch.context() as patch, torch._inductor.config.patch(force_disable_caches=True):
         if not late:
-            patch.setattr(inductor, "decoded_late", contextlib.nullcontext)
+            patch.setenv(VARIABLE, "peak_aware_fusion")
         return timeline(lambda: run(*inputs).square().mean().backward()).peak.live
 
 
@@ -171,49 +171,47 @@ def kernel(name: str, order: int, reads: list[str], behind: set[str] = frozenset
 def test_a_fusion_that_makes_early() -> None:
     """a, a convolution, and b, which waits for neither: what b makes would live through the convolution."""
     early, late = kernel("a", 1, ["codes"]), kernel("b", 3, ["codes", "freed"])
-    conv = fusion.Heavy({"conv": kernel("conv", 2, ["made", "gradient"], {"a"})})
+    conv = choices.ExternKernels({"conv": kernel("conv", 2, ["made", "gradient"], {"a"})})
     late.outputs.append(buffer(60, "later"))
     buffers = {"decoded": late.outputs[0], "freed": buffer(30, "b")}
     for kernels in ((early, late), (late, early)):
-        assert fusion.holds_more(*kernels, conv, buffers, 29)
-        assert not fusion.holds_more(*kernels, conv, buffers, 30)
+        assert choices.extends_live_ranges(*kernels, conv, buffers, 29)
+        assert not choices.extends_live_ranges(*kernels, conv, buffers, 30)
     # Nothing between them, nothing held.
-    assert not fusion.holds_more(early, late, fusion.Heavy({}), buffers, 0)
+    assert not choices.extends_live_ranges(early, late, choices.ExternKernels({}), buffers, 0)
 
 
 def test_a_fusion_that_makes_late() -> None:
     """a, a kernel of what a makes, a convolution of that and of a gradient; b waits for it, and what a makes with b."""
     early, late = kernel("a", 1, ["codes"]), kernel("b", 4, ["codes", "out"], {"a", "next", "conv"})
-    conv = fusion.Heavy({"conv": kernel("conv", 3, ["more", "gradient"], {"a", "next"})})
+    conv = choices.ExternKernels({"conv": kernel("conv", 3, ["more", "gradient"], {"a", "next"})})
     buffers = {
         "made": buffer(100, "next"),
         "more": buffer(90, "conv"),
         "gradient": buffer(80, "conv"),
         "out": buffer(70, "b"),
     }
-    assert fusion.holds_more(early, late, conv, buffers, 169)
-    assert not fusion.holds_more(early, late, conv, buffers, 170)
+    assert choices.extends_live_ranges(early, late, conv, buffers, 169)
+    assert not choices.extends_live_ranges(early, late, conv, buffers, 170)
 
 
 def test_where_a_fused_kernel_runs() -> None:
     """One made of a kernel before a convolution and of one that waits for it runs behind: none is between it and b."""
     fused, late = kernel("a", 1, ["codes"], {"conv"}), kernel("b", 3, ["codes"])
-    conv = fusion.Heavy({"conv": kernel("conv", 2, ["gradient"])})
+    conv = choices.ExternKernels({"conv": kernel("conv", 2, ["gradient"])})
     late.outputs.append(buffer(60, "later"))
-    assert not fusion.holds_more(fused, late, conv, {"decoded": late.outputs[0]}, 0)
+    assert not choices.extends_live_ranges(fused, late, conv, {"decoded": late.outputs[0]}, 0)
 
 
-def test_the_choices_that_are_replaced() -> None:
-    """torch._inductor.choices: the one method, its parameters, and that a user's own choices stay."""
+def test_the_choice_that_is_ours() -> None:
+    """torch._inductor.choices: the one method and its parameters; a user's own choices stay."""
     parameters = inspect.signature(InductorChoices.can_fuse_horizontal).parameters
     assert list(parameters) == ["scheduler", "node1", "node2", "shared_data_score"]
     assert type(V.choices) is InductorChoices
-    with fusion.decoded_late():
-        assert type(V.choices).__name__ == "DecodedLate"
-    assert type(V.choices) is InductorChoices
+    assert isinstance(choices.peak_aware_choices(), InductorChoices)
 
     class Own(InductorChoices):
         pass
 
-    with V.set_choices_handler(Own()), fusion.decoded_late():
-        assert type(V.choices) is Own
+    with V.set_choices_handler(Own()):
+        assert choices.peak_aware_choices() is None

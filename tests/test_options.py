@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from nets import rows
 from torch import Tensor, nn
 
 import approx_fx
+from approx_fx.bench.generated_code import generated_code
 from approx_fx.compare import flat_gradients
 from approx_fx.errors import ApproxFxError
 from approx_fx.ops.stochastic import quantize_stochastic, uniform
@@ -198,12 +200,50 @@ def test_lowering_to_kernels_runs_the_very_ops() -> None:
         assert (kernels[name] - gradient).norm() <= 1e-3 * gradient.norm(), name
 
 
-def test_no_op_stands_alone_on_the_cpu_unless_told() -> None:
+@pytest.mark.parametrize(("lowering", "alone"), [("auto", False), ("fused", False), ("kernel", True)])
+def test_no_op_stands_alone_unless_told(lowering: str, alone: bool) -> None:
+    """What stands alone is called by its name in the code that Inductor wrote."""
+    torch.manual_seed(0)
+    with torch._inductor.config.patch(force_disable_caches=True), generated_code() as sources:
+        gradients(Net(), torch.randn(256, 64), compiler="inductor", lowering=lowering)
+    assert any("torch.ops.approx_fx." in re.sub(r"(?m)#.*", "", source) for source in sources) == alone
+
+
+def test_mode_goes_with_other_options() -> None:
+    """torch.compile takes no `mode` beside `options`: it is one of them."""
     torch.manual_seed(0)
     model, x = Net(), torch.randn(256, 64)
-    (fused,) = gradients(model, x, compiler="inductor", lowering="fused")
-    (auto,) = gradients(model, x, compiler="inductor", lowering="auto")
-    assert all(torch.equal(auto[name], gradient) for name, gradient in fused.items())
+    seen: list[Any] = []
+
+    def spy(graph: Any) -> None:
+        seen.append(torch._inductor.config.coordinate_descent_tuning)
+
+    with torch._inductor.config.patch(force_disable_caches=True, post_grad_custom_post_pass=spy):
+        gradients(model, x, compiler="inductor", mode="max-autotune-no-cudagraphs")
+        options = {"bits": 4, "mode": "max-autotune-no-cudagraphs", "inductor": {"epilogue_fusion": False}}
+        torch.compile(copy.deepcopy(model), backend="approx_fx", options=options)(x)
+    assert len(seen) >= 3 and all(seen)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"mode": "max-autotun"}, r"mode='max-autotun' is not allowed: mode is one of .* Did you mean 'max-autotune'"),
+        ({"inductor": {"epilog_fusion": True}}, r"Inductor has no such option. Did you mean 'epilogue_fusion'"),
+        ({"inductor": ["epilogue_fusion"]}, r"inductor is a mapping from the names of Inductor's options"),
+        ({"patches": ["peak_estimat"]}, r"patches='peak_estimat' is not allowed: .* Did you mean 'peak_estimate'"),
+        ({"patches": "peak_estimate"}, r"patches is a list of names, or None, all"),
+        ({"keep_freed_memory": 1}, r"keep_freed_memory=1 is not allowed: keep_freed_memory is True or False"),
+    ],
+)
+def test_what_goes_to_inductor_is_checked(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ApproxFxError, match=sentence):
+        approx_fx.convert(Net(), **options)
+
+
+def test_no_cuda_graph_holds_a_key() -> None:
+    """A replay would draw the numbers of the step in which the graph was recorded."""
+    assert torch.Tag.cudagraph_unsafe in torch.ops.approx_fx.rounding_key.default.tags
 
 
 def test_lowering_is_one_of_three() -> None:

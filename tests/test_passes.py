@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from approx_fx.host import split
+from approx_fx.torch_compat import aot_partitioner as aot
 from tools import passes
 
 BROKEN = """
@@ -53,7 +53,7 @@ def test_a_fault_of_the_pass_is_not_timed_as_torchs_partition(tmp_path: Path, mo
     def fault(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(split, "split", fault)
+    monkeypatch.setattr(aot, "split_joint_graph", fault)
     done = CliRunner().invoke(passes.app, ["--targets", "models.resnet:resnet20", "--out", str(tmp_path)])
     assert done.exit_code == 1 and "ZeroDivisionError" in repr(done.exception)
     assert not (tmp_path / "passes.json").exists()

@@ -15,8 +15,8 @@ from nets import PATTERNS
 from torch import fx, nn
 
 from approx_fx.config import Config
-from approx_fx.host.lazy import lazy_module
 from approx_fx.partitioner import Partition, lower
+from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
 
 INDUCTOR = "torch._inductor.compile_fx"
 PROGRAM = f"""
@@ -49,7 +49,7 @@ def test_the_pass_writes_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
     def counted(module: fx.GraphModule, outputs: int, config: Config) -> Partition:
         with monkeypatch.context() as patched:
             patched.setattr(fx.Graph, "python_code", count)
-            done = through(lazy_module(module, module.graph), outputs, config)
+            done = through(copy_graph_module(module), outputs, config)
             lower(done)
             assert sizes == []
             assert "def forward" in done.backward.code
@@ -64,8 +64,10 @@ def test_the_pass_writes_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_lazy_module_runs_and_is_written_anew_after_a_change() -> None:
     graph = fx.Graph()
     x = graph.placeholder("x")
-    output = graph.output(graph.call_function(torch.neg, (x,)))
-    module = lazy_module(fx.GraphModule(nn.Module(), fx.Graph()), graph)
+    graph.output(graph.call_function(torch.neg, (x,)))
+    module = copy_graph_module(fx.GraphModule(nn.Module(), graph))
+    output = next(iter(module.graph.find_nodes(op="output")))
+    x = next(iter(module.graph.find_nodes(op="placeholder")))
     assert module(torch.ones(1)).item() == -1
     output.args = (x,)
     module.recompile()

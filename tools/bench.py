@@ -4,6 +4,7 @@
     python tools/bench.py batches models.gpt:gpt_tiny    throughput against batch
     python tools/bench.py depth                          peak against depth
     python tools/bench.py largest TARGET --memory-gib 1  the largest batch that fits, and its throughput
+    python tools/bench.py patches                        what each part that is added to Inductor buys
 
 Results go to tools/results/bench-DEVICE.json, .md and .png. What the file has already is not run again.
 """
@@ -11,6 +12,7 @@ Results go to tools/results/bench-DEVICE.json, .md and .png. What the file has a
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +21,15 @@ if not __package__:
 
 import typer
 
+from approx_fx.config import Config
+from tools.checkpoint import write_text
 from tools.console import sentences
 from tools.errors import UserError
 from tools.measuring.benchmark import DEPTHS, DTYPES, NETWORKS, SYSTEMS, Book, choose
-from tools.measuring.environment import device_slug
+from tools.measuring.environment import device_slug, environment
+from tools.measuring.pages import head
+from tools.measuring.patches import NETWORKS as PATCH_NETWORKS
+from tools.measuring.patches import PARTS, measure, tables
 from tools.measuring.plots import draw_lines, draw_pareto
 from tools.root import ROOT
 
@@ -133,6 +140,31 @@ def largest(
         (kind,) = choose("dtype", dtype, DTYPES)
         one, two = sorted(map(int, parts))
         book.largest(target, memory_gib, kind, names, (one, two), steps, typer.echo)
+
+
+@app.command()
+def patches(
+    networks: Annotated[str, typer.Option(help=f"of {', '.join(PATCH_NETWORKS)}")] = ",".join(PATCH_NETWORKS),
+    parts: Annotated[str, typer.Option(help=f"of {', '.join(PARTS)}")] = ",".join(PARTS),
+    steps: STEPS = 21,
+    simdlen: Annotated[int | None, typer.Option(help="vectors of so many bits, such as 256 for AVX2's")] = None,
+    out: OUT = RESULTS,
+    name: NAME = "",
+) -> None:
+    """Step, first step and peak with all that is added to Inductor, and less one part of it, in turn."""
+    with sentences():
+        wanted, chosen = choose("network", networks, PATCH_NETWORKS), choose("part", parts, PARTS)
+        config = Config(bits=4, inductor={} if simdlen is None else {"cpp.simdlen": simdlen})
+        path = out / f"{name or f'patches-{device_slug()}'}.json"
+        data = json.loads(path.read_text()) if path.exists() else {"entries": {}}
+        for network in wanted:
+            target, batch = PATCH_NETWORKS[network]
+            key = f"{network}, batch {batch}" + (f", vectors of {simdlen} bits" if simdlen else "")
+            rows = measure(target, batch, chosen, steps, config, lambda text, key=key: typer.echo(f"{key}: {text}"))
+            data = {**data, **environment(), "entries": {**data["entries"], key: rows}}
+            write_text(path, json.dumps(data, indent=1) + "\n")
+            lines = [*head("What each part that is added to Inductor buys", data), tables(data["entries"])]
+            write_text(path.with_suffix(".md"), "\n".join(lines))
 
 
 @app.command()

@@ -29,11 +29,10 @@ from torch import fx
 from approx_fx.backend import Pass
 from approx_fx.config import Config
 from approx_fx.errors import ApproxFxError
-from approx_fx.host import inductor, split
-from approx_fx.host.collector import paused
-from approx_fx.host.frames import roomy
-from approx_fx.host.lazy import copied
+from approx_fx.inductor import compile as inductor
 from approx_fx.target import load
+from approx_fx.torch_compat import aot_partitioner as aot
+from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
 from tools.checkpoint import write_text
 from tools.console import sentences
 from tools.errors import UserError
@@ -60,12 +59,12 @@ def ours(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) 
 
 def theirs(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> None:
     """torch.compile's own partition."""
-    split.torch_partition(joint, inputs, **options)
+    aot.torch_partition(joint, inputs, **options)
 
 
 def asking(joint: fx.GraphModule, _: Sequence[Any], options: dict[str, Any]) -> None:
     """Simplify the graph and find what torch.compile's own partition would save, without carrying it out."""
-    split.torch_saved(split.simplify(joint), options["num_fwd_outputs"])
+    aot.saved_by_torch(aot.simplify_joint_graph(joint), options["num_fwd_outputs"])
 
 
 TIMED: dict[str, Timed] = {"approx_fx": ours, "compile": theirs, "asking": asking}
@@ -82,22 +81,21 @@ def measure(target: str, batch: int | None, rounds: int) -> dict[str, Any]:
         raise UserError(str(error)) from error
     rows: list[dict[str, Any]] = []
 
-    def run(joint: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> inductor.Halves:
+    def run(joint: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> aot.Halves:
         taken: dict[str, list[float]] = {name: [] for name in TIMED}
         for name in [name for _ in range(rounds) for name in TIMED]:
-            double = copied(joint)
-            with paused():
-                start = time.perf_counter()
-                roomy(TIMED[name], double, inputs, options)
-                taken[name].append(time.perf_counter() - start)
+            double = copy_graph_module(joint)
+            start = time.perf_counter()
+            TIMED[name](double, inputs, options)
+            taken[name].append(time.perf_counter() - start)
             del double
             gc.collect()  # graphs are cycles: what piles up slows those that follow
         seconds = {name: statistics.median(found) for name, found in taken.items()}
         rows.append({"target": target, "nodes": len(joint.graph.nodes), "seconds": seconds, "all": taken})
-        return split.torch_partition(joint, inputs, **options)
+        return aot.torch_partition(joint, inputs, **options)
 
     def backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return inductor.compile_eager(module, inputs, inductor.Hook("passes", run))
+        return inductor.compile_eager(module, inputs, inductor.Partitioner("passes", run))
 
     torch._dynamo.reset()
     torch.compile(made.model, backend=backend)(*made.inputs)

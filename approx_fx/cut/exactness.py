@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..config import Config
-from ..host import split
 from ..joint.attribution import module_of
 from ..joint.graph import Joint
 from ..joint.ops import VIEWS, name_of
 from ..joint.statistics import is_statistic
 from ..joint.values import is_bool, is_float, is_size
 from ..patterns import last_match, named
+from ..torch_compat import aot_partitioner as aot
 from .rules import SEEDED, derived_from_inputs, exact_again, of_parameters, tolerates
 
 
@@ -70,9 +70,9 @@ def _in_region(joint: Joint, node: fx.Node, seeded: bool) -> bool:
     """Random numbers are drawn once, and so are the masks made of them."""
 
     def drawn(value: fx.Node) -> bool:
-        return split.is_random(value) or (not seeded and name_of(value) in SEEDED)
+        return aot.is_random(value) or (not seeded and name_of(value) in SEEDED)
 
-    if node.op != "call_function" or node in joint.backward or not split.to_recompute(node):
+    if node.op != "call_function" or node in joint.backward or not aot.must_recompute(node):
         return False
     return not drawn(node) and not (is_bool(node) and any(map(drawn, node.all_input_nodes)))
 

@@ -8,7 +8,6 @@ from torch import fx
 
 from ..config import Config
 from ..errors import PassFailed
-from ..host import split
 from ..joint.chains import Chain, find_chains
 from ..joint.graph import Joint
 from ..joint.masks import Mask, find_masks
@@ -18,6 +17,7 @@ from ..quantize.base import Quantizer
 from ..quantize.bitmask import Bitmask
 from ..quantize.choose import Context, choose, context, owned_mask
 from ..quantize.exact import Exact
+from ..torch_compat import aot_partitioner as aot
 from .exactness import Exactness, exactness
 from .network import Problem, minimum_cut
 from .rules import REPEAT, SEEDED, is_residual_sum, recomputable, singular
@@ -110,7 +110,7 @@ def _recompute(joint: Joint, config: Config, at: Context, exact: Exactness) -> d
         if node in exact.region:
             found[node] = tuple(inputs)
             continue
-        if split.to_save(node):
+        if aot.must_save(node):
             continue
         if node in exact.again or node in exact.reasons or name_of(node) in REPEAT:
             if (recomputable(node) or name_of(node) in REPEAT | SEEDED) and all(map(exact.sure, inputs)):

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import fx
 
-from ..host import split
+from ..torch_compat import aot_partitioner as aot
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Joint:
                     if value not in self.backward:
                         found.setdefault(value, []).append(node)
         output = self.output
-        for gradient in split.joint_outputs(self.module, self.num_fwd_outputs)[1]:
+        for gradient in aot.joint_outputs(self.module, self.num_fwd_outputs)[1]:
             if isinstance(gradient, fx.Node) and gradient not in self.backward:
                 found.setdefault(gradient, []).append(output)
         return found
@@ -57,7 +57,7 @@ class Joint:
     @cached_property
     def inputs(self) -> frozenset[fx.Node]:
         """Placeholders of the forward: parameters, buffers, user inputs, seeds."""
-        return frozenset(node for node in self.module.graph.nodes if split.is_primal(node))
+        return frozenset(node for node in self.module.graph.nodes if aot.is_primal(node))
 
     @cached_property
     def mutated(self) -> frozenset[fx.Node]:
@@ -66,7 +66,7 @@ class Joint:
             node.args[0]
             for node in self.module.graph.nodes
             if node.op == "call_function"
-            and split.in_forward_only(node)
+            and aot.in_forward_only(node)
             and node.args
             and isinstance(node.args[0], fx.Node)
             and node.args[0] in self.inputs
@@ -76,7 +76,7 @@ class Joint:
     @cached_property
     def fwd_outputs(self) -> frozenset[fx.Node]:
         """Nodes that the forward returns to its caller."""
-        outputs, _ = split.joint_outputs(self.module, self.num_fwd_outputs)
+        outputs, _ = aot.joint_outputs(self.module, self.num_fwd_outputs)
         return frozenset(node for node in outputs if isinstance(node, fx.Node))
 
 
@@ -87,13 +87,13 @@ def read(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = (
     for node in nodes:
         if node.op == "output":
             continue
-        if split.is_tangent(node) or split.in_backward_only(node) or any(i in backward for i in node.all_input_nodes):
+        if aot.is_tangent(node) or aot.in_backward_only(node) or any(i in backward for i in node.all_input_nodes):
             backward.add(node)
-    outputs, _ = split.joint_outputs(module, num_fwd_outputs)
+    outputs, _ = aot.joint_outputs(module, num_fwd_outputs)
     roots = [node for node in outputs if isinstance(node, fx.Node)]
-    roots += [node for node in nodes if node not in backward and split.in_forward_only(node)]
+    roots += [node for node in nodes if node not in backward and aot.in_forward_only(node)]
     forward = ancestors(roots) - backward
-    forward |= {node for node in nodes if split.is_primal(node)}
+    forward |= {node for node in nodes if aot.is_primal(node)}
     inputs = module.graph.find_nodes(op="placeholder")
     parameters = frozenset(inputs[index] for index in static if index < len(inputs))
     return Joint(module, num_fwd_outputs, frozenset(forward), frozenset(backward), parameters)

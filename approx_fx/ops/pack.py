@@ -34,7 +34,7 @@ def packed_length(length: int, bits: int) -> int:
 
 
 def pack_dim(shape: Sequence[int], bits: int) -> int:
-    """The dimension that wastes least by padding; of equals the first. Symbolic sizes are avoided."""
+    """The dimension that wastes least by padding; of equals the first whose size is no symbol."""
     unit = multiple(bits)
 
     def waste(dim: int) -> float:
@@ -43,7 +43,7 @@ def pack_dim(shape: Sequence[int], bits: int) -> int:
             return 0.5 if unit > 1 else 0.0
         return padded_length(size, bits) / size - 1 if size else 0.0
 
-    return min(range(len(shape)), key=lambda dim: (waste(dim), dim), default=0)
+    return min(range(len(shape)), key=lambda dim: (waste(dim), not isinstance(shape[dim], int), dim), default=0)
 
 
 def memory_order(x: Tensor) -> list[int]:

@@ -36,9 +36,12 @@ def at_step(step: int) -> Iterator[None]:
         _step.reset(token)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::rounding_key", mutates_args=())
+@torch.library.custom_op(f"{NAMESPACE}::rounding_key", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def rounding_key(seed: int, tensor: int, device: torch.device) -> Tensor:
-    """int64 [], a hash of (seed, the current step, tensor). Never inlined: it reads the step when it runs."""
+    """int64 [], a hash of (seed, the current step, tensor). Never inlined: it reads the step when it runs.
+
+    No CUDA graph may hold it: a replay would draw the numbers of the step in which the graph was recorded.
+    """
     key = 0
     for part in (seed, _step.get(), tensor):
         key = (key ^ part) & (2**64 - 1)

@@ -106,7 +106,7 @@ def code_bytes(value: torch.Tensor, bits: int) -> int:
     return numel(value) // max(length, 1) * packed_length(length, bits)
 
 
-def shape_of(value: fx.Node) -> torch.Tensor:
+def fake_tensor_of(value: fx.Node) -> torch.Tensor:
     """The node's fake tensor."""
     result = tensor(value)
     assert result is not None, f"{value} is not a tensor"

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..ops import bitmask as ops
-from .base import Build, Layout, Stored, code_bytes, shape_of
+from .base import Build, Layout, Stored, code_bytes, fake_tensor_of
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Bitmask:
 
     def quantize(self, build: Build, value: fx.Node) -> Stored:
         """(codes,)."""
-        layout = Layout.of(shape_of(value), 1)
+        layout = Layout.of(fake_tensor_of(value), 1)
         return (build.call(ops.quantize_bitmask.overload, layout.into(build, value), layout.pack_dim),)
 
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The mask, bit for bit."""
-        layout = Layout.of(shape_of(value), 1)
+        layout = Layout.of(fake_tensor_of(value), 1)
         restored = build.call(ops.dequantize_bitmask.overload, stored[0], layout.pack_dim, layout.length)
         return layout.back(build, restored)

@@ -11,7 +11,7 @@ from torch import fx
 from ..joint.chains import Chain
 from ..joint.masks import Mask
 from ..ops import channel as ops
-from .base import Build, Layout, Stored, code_bytes, mask_from, shape_of, side_of
+from .base import Build, Layout, Stored, code_bytes, fake_tensor_of, mask_from, side_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Channel:
 
     def quantize(self, build: Build, value: fx.Node) -> Stored:
         """(codes, grid)."""
-        chain, layout = self.chain, Layout.of(shape_of(value), self.bits)
+        chain, layout = self.chain, Layout.of(fake_tensor_of(value), self.bits)
         threshold = self.mask.threshold if self.mask is not None else None
         affine = (chain.weight, chain.bias) if self.mask is not None else (None, None)
         grid = build.call(
@@ -54,7 +54,7 @@ class Channel:
 
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The middle of each bin."""
-        layout = Layout.of(shape_of(value), self.bits)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         codes, grid = stored
         restored = build.call(
             ops.dequantize_channel.overload, codes, grid, self.bits, layout.place(self.chain.dim),
@@ -65,7 +65,7 @@ class Channel:
     def dequantize_mask(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The mask, bit for bit."""
         assert self.mask is not None
-        layout = Layout.of(shape_of(value), self.bits)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         codes, grid = stored
         side = build.call(
             ops.dequantize_channel_side.overload, codes, grid, self.bits, layout.place(self.chain.dim),

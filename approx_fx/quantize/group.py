@@ -12,7 +12,7 @@ from torch import fx
 from ..joint.masks import Mask
 from ..joint.values import memory_order, numel
 from ..ops import group as ops
-from .base import Build, Layout, Stored, aten, code_bytes, mask_from, shape_of, side_of
+from .base import Build, Layout, Stored, aten, code_bytes, fake_tensor_of, mask_from, side_of
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ class Group:
 
     def quantize(self, build: Build, value: fx.Node) -> Stored:
         """(codes, scale)."""
-        layout = Layout.of(shape_of(value), self.bits)
-        tile = Tile.of(shape_of(value), self.group, self.along).place(layout)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
+        tile = Tile.of(fake_tensor_of(value), self.group, self.along).place(layout)
         both = build.call(ops.quantize_group.overload, layout.into(build, value), self.bits, *tile, layout.pack_dim)
         return build.call(operator.getitem, both, 0), build.call(operator.getitem, both, 1)
 
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The middle of each bin."""
-        layout = Layout.of(shape_of(value), self.bits)
-        dim, size, _ = Tile.of(shape_of(value), self.group, self.along).place(layout)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
+        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.along).place(layout)
         restored = build.call(
             ops.dequantize_group.overload, *stored, self.bits, dim, size, layout.pack_dim, layout.length, layout.dtype
         )
@@ -131,7 +131,7 @@ class Relu:
 
     def quantize(self, build: Build, value: fx.Node) -> Stored:
         """(codes, scale)."""
-        layout = Layout.of(shape_of(value), self.bits)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         side = None
         if self.mask is not None:
             side = side_of(build, self.mask, layout)
@@ -140,7 +140,7 @@ class Relu:
             least = build.call(aten.mul.Tensor, largest, 0.25 / (2**self.bits - 1))
             below = build.call(aten.lt.Tensor, value, least)  # False for a NaN, which is then not taken for a 0
             side = layout.into(build, build.call(aten.logical_not.default, below))
-        tile = Tile.of(shape_of(value), self.group, self.along).place(layout)
+        tile = Tile.of(fake_tensor_of(value), self.group, self.along).place(layout)
         both = build.call(
             ops.quantize_relu.overload, layout.into(build, value), side, self.bits, *tile, layout.pack_dim
         )
@@ -148,8 +148,8 @@ class Relu:
 
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """0, or the middle of the bin."""
-        layout = Layout.of(shape_of(value), self.bits)
-        dim, size, _ = Tile.of(shape_of(value), self.group, self.along).place(layout)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
+        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.along).place(layout)
         restored = build.call(
             ops.dequantize_relu.overload, *stored, self.bits, dim, size, layout.pack_dim, layout.length, layout.dtype
         )
@@ -158,6 +158,6 @@ class Relu:
     def dequantize_mask(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The mask, bit for bit."""
         assert self.mask is not None
-        layout = Layout.of(shape_of(value), self.bits)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         side = build.call(ops.dequantize_relu_side.overload, stored[0], self.bits, layout.pack_dim, layout.length)
         return mask_from(build, self.mask, layout, side)

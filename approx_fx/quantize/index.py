@@ -13,7 +13,7 @@ from torch import fx
 from ..joint.ops import name_of
 from ..joint.values import numel, tensor
 from ..ops import index as ops
-from .base import Build, Layout, Stored, aten, code_bytes, shape_of
+from .base import Build, Layout, Stored, aten, code_bytes, fake_tensor_of
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Index:
         """(codes,)."""
         if self.bits > 8:
             return (build.call(aten._to_copy.default, value, dtype=getattr(torch, f"int{self.bits}")),)
-        layout = Layout.of(shape_of(value), self.bits)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         return (build.call(ops.quantize_index.overload, layout.into(build, value), self.bits, layout.pack_dim),)
 
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The numbers, exactly."""
         if self.bits > 8:
-            return build.call(aten._to_copy.default, stored[0], dtype=shape_of(value).dtype)
-        layout = Layout.of(shape_of(value), self.bits)
+            return build.call(aten._to_copy.default, stored[0], dtype=fake_tensor_of(value).dtype)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         restored = build.call(
             ops.dequantize_index.overload, stored[0], self.bits, layout.pack_dim, layout.length, layout.dtype
         )

@@ -11,7 +11,7 @@ from torch import fx
 from ..joint.rows import Row
 from ..joint.values import numel, shape, tensor
 from ..ops import row as ops
-from .base import Build, Layout, Stored, aten, code_bytes, shape_of
+from .base import Build, Layout, Stored, aten, code_bytes, fake_tensor_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Sigma:
 
     def quantize(self, build: Build, value: fx.Node) -> Stored:
         """(codes, rstd) or (codes, rstd, mean)."""
-        layout = Layout.of(shape_of(value), self.bits)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         mean, rstd = self._statistics(build, value, layout, self.inputs(value)[1:])
         codes = build.call(
             ops.quantize_row.overload, layout.into(build, value), mean, None if self.normal else rstd, self.bits,
@@ -47,7 +47,7 @@ class Sigma:
 
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The middle of each bin."""
-        layout = Layout.of(shape_of(value), self.bits)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         mean, rstd = self._statistics(build, value, layout, [*stored[2:], stored[1]])
         restored = build.call(
             ops.dequantize_row.overload, stored[0], mean, rstd, self.normal, self.bits, self.grid, layout.pack_dim,
@@ -63,10 +63,10 @@ class Sigma:
         return (None, fitted[0]) if len(fitted) == 1 else (fitted[0], fitted[1])
 
     def _fitted(self, build: Build, node: fx.Node, value: fx.Node) -> fx.Node:
-        groups = channels_of(self.row, shape_of(value))
+        groups = channels_of(self.row, fake_tensor_of(value))
         if groups is None:
             return node
-        batch, channels, *space = (int(size) for size in shape_of(value).shape)
+        batch, channels, *space = (int(size) for size in fake_tensor_of(value).shape)
         flat = build.call(aten.reshape.default, node, [batch, groups, 1])
         if groups != channels:
             flat = build.call(aten.expand.default, flat, [batch, groups, channels // groups])
@@ -101,7 +101,7 @@ def sigma(bits: int, grid: str, row: Row, value: fx.Node, normal: bool) -> Sigma
     gradient error of 0.13 instead of 0.16), so they do not fit either.
     """
     try:
-        groups = channels_of(row, shape_of(value))
+        groups = channels_of(row, fake_tensor_of(value))
     except ValueError:
         return None
     if groups is not None and value.meta["val"].ndim > 3 and groups < value.meta["val"].shape[1]:

@@ -13,7 +13,7 @@ from torch import fx
 from ..joint.masks import Mask
 from ..ops import group as side_ops
 from ..ops import stochastic as ops
-from .base import Build, Layout, Stored, code_bytes, mask_from, shape_of, side_of
+from .base import Build, Layout, Stored, code_bytes, fake_tensor_of, mask_from, side_of
 from .group import Tile
 
 
@@ -38,9 +38,9 @@ class Stochastic:
 
     def quantize(self, build: Build, value: fx.Node) -> Stored:
         """(codes, scale)."""
-        layout = Layout.of(shape_of(value), self.bits)
-        tile = Tile.of(shape_of(value), self.group, self.along).place(layout)
-        device = shape_of(value).device
+        layout = Layout.of(fake_tensor_of(value), self.bits)
+        tile = Tile.of(fake_tensor_of(value), self.group, self.along).place(layout)
+        device = fake_tensor_of(value).device
         key = build.call(torch.ops.approx_fx.rounding_key.default, self.seed, zlib.crc32(value.name.encode()), device)
         side = side_of(build, self.mask, layout) if self.mask is not None else None
         both = build.call(
@@ -50,8 +50,8 @@ class Stochastic:
 
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The value of each code."""
-        layout = Layout.of(shape_of(value), self.bits)
-        dim, size, _ = Tile.of(shape_of(value), self.group, self.along).place(layout)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
+        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.along).place(layout)
         restored = build.call(
             ops.dequantize_stochastic.overload, *stored, self.mask is not None, self.bits, dim, size, layout.pack_dim,
             layout.length, layout.dtype,
@@ -61,6 +61,6 @@ class Stochastic:
     def dequantize_mask(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The mask, bit for bit."""
         assert self.mask is not None
-        layout = Layout.of(shape_of(value), self.bits)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         side = build.call(side_ops.dequantize_relu_side.overload, stored[0], self.bits, layout.pack_dim, layout.length)
         return mask_from(build, self.mask, layout, side)

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ..ops import unit as ops
-from .base import Build, Layout, Stored, code_bytes, shape_of
+from .base import Build, Layout, Stored, code_bytes, fake_tensor_of
 
 # op -> the bounds of its output
 BOUNDS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0)}
@@ -35,7 +35,7 @@ class Unit:
 
     def quantize(self, build: Build, value: fx.Node) -> Stored:
         """(codes, NaN flag)."""
-        layout = Layout.of(shape_of(value), self.bits)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         both = build.call(
             ops.quantize_unit.overload, layout.into(build, value), self.low, self.high, self.bits, layout.pack_dim
         )
@@ -43,7 +43,7 @@ class Unit:
 
     def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The middle of each bin."""
-        layout = Layout.of(shape_of(value), self.bits)
+        layout = Layout.of(fake_tensor_of(value), self.bits)
         restored = build.call(
             ops.dequantize_unit.overload, *stored, self.low, self.high, self.bits, layout.pack_dim, layout.length,
             layout.dtype,

@@ -22,7 +22,7 @@ from ..joint.chains import TRANSPARENT, Chain
 from ..joint.ops import CASTS, name_of, through
 from ..joint.values import numel, tensor
 from ..ops import channel as ops
-from ..quantize.base import Layout, Stored, shape_of
+from ..quantize.base import Layout, Stored, fake_tensor_of
 from ..quantize.channel import Channel
 from .nodes import Builder
 
@@ -31,11 +31,11 @@ def centre(plan: Plan, stored: dict[fx.Node, Stored], made: dict[fx.Node, fx.Nod
     """In place, behind the decoder. made: its copies -> the values that they stand for, kept up to date."""
     builder = Builder.on(plan.joint.module.graph, True)
     for value, quantizer in plan.anchors.items():
-        if not isinstance(quantizer, Channel) or not shape_of(value).is_cuda:
+        if not isinstance(quantizer, Channel) or not fake_tensor_of(value).is_cuda:
             continue
         codes, grid = stored[value]
         for_sigmas = None if quantizer.mask is None else grid
-        chain, layout = quantizer.chain, Layout.of(shape_of(value), quantizer.bits)
+        chain, layout = quantizer.chain, Layout.of(fake_tensor_of(value), quantizer.bits)
         for sub in _differences(codes, value, chain, layout):
             for user in list(sub.users):
                 others = [arg for arg in user.args if arg is not sub]
@@ -89,7 +89,7 @@ def _replace(
     quantizer: Channel,
     made: dict[fx.Node, fx.Node],
 ) -> None:
-    layout = Layout.of(shape_of(value), quantizer.bits)
+    layout = Layout.of(fake_tensor_of(value), quantizer.bits)
     dtype: torch.dtype = node.meta["val"].dtype
     with builder.before(node, node) as build:
         centred = build.call(

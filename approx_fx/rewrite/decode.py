@@ -25,7 +25,8 @@ aten = torch.ops.aten
 class Decoder:
     """Points every backward use of an approximated value at a clone made from the stored codes.
 
-    copies: value -> (clone, heavy op index at which it was made). masks: (mask, its copy), for the verifier.
+    window: how many convolutions and matrix products a clone may live for. copies: value -> (its last clone, number of
+    such ops before it). made: clone -> the value that it stands for, every one that was made.
     """
 
     plan: Plan
@@ -66,7 +67,7 @@ class Decoder:
             return value
         if value in self.copies and heavy - self.copies[value][1] <= self.window:
             return self.copies[value][0]
-        build = Builder(build.graph, build.evaluate, True, value)
+        build = Builder(build.graph, build.mode, True, value)
         clone = self._make(value, build, heavy)
         self.copies[value] = (clone, heavy)
         self.made[clone] = value

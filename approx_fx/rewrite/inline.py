@@ -1,55 +1,32 @@
 """For Inductor: our ops by their references, so that they fuse with their neighbours.
 
-Where sizes are numbers, Inductor lowers them by their references itself (`host.lowered`). Where one is a symbol, the
-references are traced to aten and take the ops' places here.
+Where sizes are numbers, Inductor lowers the ops by their references itself (`inductor.lowering`). Where one is a
+symbol, the references are traced to aten and take the ops' places here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
-from torch._ops import OpOverload
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from ..host import fake
-from ..host.decompose import trace
 from ..joint.ops import HEAVY, name_of
 from ..joint.values import nbytes
-from ..ops import OPS, reference_of
+from ..ops import reference_of
+from ..torch_compat import fake_tensors
+from ..torch_compat.decompositions import trace_to_aten
 
 SMALL = 2**14  # bytes
-
-
-# Device -> ops whose own kernel was measured to be faster than their reference fused by Inductor. On the CPU an op of
-# its own costs passes over memory: none is.
-FASTER_ALONE: dict[str, frozenset[str]] = {"cuda": frozenset()}
-
 
 # As a kernel of their own, they would read and write what their neighbours read and write.
 NO_KERNEL = frozenset(["channel_grid", "dequantize_centred"])
 
 
-def references(lowering: str, device: str) -> dict[OpOverload, Callable[..., Any]]:
-    """The ops that Inductor is to lower, with what it lowers them by. lowering: see `Config`; device: its type."""
-    if lowering == "kernel":
-        return {}
-    alone = FASTER_ALONE.get(device, frozenset()) if lowering == "auto" else frozenset()
-    return {op.overload: op.reference for name, op in OPS.items() if name not in alone}
-
-
-def stays(node: fx.Node, lowering: str) -> bool:
-    """Whether one of our ops is left to Inductor as it is; what has no kernel never is left as one.
-
-    lowering: see `Config`.
-    """
-    if lowering != "kernel" and _static(node):
-        return True
-    if lowering == "fused" or name_of(node) in NO_KERNEL:
-        return False
-    return lowering == "kernel" or name_of(node) in FASTER_ALONE.get(_device(node), ())
+def runs_as_kernel(node: fx.Node, lowering: str) -> bool:
+    """Whether one of our ops is left a kernel of its own. lowering: see `Config`."""
+    return lowering == "kernel" and name_of(node) not in NO_KERNEL
 
 
 def _static(node: fx.Node) -> bool:
@@ -57,12 +34,8 @@ def _static(node: fx.Node) -> bool:
     return all(isinstance(v, torch.Tensor) and all(isinstance(size, int) for size in v.shape) for v in values)
 
 
-def _device(node: fx.Node) -> str:
-    return next((v.device.type for v in tree_leaves(node.meta["val"]) if isinstance(v, torch.Tensor)), "cpu")
-
-
 def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> fx.GraphModule:
-    """Splice the traced references into the graph, in place, but for ops that `stays` leaves.
+    """Splice the traced references of ops with symbolic sizes into the graph, in place; mark those that run as kernels.
 
     What two neighbours have in common, such as unpacking the same codes, is written once; a convolution or matrix
     product between them parts them, so that no decoded value is held across it. Constants of channels are small enough.
@@ -71,12 +44,17 @@ def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> fx.GraphModul
     traced: dict[str, fx.GraphModule] = {}
     small: dict[Any, fx.Node] = {}
     large: dict[Any, fx.Node] = {}
-    mode = fake.mode_of(graph)
+    mode = fake_tensors.mode_of(graph)
     for node in list(graph.nodes):
         if name_of(node) in HEAVY:
             large.clear()
         reference = reference_of(node.target) if node.op == "call_function" else None
-        if reference is None or stays(node, lowering):
+        if reference is None:
+            continue
+        if runs_as_kernel(node, lowering):
+            node.meta["should_fallback"] = True  # torch's own mark: Inductor does not lower it
+            continue
+        if _static(node):
             continue
         key = _key(node)
         if key not in traced:
@@ -118,7 +96,7 @@ def _trace(reference: Any, node: fx.Node, mode: Any) -> fx.GraphModule:
         args, kwargs = torch.utils._pytree.tree_unflatten(filled, spec)
         return reference(*args, **kwargs)
 
-    return trace(call, [flat[index].meta["val"] for index in holes], mode)
+    return trace_to_aten(call, [flat[index].meta["val"] for index in holes], mode)
 
 
 def _splice(

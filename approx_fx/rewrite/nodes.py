@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..host import fake, split
-from ..host.evaluator import Evaluator
+from ..torch_compat import aot_partitioner as aot
+from ..torch_compat import fake_tensors
 
 # Where a new node comes from, for error messages, reports and profilers.
 ATTRIBUTION = (
@@ -29,20 +30,20 @@ class Builder:
     """Makes nodes in `graph`, where the graph inserts."""
 
     graph: fx.Graph
-    evaluate: Evaluator = field(repr=False)
+    mode: FakeTensorMode = field(repr=False)
     in_backward: bool = False
     origin: fx.Node | None = None
 
     @classmethod
     def on(cls, graph: fx.Graph, in_backward: bool = False) -> Builder:
         """A builder for a whole graph."""
-        return cls(graph, Evaluator(fake.mode_of(graph)), in_backward)
+        return cls(graph, fake_tensors.mode_of(graph), in_backward)
 
     @contextmanager
     def before(self, place: fx.Node, origin: fx.Node) -> Iterator[Builder]:
         """New nodes go right before `place`, in the backward, attributed to `origin`."""
         with self.graph.inserting_before(place):
-            yield Builder(self.graph, self.evaluate, True, origin)
+            yield Builder(self.graph, self.mode, True, origin)
 
     @contextmanager
     def behind(self, inputs: list[fx.Node], origin: fx.Node) -> Iterator[Builder]:
@@ -51,15 +52,15 @@ class Builder:
         if place.op == "placeholder":
             place = max(self.graph.find_nodes(op="placeholder"))
         with self.graph.inserting_before(place.next):
-            yield Builder(self.graph, self.evaluate, False, origin)
+            yield Builder(self.graph, self.mode, False, origin)
 
     def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """A new node calling `target`; its meta["val"] is what the call returns on fake tensors."""
         node = self.graph.call_function(target, args, kwargs)
-        node.meta["val"] = self.evaluate(target, args, kwargs)
+        node.meta["val"] = fake_tensors.evaluate(self.mode, target, args, kwargs)
         for key in ATTRIBUTION:
             if self.origin is not None and key in self.origin.meta:
                 node.meta[key] = self.origin.meta[key]
         if self.in_backward:
-            split.keep_in_backward(node)
+            aot.keep_in_backward(node)
         return node

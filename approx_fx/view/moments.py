@@ -8,11 +8,11 @@ from functools import partial
 
 from torch import fx
 
-from ..host.split import is_tangent
 from ..joint.attribution import module_of
 from ..joint.ops import VIEWS, name_of, through
 from ..joint.values import nbytes
 from ..memory import events, handed_over
+from ..torch_compat.aot_partitioner import is_tangent
 from .nodes import is_ours
 
 # From the bottom of the stack; parameters lie below them all, and are there throughout.

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from ..backend import Seen
+from ..backend import BothPartitions
 from ..joint.attribution import module_of, source_of
 from ..joint.ops import VIEWS, name_of, through
 from ..joint.values import sizes, tensor
@@ -64,7 +64,7 @@ class Picture:
         return dataclasses.asdict(self)
 
 
-def picture(seen: Seen) -> Picture:
+def picture(seen: BothPartitions) -> Picture:
     """All that is drawn of a graph. Where its exact partition is not known, that side is empty."""
     report, saved, theirs, ours = seen.report, seen.exact.saved, seen.exact.halves, seen.ours
     chains = chain_members(ours.plan.chains) if ours is not None else {}

@@ -23,10 +23,13 @@ from torch import fx, nn
 from torch.utils._pytree import tree_map
 
 from approx_fx.config import Config
-from approx_fx.host import fake, inductor, split
-from approx_fx.host.lazy import copied
+from approx_fx.inductor import compile as inductor
+from approx_fx.inductor.half import is_coded, settings_for
 from approx_fx.partitioner import lower, partition
-from approx_fx.rewrite.inline import references
+from approx_fx.torch_compat import aot_partitioner as aot
+from approx_fx.torch_compat import fake_tensors
+from approx_fx.torch_compat.dynamo import trace_apart
+from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
 
 GPU = torch.device("cuda", 0)
 CAPABILITY = (9, 0)
@@ -62,36 +65,36 @@ def triton_code(
 ) -> tuple[Half, Half]:
     """(forward, backward) of one step of `model(*inputs)`. dtype: for the forward under autocast.
 
-    options: the fields of `Config`; with bits=None torch.compile's own. Raises RuntimeError where the model makes more
-    than one graph that is trained, or none.
+    options: the fields of `Config`; with bits=None torch.compile's own code, of its own partition. Raises RuntimeError
+    where the model makes more than one graph that is trained, or none.
     """
     config = Config.of(options)
     pairs: list[tuple[Half, Half]] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
-        def written(joint: fx.GraphModule, joint_inputs: Sequence[object], **given: Any) -> inductor.Halves:
+        def written(joint: fx.GraphModule, joint_inputs: Sequence[object], **given: Any) -> aot.Halves:
             _move(joint)
             with pretended():
                 halves = _halves(joint, joint_inputs, config, given)
-                graphs = [copied(half) for half in halves[0]]
+                graphs = [copy_graph_module(half) for half in halves[0]]
                 outputs = given["num_fwd_outputs"]
-                forward, strides = _wrapper(halves[1][0], outputs, config.lowering)
+                forward, strides = _wrapper(halves[1][0], outputs)
                 _lay(halves[1][1], strides)
-                backward, _ = _wrapper(halves[1][1], 0, config.lowering)
+                backward, _ = _wrapper(halves[1][1], 0)
                 pairs.append((Half(graphs[0], forward), Half(graphs[1], backward)))
             raise _Written
 
         with contextlib.suppress(_Written):
-            inductor.compile_halves(module, values, inductor.Hook("", written), lambda half, _: half.forward)
+            inductor.compile_halves(module, values, inductor.Partitioner("", written), lambda half, _: half.forward)
         return module.forward
 
-    with fake.everything() as mode:
+    with fake_tensors.fake_mode_for_model() as mode:
         replaced = {id(t): mode.from_tensor(t) for t in itertools.chain(model.parameters(), model.buffers())}
         double = copy.deepcopy(model, replaced)
         given = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
         cast = torch.autocast("cpu", dtype) if dtype is not None else contextlib.nullcontext()
-        with cast, torch.enable_grad(), inductor.fresh_dynamo():
-            torch.compile(double, backend=collect)(*given)
+        with cast, torch.enable_grad():
+            trace_apart(double, given, collect)
     if len(pairs) != 1:
         raise RuntimeError(f"{type(model).__name__} makes {len(pairs)} graphs that are trained; one is expected.")
     return pairs[0]
@@ -99,14 +102,14 @@ def triton_code(
 
 def _halves(
     joint: fx.GraphModule, inputs: Sequence[object], config: Config, given: dict[str, Any]
-) -> tuple[inductor.Halves, inductor.Halves]:
+) -> tuple[aot.Halves, aot.Halves]:
     """Both halves with our ops visible, and lowered."""
-    split.simplify(joint)
     if config.bits is None:
-        exact = split.torch_partition(joint, inputs, **given)
+        exact = aot.torch_partition(joint, inputs, **given)
         return exact, exact
+    aot.simplify_joint_graph(joint)
     done = partition(joint, given["num_fwd_outputs"], config, given.get("static_lifetime_input_indices"))
-    visible = copied(done.forward), copied(done.backward)
+    visible = copy_graph_module(done.forward), copy_graph_module(done.backward)
     return visible, lower(done, config.lowering)
 
 
@@ -116,7 +119,7 @@ def _move(joint: fx.GraphModule) -> None:
     def moved(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        with fake.mode_of(joint.graph), torch.no_grad():
+        with fake_tensors.mode_of(joint.graph), torch.no_grad():
             return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=GPU)
 
     for node in joint.graph.nodes:
@@ -133,12 +136,12 @@ def _lay(backward: fx.GraphModule, strides: dict[str, tuple[int, ...]]) -> None:
     """Say of what the forward saves that it lies as Inductor laid it out. strides: of its outputs, by name."""
     for node in backward.graph.find_nodes(op="placeholder"):
         if node.name in strides:
-            with fake.mode_of(backward.graph), torch.no_grad():
+            with fake_tensors.mode_of(backward.graph), torch.no_grad():
                 value = node.meta["val"]
                 node.meta["val"] = value.new_empty_strided(value.shape, strides[node.name])
 
 
-def _wrapper(half: fx.GraphModule, visible: int, lowering: str) -> tuple[str, dict[str, tuple[int, ...]]]:
+def _wrapper(half: fx.GraphModule, visible: int) -> tuple[str, dict[str, tuple[int, ...]]]:
     """Inductor's code for a half, and the strides of its outputs, by name.
 
     visible: how many of its outputs, the first, a caller sees; 0 for a backward.
@@ -163,12 +166,13 @@ def _wrapper(half: fx.GraphModule, visible: int, lowering: str) -> tuple[str, di
     if visible:
         next(iter(half.graph.find_nodes(op="output"))).meta["user_visible_output_idxs"] = list(range(visible))
     values = [node.meta["val"] for node in half.graph.find_nodes(op="placeholder")]
-    passes = {"post_grad_custom_post_pass": inductor.SaveInputsAsTheyAre(), "fx_graph_cache": False}
+    inductor.load()
+    settings = settings_for(half, not visible, None) if is_coded(half) else contextlib.nullcontext()
     with (
         mock.patch.object(GraphLowering, "codegen", codegen),
-        config.patch(passes),
-        tracing(TracingContext(fake.mode_of(half.graph))),
-        inductor.changed(half, references(lowering, GPU.type)),
+        config.patch({"fx_graph_cache": False}),
+        tracing(TracingContext(fake_tensors.mode_of(half.graph))),
+        settings,
     ):
         try:
             compile_fx_inner(half, values, is_backward=not visible, static_input_idxs=())

@@ -1,0 +1,139 @@
+"""torch._inductor: compiling a traced module with a partitioner of our own.
+
+A half that holds none of our ops is compiled as torch.compile compiles it, and its code is the same, text for text: the
+exact mode, graphs that fall back, inference. A half that holds some is compiled with what `half.settings_for` adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomPartitionerFn
+
+from ..torch_compat.aot_partitioner import Halves
+from ..torch_compat.decompositions import inductor_decompositions
+from ..torch_compat.fake_tensors import mode_of
+from ..torch_compat.recursion_limit import raised_recursion_limit
+from . import compile_time_ops, lowering
+from .fallback import first_that_compiles, run_op_by_op
+from .half import is_coded, settings_for
+
+OnFailure = Callable[[str, Exception], None]
+
+
+@dataclass(frozen=True)
+class Partitioner(CustomPartitionerFn):
+    """A partitioner for one compile: `run` gets the joint graph, its inputs and torch's keyword arguments.
+
+    key: part of the key under which compiled graphs are cached; it names everything that `run` depends on.
+    """
+
+    key: str
+    run: Callable[..., Halves] = field(compare=False, repr=False)
+
+    def __call__(self, gm: fx.GraphModule, joint_inputs: Sequence[object], **kwargs: Any) -> Halves:
+        """(forward, backward) of the joint graph."""
+        return self.run(gm, joint_inputs, **kwargs)
+
+    def uuid(self) -> str:
+        """The cache key's part."""
+        return self.key
+
+
+def compile_inductor(
+    module: fx.GraphModule,
+    inputs: Sequence[Any],
+    partitioner: Partitioner,
+    options: Mapping[str, Any],
+    patches: Sequence[str] | None = None,
+    on_failure: OnFailure | None = None,
+) -> Callable[..., Any]:
+    """Compile with Inductor, partitioned by `partitioner`.
+
+    options: of Inductor's config, by name. patches: rows of `patches.PATCHES` to be used, by name, all
+    if None. on_failure: gets
+    'forward' or 'backward' and why Inductor cannot compile that half, which then runs op by op; without it, that
+    raises.
+    """
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    load()
+
+    def compile_half(half: fx.GraphModule, *args: Any, **given: Any) -> Any:
+        is_backward = bool(given.get("is_backward"))
+
+        def as_torch_does(graph: fx.GraphModule) -> Any:
+            return compile_fx_inner(graph, *args, **given)
+
+        def with_our_settings(graph: fx.GraphModule) -> Any:
+            with settings_for(graph, is_backward, patches):
+                return compile_fx_inner(graph, *args, **given)
+
+        ways = [with_our_settings, as_torch_does] if is_coded(half) else [as_torch_does]
+        if on_failure is None:
+            return ways[0](half)
+        return first_that_compiles(
+            half, [*ways, run_op_by_op], partial(on_failure, "backward" if is_backward else "forward")
+        )
+
+    changes: dict[str, Any] = {**options, "custom_partitioner_fn": partitioner}
+    with raised_recursion_limit():
+        compiled: Any = compile_fx(module, inputs, inner_compile=compile_half, config_patches=changes)
+    return compiled
+
+
+def compile_eager(module: fx.GraphModule, inputs: Sequence[Any], partitioner: Partitioner) -> Callable[..., Any]:
+    """Run both halves as they are, op by op, after the same decompositions and joint passes as Inductor's."""
+    from functorch.compile import make_boxed_func
+
+    def run(graph: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
+        return make_boxed_func(graph.forward)
+
+    return compile_halves(module, inputs, partitioner, run)
+
+
+def compile_halves(
+    module: fx.GraphModule,
+    inputs: Sequence[Any],
+    partitioner: Partitioner,
+    compiler: Callable[..., Callable[..., Any]],
+) -> Callable[..., Any]:
+    """Trace, partition by `partitioner`, and hand each half to `compiler` (module, inputs -> boxed callable)."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._inductor import config
+    from torch._inductor.compile_fx import partition_fn
+    from torch._inductor.virtualized import V
+
+    def partition(joint: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
+        with config.patch(custom_partitioner_fn=partitioner), V.set_fake_mode(mode_of(joint.graph)):
+            return partition_fn(joint, joint_inputs, **options)
+
+    decompositions = inductor_decompositions()
+    with raised_recursion_limit():
+        return aot_autograd(fw_compiler=compiler, partition_fn=partition, decompositions=decompositions)(module, inputs)
+
+
+def load() -> None:
+    """Import Inductor, which takes a second, and tell it how our ops are lowered, once a process.
+
+    torch.compile, too, imports it as it wraps a model, not in the first step.
+    """
+    import torch._inductor.compile_fx  # noqa: F401
+
+    lowering.register_lowerings()
+    compile_time_ops.register_lowerings()
+
+
+def cache_dir() -> Path | None:
+    """Where Inductor keeps compiled graphs between processes, or None if caching is off."""
+    from torch._inductor import config
+    from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
+
+    if config.force_disable_caches or not config.fx_graph_cache:
+        return None
+    return Path(inductor_cache_dir())

@@ -1,0 +1,67 @@
+"""What Inductor is told beside a half that holds our ops: passes, choices, options and patches, for that half alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils._pytree import tree_leaves
+
+from ..ops import reference_of
+from ..torch_compat.inductor_options import has_option
+from .choices import peak_aware_choices
+from .patches import applied
+from .post_grad import PostGradPasses
+from .switches import is_on
+
+CODED = "approx_fx_coded"
+
+
+def mark_coded(half: fx.GraphModule) -> fx.GraphModule:
+    """Note on a half whose ops of ours have been spliced in as aten's that it is ours all the same."""
+    half.meta[CODED] = True
+    return half
+
+
+def is_coded(half: fx.GraphModule) -> bool:
+    """Whether a half encodes or decodes a saved tensor."""
+    return CODED in half.meta or any(reference_of(node.target) is not None for node in half.graph.nodes)
+
+
+@contextlib.contextmanager
+def settings_for(half: fx.GraphModule, is_backward: bool, patches: Sequence[str] | None) -> Iterator[None]:
+    """Inductor inside compiles this half with all that it is told. patches: by name, all if None."""
+    from torch._inductor import config
+    from torch._inductor.virtualized import V
+
+    passes = PostGradPasses(config.post_grad_custom_post_pass, "backward" if is_backward else "forward")
+    options: dict[str, Any] = {"post_grad_custom_post_pass": passes}
+    if _device(half) != "cpu" and is_on("gpu_options"):
+        options |= {name: value for name, value in GPU_OPTIONS.items() if has_option(name)}
+    choices = peak_aware_choices() if is_on("peak_aware_fusion") else None
+    with (
+        config.patch(options),
+        V.set_choices_handler(choices) if choices is not None else contextlib.nullcontext(),
+        applied(patches),
+    ):
+        yield
+
+
+# On a GPU `materialize` decides what is written, so Inductor's own limits are out of reach. And what is decoded is
+# summed along rows and along columns by two kernels: one that does both takes what it reads element by element through
+# shared memory for every row (the backward of a ViT-S's layer norm on an H100: 142 us, 45 us with nothing coded).
+GPU_OPTIONS = {
+    "realize_opcount_threshold": 1000,
+    "realize_reads_threshold": 1000,
+    "realize_acc_reads_threshold": 1000,
+    "triton.mix_order_reduction": False,
+}
+
+
+def _device(half: fx.GraphModule) -> str:
+    values = (leaf for node in half.graph.nodes for leaf in tree_leaves(node.meta.get("val")))
+    kinds = {value.device.type for value in values if isinstance(value, torch.Tensor)}
+    return next((kind for kind in sorted(kinds) if kind != "cpu"), "cpu")

@@ -1,0 +1,295 @@
+"""torch._inductor.lowering: a stand-in for tensors, on which a reference of ours gives Inductor's IR.
+
+Its operations are Inductor's own lowerings of aten, by the tables below. Codes before packing, and scales, are always
+kept in memory: see `_reused` and `_as_stored`.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+from .ir import strides_of
+from .output_layout import is_laid_out_as_traced
+
+aten = torch.ops.aten
+Functions = Mapping[str, Callable[..., Any]]
+
+
+def call(op: OpOverload, *args: Any, **options: Any) -> IRTensor:
+    """Inductor's lowering of `op`, for `IRTensor`s and plain arguments."""
+    from torch._inductor.lowering import lowerings
+
+    functions = next((item.functions for item in _tensors(args)), FUNCTIONS)
+    return IRTensor(lowerings[op](*[box_of(item) for item in args], **options), functions)
+
+
+def _tensors(args: Sequence[Any]) -> list[IRTensor]:
+    return [item for item in args if isinstance(item, IRTensor)]
+
+
+def box_of(item: Any) -> Any:
+    """An IRTensor's TensorBox; lists are gone through, and anything else stays as it is."""
+    if isinstance(item, list):
+        return [box_of(part) for part in item]
+    return item.box if isinstance(item, IRTensor) else item
+
+
+class IRTensor:
+    """Stands for a tensor of known shape while a reference is lowered; its layout is Inductor's to choose.
+
+    box: Inductor's TensorBox. functions: name of a function -> what it does with IRTensors, `FUNCTIONS` or a variant;
+    what is computed from an IRTensor has the same. as_float: the same whole numbers as float32, if bytes were made of
+    such.
+    """
+
+    def __init__(self, box: Any, functions: Functions, as_float: IRTensor | None = None) -> None:
+        self.box, self.functions, self.as_float = box, functions, as_float
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), options: Any = None) -> Any:
+        given = args[0] if isinstance(args[0], (list, tuple)) else args
+        functions = next((item.functions for item in _tensors(given)), FUNCTIONS)
+        substitute = functions.get(function.__name__)
+        if substitute is None:
+            return getattr(args[0], function.__name__)(*args[1:], **(options or {}))
+        return substitute(*args, **(options or {}))
+
+    def __getattr__(self, name: str) -> Callable[..., IRTensor]:
+        if name not in METHODS:
+            raise AttributeError(f"no lowering is known for Tensor.{name}; add it to METHODS in {__name__}")
+        op = METHODS[name]
+        return lambda *args, **options: call(op, self, *args, **options)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of a tensor."""
+        return tuple(int(size) for size in self.box.get_size())
+
+    @property
+    def ndim(self) -> int:
+        """As of a tensor."""
+        return len(self.box.get_size())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As of a tensor."""
+        dtype: torch.dtype = self.box.get_dtype()
+        return dtype
+
+    def numel(self) -> int:
+        """As of a tensor."""
+        return math.prod(self.shape)
+
+    def to(self, dtype: torch.dtype, copy: bool = False) -> IRTensor:
+        """As of a tensor; values have no memory that a copy would be needed for."""
+        made = call(torch.ops.prims.convert_element_type.default, self, dtype)
+        whole = (self.dtype, dtype) == (torch.float32, torch.uint8)
+        return IRTensor(made.box, self.functions, self) if whole else made
+
+    def float(self) -> IRTensor:
+        """As of a tensor."""
+        return self.to(torch.float32)
+
+    def contiguous(self) -> IRTensor:
+        """Itself: see `in_order`."""
+        return self
+
+    def clamp(self, low: Any, high: Any) -> IRTensor:
+        """As of a tensor, with both bounds."""
+        return call(aten.clamp_max.default, call(aten.clamp_min.default, self, low), high)
+
+    def reshape(self, *shape: Any) -> IRTensor:
+        """As of a tensor."""
+        return call(aten.reshape.default, self, list(shape[0] if isinstance(shape[0], (list, tuple)) else shape))
+
+    def flatten(self, first: int, last: int) -> IRTensor:
+        """As of a tensor; no dimension is negative."""
+        shape = self.shape
+        return self.reshape([*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]])
+
+    def unflatten(self, dim: int, sizes: Sequence[int]) -> IRTensor:
+        """As of a tensor."""
+        return self.reshape([*self.shape[:dim], *sizes, *self.shape[dim + 1 :]])
+
+    def narrow(self, dim: int, start: int, length: int) -> IRTensor:
+        """As of a tensor."""
+        return call(aten.slice.Tensor, self, dim, start, start + length)
+
+    def view(self, dtype: torch.dtype) -> IRTensor:
+        """As of a tensor: its bits, read as another dtype of the same size."""
+        return call(aten.view.dtype, self, dtype)
+
+    def amax(self, dims: list[int], keepdim: bool) -> IRTensor:
+        """As of a tensor."""
+        return _contiguous(call(aten.amax.default, self, dims, keepdim), self, dims)
+
+    def amin(self, dims: list[int], keepdim: bool) -> IRTensor:
+        """As of a tensor."""
+        return _contiguous(call(aten.amin.default, self, dims, keepdim), self, dims)
+
+    def sum(self, dims: list[int] | None = None, keepdim: bool = False) -> IRTensor:
+        """As of a tensor."""
+        return call(aten.sum.dim_IntList, self, dims, keepdim)
+
+    def __getitem__(self, index: int) -> IRTensor:
+        return call(aten.select.int, self, 0, index)
+
+    def __rsub__(self, other: Any) -> IRTensor:
+        return call(aten.sub.Tensor, other, self)
+
+    def __rtruediv__(self, other: Any) -> IRTensor:
+        inverse = call(aten.reciprocal.default, self)
+        return inverse if other == 1 else inverse * other
+
+
+# Operator, method of a tensor or function in torch -> the aten op that takes the same arguments.
+OPERATORS = {
+    "__add__": aten.add.Tensor,
+    "__radd__": aten.add.Tensor,
+    "__sub__": aten.sub.Tensor,
+    "__mul__": aten.mul.Tensor,
+    "__rmul__": aten.mul.Tensor,
+    "__truediv__": aten.div.Tensor,
+    "__rshift__": aten.__rshift__.Tensor,
+    "__lshift__": aten.__lshift__.Scalar,
+    "__and__": aten.bitwise_and.Scalar,
+    "__or__": aten.bitwise_or.Tensor,
+    "__xor__": aten.bitwise_xor.Tensor,
+    "__invert__": aten.bitwise_not.default,
+    "__eq__": aten.eq.Scalar,
+    "__lt__": aten.lt.Scalar,
+    "__le__": aten.le.Scalar,
+    "__gt__": aten.gt.Scalar,
+    "__ge__": aten.ge.Tensor,
+}
+METHODS = {
+    "abs": aten.abs.default,
+    "ceil": aten.ceil.default,
+    "clamp_max": aten.clamp_max.default,
+    "clamp_min": aten.clamp_min.default,
+    "clone": aten.clone.default,
+    "floor": aten.floor.default,
+    "maximum": aten.maximum.default,
+    "minimum": aten.minimum.default,
+    "round": aten.round.default,
+    "sigmoid": aten.sigmoid.default,
+    "unsqueeze": aten.unsqueeze.default,
+}
+
+
+def _operator(op: OpOverload) -> Callable[..., IRTensor]:
+    return lambda self, *other: call(op, self, *other)
+
+
+for _name, _op in OPERATORS.items():
+    setattr(IRTensor, _name, _operator(_op))
+
+
+def _contiguous(result: IRTensor, x: IRTensor, dims: Sequence[int]) -> IRTensor:
+    """A reduction along what lies side by side in memory, said to be one.
+
+    Inductor holds a row in registers, and so reads it once, where it sees that the row's elements are neighbours. It
+    does not see it behind an offset, as the second of two parts whose codes share bytes has.
+    """
+    from torch._inductor.ir import Reduction
+    from torch._inductor.runtime.hints import ReductionHint
+
+    if x.box.get_device().type == "cpu":
+        return result
+    reduction = result.box.data
+    while not isinstance(reduction, Reduction) and hasattr(reduction, "data"):
+        reduction = reduction.data
+    if isinstance(reduction, Reduction) and reduction.reduction_hint == ReductionHint.DEFAULT:
+        strides = strides_of(x.box)
+        if strides and 1 in [strides[dim] for dim in dims]:
+            object.__setattr__(reduction, "reduction_hint", ReductionHint.INNER)  # of a frozen dataclass
+    return result
+
+
+def _where(condition: IRTensor, one: Any, other: Any) -> IRTensor:
+    if not isinstance(one, IRTensor) and not isinstance(other, IRTensor):
+        one = _full_like(condition, one, torch.float32)
+    return call(aten.where.self, condition, one, other)
+
+
+def _full_like(like: IRTensor, value: float, dtype: torch.dtype | None = None) -> IRTensor:
+    place = like.box.get_device()
+    return call(aten.full.default, list(like.shape), value, dtype=dtype or like.dtype, device=place)
+
+
+def _cat(values: Sequence[IRTensor], dim: int) -> IRTensor:
+    """Each part is written in its place. Inductor's lowering of aten.cat copies bytes once more."""
+    from torch._inductor.ir import ConcatKernel, TensorBox
+    from torch._inductor.virtualized import V
+
+    # Inductor looks at what the node lists, which in torch 2.11 has to be the cat's parts; ours lists nothing.
+    nothing: Any = types.SimpleNamespace(args=([],))
+    with V.graph.set_current_node(nothing):
+        cat = TensorBox(ConcatKernel.create([value.box for value in values], dim))
+    return IRTensor(cat, values[0].functions)
+
+
+def _arange_like(like: IRTensor, stop: int, step: int, dtype: torch.dtype) -> IRTensor:
+    options = {"start": 0, "step": step, "dtype": dtype, "device": like.box.get_device(), "requires_grad": False}
+    return call(torch.ops.prims.iota.default, len(range(0, stop, step)), **options)
+
+
+def _as_stored(scale: IRTensor) -> IRTensor:
+    scale.box.realize()
+    return scale
+
+
+def _reused(values: IRTensor) -> IRTensor:
+    """Codes are kept as bytes: a loop over each of a byte's parts would read again what they are computed from.
+
+    Where convolutions are laid out channels-last, so are the codes, which are then written along with their source.
+    """
+    from torch._inductor import ir
+    from torch._inductor.virtualized import V
+    from torch._prims_common import make_channels_last_strides_for
+
+    node = V.graph.current_node
+    if values.dtype != torch.uint8:
+        values.box.mark_reuse(2)
+    elif values.ndim == 4 and node in V.graph.nodes_prefer_channels_last and not is_laid_out_as_traced(node):
+        order = ir.get_stride_order(make_channels_last_strides_for(values.shape))
+        return IRTensor(ir.ExternKernel.require_stride_order(values.box, order), values.functions)
+    else:
+        values.box.realize()
+    return values
+
+
+def _apart(x: IRTensor, bits: int, dim: int, tile: int) -> list[IRTensor]:
+    """On a GPU the parts whose codes share bytes, where whole tiles fit into each; else x alone.
+
+    A kernel reduces them side by side and writes the bytes: else it writes codes, for another to read and pack.
+    """
+    count = 8 // bits if 8 % bits == 0 else 1
+    if x.box.get_device().type == "cpu" or count == 1 or dim != 0 or x.shape[0] % (count * tile):
+        return [x]
+    step = x.shape[0] // count
+    return [x.narrow(0, start, step) for start in range(0, x.shape[0], step)]
+
+
+# Function -> what it does with IRTensors, where that is not a method's doing.
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "where": _where,
+    "stack": lambda values: _cat([value.unsqueeze(0) for value in values], 0),
+    "cat": _cat,
+    "pad": lambda values, sizes, mode, value: call(aten.constant_pad_nd.default, values, sizes, value or 0),
+    "full_like": _full_like,
+    "ones_like": lambda like: _full_like(like, 1.0),
+    "zeros_like": lambda like: _full_like(like, 0.0),
+    "apart": _apart,
+    "arange_like": _arange_like,
+    "as_stored": _as_stored,
+    "reused": _reused,
+    "in_order": lambda result, like: result,
+    "in_plain_order": lambda result: result,
+}

@@ -1,0 +1,157 @@
+"""Every function of torch that is replaced, each while a half that holds our ops is compiled, and then put back.
+
+A patch buys memory or time; the results are the same without it. It acts in the thread that compiles such a half alone:
+a compile beside it, in another thread, runs torch's own code. It is off where the source of what it replaces is another
+than those it was written for (a newer torch), where APPROX_FX_DISABLE names it, or `Config.patches` does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from .code_conversion import converts_codes, loads_codes
+from .peak_estimate import begins_in_place, counts_saved_inputs_once
+from .switches import is_on
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One row: functions of torch that are replaced together.
+
+    targets: 'module:qualified.name' -> from torch's function to ours. why: one line. measured: what it buys, and the
+    command that shows it. torch: versions it was tested with. sources: the first 12 digits of the SHA-256 of each
+    target's source, in the order of the targets, for those versions.
+    """
+
+    name: str
+    targets: tuple[tuple[str, Callable[[Any], Any]], ...]
+    why: str
+    measured: str
+    torch: tuple[str, ...]
+    sources: tuple[tuple[str, ...], ...]
+
+
+PATCHES: tuple[Patch, ...] = (
+    Patch(
+        "peak_estimate",
+        (
+            ("torch._inductor.memory:get_freeable_input_buf", counts_saved_inputs_once),
+            ("torch._inductor.codegen.wrapper:EfficientPeakEstimate.__init__", begins_in_place),
+        ),
+        why="a freed buffer is kept for a later one up to an estimate of the peak that counts codes and buffers twice",
+        measured="",
+        torch=("2.11.0", "2.13.0", "2.14.1"),
+        sources=(("a13adaca7757", "0578763f6023"),),
+    ),
+    Patch(
+        "code_conversion",
+        (
+            ("torch._inductor.codegen.cpp:CppVecKernel.get_to_dtype_expr", converts_codes),
+            ("torch._inductor.codegen.cpp:CppVecKernel._get_vec_load_line", loads_codes),
+        ),
+        why="on AVX2 codes become floats one by one, through memory; in bfloat16 on AVX-512, too",
+        measured="",
+        torch=("2.11.0", "2.13.0", "2.14.1"),
+        sources=(("40ec5386ad58", "53b8e82e5142"), ("429b11fdf202", "874c8487f4c1")),
+    ),
+)
+
+
+def source_hash(target: str) -> str:
+    """The first 12 digits of the SHA-256 of a target's source; '' where torch has no such function."""
+    try:
+        return hashlib.sha256(inspect.getsource(_original(target)).encode()).hexdigest()[:12]
+    except (ImportError, AttributeError, OSError, TypeError):
+        return ""
+
+
+@lru_cache
+def fits(patch: Patch) -> bool:
+    """Whether the installed torch has the very functions that a patch was written for."""
+    hashes = tuple(source_hash(target) for target, _ in patch.targets)
+    known = "" not in hashes and hashes in patch.sources
+    if not known:
+        log.debug("the patch %s is off: it does not know this torch's %s", patch.name, patch.targets[0][0])
+    return known
+
+
+def names_in_use(names: Sequence[str] | None) -> list[str]:
+    """The patches that a compile applies. names: `Config.patches`."""
+    wanted = [patch for patch in PATCHES if (names is None or patch.name in names) and is_on(patch.name)]
+    return [patch.name for patch in wanted if fits(patch)]
+
+
+# Whether this thread compiles a half of ours. Functions that are replaced ask it at each call.
+_IN_USE: ContextVar[tuple[str, ...]] = ContextVar("approx_fx_patches", default=())
+_LOCK = threading.Lock()
+_compiles = 0
+_replaced: list[tuple[Any, str, Any]] = []
+
+
+@contextmanager
+def applied(names: Sequence[str] | None) -> Iterator[None]:
+    """The patches act inside, in this thread; the last compile to end puts torch's functions back."""
+    token = _IN_USE.set(tuple(names_in_use(names)))
+    _enter()
+    try:
+        yield
+    finally:
+        _leave()
+        _IN_USE.reset(token)
+
+
+def _enter() -> None:
+    global _compiles
+    with _LOCK:
+        _compiles += 1
+        if _compiles == 1:
+            for patch in PATCHES:
+                for target, make in patch.targets if fits(patch) else ():
+                    owner, name = _owner(target)
+                    _replaced.append((owner, name, owner.__dict__[name]))
+                    setattr(owner, name, _dispatching(patch.name, _original(target), make))
+
+
+def _leave() -> None:
+    global _compiles
+    with _LOCK:
+        _compiles -= 1
+        if _compiles == 0:
+            while _replaced:
+                owner, name, original = _replaced.pop()
+                setattr(owner, name, original)
+
+
+def _dispatching(name: str, original: Any, make: Callable[[Any], Any]) -> Callable[..., Any]:
+    ours = make(original)
+
+    def dispatch(*args: Any, **options: Any) -> Any:
+        return (ours if name in _IN_USE.get() else original)(*args, **options)
+
+    return dispatch
+
+
+def _owner(target: str) -> tuple[Any, str]:
+    module, _, path = target.partition(":")
+    owner: Any = importlib.import_module(module)
+    *classes, name = path.split(".")
+    for each in classes:
+        owner = getattr(owner, each)
+    return owner, name
+
+
+def _original(target: str) -> Any:
+    owner, name = _owner(target)
+    return getattr(owner, name)

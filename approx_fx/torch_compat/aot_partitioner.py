@@ -1,0 +1,131 @@
+"""torch._functorch.partitioners: splitting a joint graph, and torch.compile's own choice of what to save."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._functorch import config as functorch_config
+from torch._functorch import partitioners
+from torch._functorch.compile_utils import fx_graph_cse, raise_getitems
+from torch.utils.checkpoint import CheckpointPolicy
+
+Halves = tuple[fx.GraphModule, fx.GraphModule]
+
+
+def simplify_joint_graph(joint: fx.GraphModule) -> fx.GraphModule:
+    """Remove dead code and repeated expressions and resolve checkpoint policies, in place, as torch's partitioner does.
+
+    The steps are those at the head of `min_cut_rematerialization_partition`, which offers them in no function.
+    """
+    joint.graph.eliminate_dead_code()
+    if functorch_config.cse:
+        joint.graph = fx_graph_cse(joint.graph)
+    _resolve_checkpoint_policies(joint)
+    return joint
+
+
+def _resolve_checkpoint_policies(joint: fx.GraphModule) -> None:
+    """Mark what lies between two checkpointed regions, collectives, effects and sources of mutations as to be saved."""
+    if partitioners.has_recomputable_ops(joint):
+        cleanup: Any = partitioners.cleanup_recompute_tags
+        newer = "is_default_partition" in inspect.signature(cleanup).parameters  # torch 2.13
+        cleanup(joint, **({"is_default_partition": False} if newer else {}))
+    names = ["force_save_effectful_ops", "force_save_bw_mutation_src"]
+    if not getattr(functorch_config, "unsafe_allow_optimization_of_collectives", False):
+        names.append("force_save_collectives")
+    for name in names:
+        mark = getattr(partitioners, name, None)  # the first is not in every torch that is supported
+        if mark is not None:
+            mark(joint)
+
+
+def split_joint_graph(
+    joint: fx.GraphModule, saved: list[fx.Node], saved_sizes: list[fx.Node], num_fwd_outputs: int
+) -> Halves:
+    """(forward, backward) with exactly `saved` tensors and `saved_sizes` (SymInts) passed between them."""
+    forward, backward = partitioners._extract_fwd_bwd_modules(
+        joint, saved, saved_sym_nodes=saved_sizes, num_fwd_outputs=num_fwd_outputs
+    )
+    backward = partitioners.reordering_to_mimic_autograd_engine(backward)
+    return raise_getitems(forward), raise_getitems(backward)
+
+
+def torch_partition(joint: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
+    """torch.compile's own partition of the joint graph, which is changed in place."""
+    return partitioners.min_cut_rematerialization_partition(joint, joint_inputs, **options)
+
+
+def saved_by_torch(joint: fx.GraphModule, num_fwd_outputs: int) -> list[fx.Node]:
+    """The values that torch.compile's own partition of a simplified joint graph saves; nothing is split."""
+    info = partitioners.classify_nodes(joint, [], num_fwd_outputs)
+    if not info.required_bw_nodes:
+        return []
+    for node in reversed(joint.graph.nodes):
+        if node.op == "output":
+            node.dist_from_bw = int(1e9)
+        elif not info.is_required_fw(node):
+            node.dist_from_bw = 0
+        else:
+            node.dist_from_bw = min((user.dist_from_bw + 1 for user in node.users), default=int(1e9))
+    budget = functorch_config.activation_memory_budget
+    return partitioners.choose_saved_values_set(joint.graph, info, memory_budget=budget)
+
+
+def must_recompute(node: fx.Node) -> bool:
+    """Whether torch.utils.checkpoint, or a selective policy, wants the node computed again in the backward."""
+    return partitioners.must_recompute(node)
+
+
+def must_save(node: fx.Node) -> bool:
+    """Whether a selective policy, or a collective or effect, forbids to compute the node again."""
+    return node.meta.get("recompute") in (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether the node draws from a generator: computed again, it would come out differently."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def joint_outputs(joint: fx.GraphModule, num_fwd_outputs: int) -> tuple[list[Any], list[Any]]:
+    """(forward outputs, gradients) of a joint graph: nodes, or constants such as None."""
+    output = next(iter(joint.graph.find_nodes(op="output")))
+    flat: list[Any] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, (tuple, list)):
+            for item in value:
+                visit(item)
+        else:
+            flat.append(value)
+
+    visit(output.args[0])
+    return flat[:num_fwd_outputs], flat[num_fwd_outputs:]
+
+
+def is_primal(node: fx.Node) -> bool:
+    """Whether a placeholder is an input of the forward (parameter, buffer, user input, RNG seed)."""
+    return node.op == "placeholder" and not is_tangent(node)
+
+
+def is_tangent(node: fx.Node) -> bool:
+    """Whether a placeholder is an incoming gradient, or the backward's own RNG state."""
+    return node.op == "placeholder" and ("tangents" in str(node.target) or "bwd" in str(node.target))
+
+
+def in_backward_only(node: fx.Node) -> bool:
+    """Whether the node has to run in the backward (a tag, or a mutation made there)."""
+    return partitioners._must_be_in_backward(node)
+
+
+def in_forward_only(node: fx.Node) -> bool:
+    """Whether the node has to run in the forward (a tag, or a mutation made there)."""
+    return partitioners._must_be_in_forward(node)
+
+
+def keep_in_backward(node: fx.Node) -> None:
+    """Tag a node so that the split leaves it out of the forward."""
+    node.meta["partitioner_tag"] = "must_be_in_backward"

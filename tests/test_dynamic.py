@@ -1,0 +1,66 @@
+"""Sizes that are symbols, under Inductor: the ops' references are traced into the graph, at every width."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import approx_fx
+from approx_fx.compare import flat_gradients
+from approx_fx.ops.pack import pack_dim
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(96, 128), nn.GELU(), nn.LayerNorm(128), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 8)
+    )
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.SiLU(), nn.Conv2d(16, 8, 1),
+    )  # fmt: skip
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
+    "mlp": (mlp, lambda batch: torch.randn(batch, 96)),
+    "cnn": (cnn, lambda batch: torch.randn(batch, 3, 12, 12)),
+}
+# The gradient's relative error that a width may cause in these nets of two coded layers: some 2^-K, times four.
+BOUND = {1: 1.5, 2: 0.8, 3: 0.5, 4: 0.25, 5: 0.13, 6: 0.07, 7: 0.04, 8: 0.02}
+
+
+@pytest.mark.parametrize("bits", BOUND)
+@pytest.mark.parametrize("name", NETS)
+def test_every_width_trains_at_every_batch(name: str, bits: int) -> None:
+    """One graph serves all batches: the forward is exact, and gradients are as far off as the width allows."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    build, inputs = NETS[name]
+    exact = build()
+    ours = approx_fx.convert(copy.deepcopy(exact), bits=bits, min_bytes=0, dynamic=True, strict=True)
+    for batch in (12, 7, 32):
+        x = inputs(batch)
+        outputs = []
+        for model in (exact, ours):
+            model.zero_grad()
+            outputs.append(model(x))
+            outputs[-1].square().mean().backward()
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-4)
+        expected = flat_gradients(exact)
+        assert (flat_gradients(ours) - expected).norm() < BOUND[bits] * expected.norm(), batch
+    report = approx_fx.report(ours)
+    assert len(report.graphs) == 1 and len(report.tensors) >= 2
+
+
+def test_a_length_that_is_known_is_packed() -> None:
+    shape_env = torch.fx.experimental.symbolic_shapes.ShapeEnv()
+    symbol = shape_env.create_unbacked_symint()
+    assert pack_dim([symbol, 16, 9], 8) == 1
+    assert pack_dim([symbol, 16, 9], 4) == 1
+    assert pack_dim([16, symbol], 4) == 0

@@ -1,0 +1,70 @@
+"""What each part that is added to Inductor buys: a step, the first step and the peak with all of them, and less one."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from approx_fx.config import Config
+from approx_fx.inductor.patches import PATCHES
+from approx_fx.inductor.post_grad import PASSES
+from approx_fx.worker import Job, ask, worker
+from tools.measuring.pages import table
+
+Json = dict[str, Any]
+ALL, TORCH = "all on", "torch.compile"
+PARTS = (*(patch.name for patch in PATCHES), *(each.name for each in PASSES), "peak_aware_fusion")
+# name -> target, batch: small ones, since each is compiled ten times
+NETWORKS = {
+    "preact_resnet20": ("models.preact_resnet:preact_resnet20", 64),
+    "resnet18_cifar": ("models.resnet:resnet18_cifar", 32),
+    "gpt_tiny": ("models.gpt:gpt_tiny", 8),
+    "vit_small": ("models.vit:vit_small", 8),
+}
+
+
+def measure(target: str, batch: int, parts: list[str], rounds: int, config: Config, say: Callable[[str], None]) -> Json:
+    """First step and peak of each variant, then `rounds` steps of each in turn; seconds and bytes.
+
+    A variant is `ALL`, `TORCH`, or what is left out, by name.
+    """
+    rows: Json = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        connections = {}
+        for index, name in enumerate([ALL, TORCH, *parts]):
+            system, off = ("compile" if name == TORCH else "approx_fx"), name if name in parts else ""
+            job = Job(system, target, batch, "float32", config, f"{folder}/{index}", disable=off)
+            connections[name] = stack.enter_context(worker(job))
+            first = ask(connections[name], "first")["compile_seconds"]
+            peak = ask(connections[name], "memory")["peak_bytes"]
+            rows[name] = {"first_seconds": first, "peak_bytes": peak, "steps": []}
+            say(f"{name}: first step {first:.1f} s, peak {peak / 2**20:.1f} MiB")
+        for _ in range(rounds):
+            for name, connection in connections.items():
+                rows[name]["steps"].append(ask(connection, "step")["seconds"])
+    for row in rows.values():
+        row["step_seconds"] = statistics.median(row["steps"])
+    return rows
+
+
+def tables(entries: dict[str, Json]) -> str:
+    """The Markdown of all networks: what each variant takes, of what it takes with all on."""
+    lines = []
+    for name, rows in entries.items():
+        whole = rows[ALL]
+        cells = [
+            [
+                variant if variant in (ALL, TORCH) else f"without {variant}",
+                f"{row['step_seconds'] * 1e3:.0f} ms",
+                f"{row['step_seconds'] / whole['step_seconds']:.2f}x",
+                f"{row['first_seconds']:.1f} s",
+                f"{row['peak_bytes'] / 2**20:.1f} MiB",
+                f"{row['peak_bytes'] / whole['peak_bytes']:.2f}x",
+            ]
+            for variant, row in rows.items()
+        ]
+        lines += [f"## {name}", "", *table(["", "step", "of all on", "first step", "peak", "of all on"], cells), ""]
+    return "\n".join(lines)
