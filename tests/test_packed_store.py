@@ -9,6 +9,7 @@ from torch._inductor import graph as inductor_graph
 
 import approx_fx
 from approx_fx.bench.generated_code import generated_code
+from approx_fx.inductor.packed_store import PackedStoreRegion
 from approx_fx.inductor.switches import VARIABLE
 from approx_fx.joint import packed_stores as analysis
 from approx_fx.ops import OPS
@@ -66,9 +67,10 @@ def test_what_is_written_in_parts(
 ) -> None:
     torch.manual_seed(0)
     model, x = chain(last), torch.randn(batch, 3, 12, 12)
-    whole, before, graphs = step(model, x, bits, True, monkeypatch)
-    assert [own.count for own in analysis.find_packed_stores(graphs[0], OURS).values()] == expected
-    found, after, _ = step(model, x, bits, False, monkeypatch)
+    whole, before, _ = step(model, x, bits, True, monkeypatch)
+    found, after, graphs = step(model, x, bits, False, monkeypatch)
+    regions = [node.target for node in graphs[0].nodes if isinstance(node.target, PackedStoreRegion)]
+    assert [region.count for region in regions] == expected
     assert all(map(torch.equal, found, whole))
     # The codes as bytes, one for each value, are neither written nor read.
     values = [16 * 10 * 10, 32 * 8 * 8][: len(expected)]

@@ -160,7 +160,7 @@ def patches(
         for network in wanted:
             target, batch = PATCH_NETWORKS[network]
             key = f"{network}, batch {batch}" + (f", vectors of {simdlen} bits" if simdlen else "")
-            rows = measure(target, batch, chosen, steps, config, lambda text, key=key: typer.echo(f"{key}: {text}"))
+            rows = measure(target, batch, chosen, steps, config, typer.echo)
             data = {**data, **environment(), "entries": {**data["entries"], key: rows}}
             write_text(path, json.dumps(data, indent=1) + "\n")
             lines = [*head("What each part that is added to Inductor buys", data), tables(data["entries"])]

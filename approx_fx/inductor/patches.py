@@ -51,7 +51,7 @@ PATCHES: tuple[Patch, ...] = (
             ("torch._inductor.codegen.wrapper:EfficientPeakEstimate.__init__", begins_in_place),
         ),
         why="a freed buffer is kept for a later one up to an estimate of the peak that counts codes and buffers twice",
-        measured="",
+        measured="peak of vit_small -19 %, of gpt_tiny -19 %, of preact_resnet20 +7 % (`python tools/bench.py patches`)",
         torch=("2.11.0", "2.13.0", "2.14.1"),
         sources=(("a13adaca7757", "0578763f6023"),),
     ),
