@@ -4,13 +4,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# make oldest: what training rests on, with the oldest torch that is supported, in an environment apart (5 GB).
+# make oldest, make newest: what training rests on, with the oldest and the newest torch that are supported, each in an
+# environment apart (5 GB). CHOSEN: more arguments for pytest.
 OLDEST := .venv-oldest
-RESTS_ON := tests/test_lowered.py tests/test_parts.py tests/test_gradients.py tests/test_extract.py tests/test_gpu_code.py \
-            tests/test_gpu_traffic.py tests/test_attention.py tests/test_filled.py tests/test_rescue.py \
-            tests/test_frames.py tests/test_digits.py
+NEWEST := .venv-newest
+RESTS_ON := tests/test_exact_mode.py tests/test_leaks.py tests/test_patches.py tests/test_fallback.py \
+            tests/test_lowering.py tests/test_packed_store.py tests/test_materialize.py tests/test_code_conversion.py \
+            tests/test_peak_estimate.py tests/test_dynamic.py tests/test_gradients.py tests/test_cut.py \
+            tests/test_masks.py tests/test_expected_graphs.py tests/test_torch_compat.py tests/test_late.py \
+            tests/test_attention.py tests/test_filled.py tests/test_gpu_code.py tests/test_gpu_traffic.py
+REST := -m pytest -o addopts= -q -n auto --dist worksteal --timeout=600 --show-capture=no
 
-.PHONY: install demo test lint bench reproduce gpu oldest clean
+.PHONY: install demo test lint bench reproduce gpu oldest newest clean
 
 install: .venv/installed
 
@@ -42,14 +47,20 @@ gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tools/gpu.py
 
 oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest -o addopts= -q --timeout=600 --show-capture=no $(RESTS_ON) $(CHOSEN)
+	$(OLDEST)/bin/python $(REST) $(RESTS_ON) $(CHOSEN)
 
-$(OLDEST)/installed: pyproject.toml
-	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.11.0 torchvision==0.26.0 'numpy<2.4'
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check pytest pytest-timeout hypothesis matplotlib
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+newest: $(NEWEST)/installed
+	$(NEWEST)/bin/python $(REST) $(RESTS_ON) $(CHOSEN)
+
+$(OLDEST)/installed: TORCH := torch==2.11.0 torchvision==0.26.0 'numpy<2.4'
+$(NEWEST)/installed: TORCH := torch==2.14.1 torchvision==0.29.1 'numpy<2.5'
+$(OLDEST)/installed $(NEWEST)/installed: pyproject.toml
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    pytest pytest-timeout pytest-xdist hypothesis matplotlib
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 clean:
-	rm -rf .venv $(OLDEST) out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(OLDEST) $(NEWEST) out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ from torch import fx, nn
 from .config import Config
 from .describe import describe, saved_roots
 from .errors import PassFailed
+from .glibc_malloc import keep_freed_memory
 from .inductor import compile as inductor
 from .inductor import patches, switches
 from .joint.graph import read
@@ -28,7 +29,6 @@ from .report import GraphReport, Kept, Row, register
 from .rounding import counted, steps_of
 from .torch_compat import aot_partitioner as aot
 from .torch_compat.aot_partitioner import Halves
-from .torch_compat.glibc_malloc import keep_freed_memory
 from .torch_compat.inductor_options import mode_options
 from .torch_compat.lazy_graph_module import copy_graph_module
 from .torch_compat.structured_trace import log_graph

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .config import Config
+from .glibc_malloc import keep_freed_memory
 from .inductor.switches import VARIABLE
 from .kernels import kernels
 from .memory import measure
 from .systems import apply
 from .target import Target, load
-from .torch_compat.glibc_malloc import keep_freed_memory
 
 Json = dict[str, Any]
 LONGEST = 40

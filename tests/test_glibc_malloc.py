@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from approx_fx.torch_compat.glibc_malloc import THEIRS, set_by_user
+from approx_fx.glibc_malloc import THEIRS, set_by_user
 
 PROGRAM = """
 import platform, resource, torch
-from approx_fx.torch_compat.glibc_malloc import keep_freed_memory
+from approx_fx.glibc_malloc import keep_freed_memory
 done = keep_freed_memory()
 def touch():
     for size in (3, 12, 40):

@@ -22,6 +22,7 @@ from ..torch_compat.recursion_limit import raised_recursion_limit
 from . import compile_time_ops, lowering
 from .fallback import first_that_compiles, run_op_by_op
 from .half import is_coded, settings_for
+from .patches import warn_of_newer_torch
 
 OnFailure = Callable[[str, Exception], None]
 
@@ -63,6 +64,7 @@ def compile_inductor(
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
     load()
+    warn_of_newer_torch()
 
     def compile_half(half: fx.GraphModule, *args: Any, **given: Any) -> Any:
         is_backward = bool(given.get("is_backward"))

@@ -41,7 +41,9 @@ def box_of(item: Any) -> Any:
 
 
 class IRTensor:
-    """Stands for a tensor of known shape while a reference is lowered; its layout is Inductor's to choose.
+    """Stands for a tensor of known shape while a reference is lowered; its methods are a tensor's.
+
+    Its layout is Inductor's to choose.
 
     box: Inductor's TensorBox. functions: name of a function -> what it does with IRTensors, `FUNCTIONS` or a variant;
     what is computed from an IRTensor has the same. as_float: the same whole numbers as float32, if bytes were made of
@@ -68,22 +70,18 @@ class IRTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of a tensor."""
         return tuple(int(size) for size in self.box.get_size())
 
     @property
     def ndim(self) -> int:
-        """As of a tensor."""
         return len(self.box.get_size())
 
     @property
     def dtype(self) -> torch.dtype:
-        """As of a tensor."""
         dtype: torch.dtype = self.box.get_dtype()
         return dtype
 
     def numel(self) -> int:
-        """As of a tensor."""
         return math.prod(self.shape)
 
     def to(self, dtype: torch.dtype, copy: bool = False) -> IRTensor:
@@ -93,7 +91,6 @@ class IRTensor:
         return IRTensor(made.box, self.functions, self) if whole else made
 
     def float(self) -> IRTensor:
-        """As of a tensor."""
         return self.to(torch.float32)
 
     def contiguous(self) -> IRTensor:
@@ -105,7 +102,6 @@ class IRTensor:
         return call(aten.clamp_max.default, call(aten.clamp_min.default, self, low), high)
 
     def reshape(self, *shape: Any) -> IRTensor:
-        """As of a tensor."""
         return call(aten.reshape.default, self, list(shape[0] if isinstance(shape[0], (list, tuple)) else shape))
 
     def flatten(self, first: int, last: int) -> IRTensor:
@@ -114,11 +110,9 @@ class IRTensor:
         return self.reshape([*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]])
 
     def unflatten(self, dim: int, sizes: Sequence[int]) -> IRTensor:
-        """As of a tensor."""
         return self.reshape([*self.shape[:dim], *sizes, *self.shape[dim + 1 :]])
 
     def narrow(self, dim: int, start: int, length: int) -> IRTensor:
-        """As of a tensor."""
         return call(aten.slice.Tensor, self, dim, start, start + length)
 
     def view(self, dtype: torch.dtype) -> IRTensor:
@@ -126,15 +120,12 @@ class IRTensor:
         return call(aten.view.dtype, self, dtype)
 
     def amax(self, dims: list[int], keepdim: bool) -> IRTensor:
-        """As of a tensor."""
         return _contiguous(call(aten.amax.default, self, dims, keepdim), self, dims)
 
     def amin(self, dims: list[int], keepdim: bool) -> IRTensor:
-        """As of a tensor."""
         return _contiguous(call(aten.amin.default, self, dims, keepdim), self, dims)
 
     def sum(self, dims: list[int] | None = None, keepdim: bool = False) -> IRTensor:
-        """As of a tensor."""
         return call(aten.sum.dim_IntList, self, dims, keepdim)
 
     def __getitem__(self, index: int) -> IRTensor:

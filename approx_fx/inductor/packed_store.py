@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from ..joint.packed_stores import PackedStore, Packing, find_packed_stores
 from ..ops import reference_of
@@ -75,6 +75,11 @@ class PackedStoreRegion:
             values[self.value].mark_reuse(self.reused[self.value])
         output: Any = next(iter(self.graph.find_nodes(op="output"))).args[0]
         return tuple(stored if node is self.value and stored is not None else values[node] for node in output)
+
+    def _inductor_lowering_output_metadata_fn(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What it returns for fake tensors, by the name that torch 2.15 asks for."""
+        result: tuple[torch.Tensor, ...] = fx.Interpreter(fx.GraphModule(nn.Module(), self.graph)).run(*inputs)
+        return result
 
 
 def _functions(parts: int, order: Sequence[int] | None) -> Functions:

@@ -19,11 +19,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
+
 from .code_conversion import converts_codes, loads_codes
 from .peak_estimate import begins_in_place, counts_saved_inputs_once
 from .switches import is_on
 
 log = logging.getLogger(__name__)
+NEWEST = (2, 15)
+VERSIONS = ("2.11.0", "2.13.0", "2.14.1", "2.15.0")
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Patch:
     """One row: functions of torch that are replaced together.
 
     targets: 'module:qualified.name' -> from torch's function to ours. why: one line. measured: what it buys, and the
-    command that shows it. torch: versions it was tested with. sources: the first 12 digits of the SHA-256 of each
-    target's source, in the order of the targets, for those versions.
+    command that shows it. torch: the versions whose functions it is written for. sources: the first 12 digits of the
+    SHA-256 of each target's source there, in the order of the targets.
     """
 
     name: str
@@ -51,9 +55,9 @@ PATCHES: tuple[Patch, ...] = (
             ("torch._inductor.codegen.wrapper:EfficientPeakEstimate.__init__", begins_in_place),
         ),
         why="a freed buffer is kept for a later one up to an estimate of the peak that counts codes and buffers twice",
-        measured="peak of vit_small -19 %, of gpt_tiny -19 %, of preact_resnet20 +7 % (`python tools/bench.py patches`)",
-        torch=("2.11.0", "2.13.0", "2.14.1"),
-        sources=(("a13adaca7757", "0578763f6023"),),
+        measured="peak: vit_small -19 %, gpt_tiny -19 %, preact_resnet20 +7 % (`python tools/bench.py patches`)",
+        torch=VERSIONS,
+        sources=(("a13adaca7757", "0578763f6023"), ("8ee4dff69f2d", "0578763f6023")),
     ),
     Patch(
         "code_conversion",
@@ -63,8 +67,8 @@ PATCHES: tuple[Patch, ...] = (
         ),
         why="on AVX2 codes become floats one by one, through memory; in bfloat16 on AVX-512, too",
         measured="",
-        torch=("2.11.0", "2.13.0", "2.14.1"),
-        sources=(("40ec5386ad58", "53b8e82e5142"), ("429b11fdf202", "874c8487f4c1")),
+        torch=VERSIONS,
+        sources=(("40ec5386ad58", "53b8e82e5142"), ("429b11fdf202", "874c8487f4c1"), ("56bca375f388", "874c8487f4c1")),
     ),
 )
 
@@ -91,6 +95,17 @@ def names_in_use(names: Sequence[str] | None) -> list[str]:
     """The patches that a compile applies. names: `Config.patches`."""
     wanted = [patch for patch in PATCHES if (names is None or patch.name in names) and is_on(patch.name)]
     return [patch.name for patch in wanted if fits(patch)]
+
+
+@lru_cache(1)
+def warn_of_newer_torch() -> None:
+    """Say once a process that torch is newer than any that this package was tested with."""
+    release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2] if part.isdigit())
+    if release > NEWEST:
+        log.warning(
+            "approx_fx was tested with torch up to %d.%d; this is %s. What it replaces in Inductor to save memory and "
+            "time is off where torch has changed it; results are the same.", *NEWEST, torch.__version__
+        )  # fmt: skip
 
 
 # Whether this thread compiles a half of ours. Functions that are replaced ask it at each call.
