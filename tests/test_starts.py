@@ -7,15 +7,10 @@ import subprocess
 import sys
 from typing import Any
 
-import capture as capturing
 import pytest
 import torch
-from capture import capture
-from nets import PATTERNS
 from torch import fx, nn
 
-from approx_fx.config import Config
-from approx_fx.partitioner import Partition, lower
 from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
 
 INDUCTOR = "torch._inductor.compile_fx"
@@ -35,30 +30,6 @@ def test_inductor_is_imported_when_a_model_is_converted(options: dict[str, Any],
     program = PROGRAM.format(options=options)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, check=True)
     assert done.stdout.split() == ["False", str(loaded)]
-
-
-def test_the_pass_writes_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inductor reads graphs alone; writing a deep network's backward as Python takes a third of torch's partition."""
-    sizes: list[int] = []
-    own, through = fx.Graph.python_code, capturing.partition
-
-    def count(self: fx.Graph, *args: Any, **kwargs: Any) -> Any:
-        sizes.append(len(self.nodes))
-        return own(self, *args, **kwargs)
-
-    def counted(module: fx.GraphModule, outputs: int, config: Config) -> Partition:
-        with monkeypatch.context() as patched:
-            patched.setattr(fx.Graph, "python_code", count)
-            done = through(copy_graph_module(module), outputs, config)
-            lower(done)
-            assert sizes == []
-            assert "def forward" in done.backward.code
-            assert sizes == [len(done.backward.graph.nodes)]
-        return done
-
-    monkeypatch.setattr(capturing, "partition", counted)
-    model, inputs = PATTERNS["residual"]()
-    capture(model, *inputs, run=False, min_bytes=1024)
 
 
 def test_a_lazy_module_runs_and_is_written_anew_after_a_change() -> None:

@@ -99,6 +99,17 @@ def test_sources_may_nest_deep() -> None:
     assert sys.getrecursionlimit() == before
 
 
+def test_overlapping_compiles_leave_the_limit_as_it_was() -> None:
+    before = sys.getrecursionlimit()
+    first, second = recursion_limit.raised_recursion_limit(), recursion_limit.raised_recursion_limit()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert sys.getrecursionlimit() == recursion_limit.RECURSION_LIMIT
+    second.__exit__(None, None, None)
+    assert sys.getrecursionlimit() == before
+
+
 @pytest.mark.parametrize("compiler", ["eager", "inductor"])
 def test_a_compile_allows_deep_sources(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[int] = []
