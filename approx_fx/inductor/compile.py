@@ -12,9 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
+from ..torch_compat import cpu_instructions
 from ..torch_compat.aot_partitioner import Halves
 from ..torch_compat.decompositions import inductor_decompositions
 from ..torch_compat.fake_tensors import mode_of
@@ -65,6 +67,8 @@ def compile_inductor(
 
     load()
     warn_of_newer_torch()
+    if any(isinstance(value, torch.Tensor) and value.device.type == "cpu" for value in inputs):
+        cpu_instructions.start_asking()
 
     def compile_half(half: fx.GraphModule, *args: Any, **given: Any) -> Any:
         is_backward = bool(given.get("is_backward"))
