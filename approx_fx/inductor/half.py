@@ -1,4 +1,4 @@
-"""What Inductor is told beside a half that holds our ops: passes, choices, options and patches, for that half alone."""
+"""Settings of Inductor for one half that encodes or decodes: graph passes, a fusion choice, options and patches."""
 
 from __future__ import annotations
 

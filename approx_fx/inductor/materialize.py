@@ -83,7 +83,7 @@ def lower_upcast(x: Any, dtype: torch.dtype, readers: int) -> Any:
 
 
 def _loops(x: Any) -> Any:
-    """What Inductor's value computes element by element, if it is not in memory."""
+    """The element-wise loops of a value that Inductor has not written to memory; None for any other value."""
     from torch._inductor.ir import Pointwise, StorageBox
 
     storage = x.data
@@ -108,7 +108,7 @@ def _is_much(loops: Any) -> bool:
 
 
 def _is_light(loops: Any) -> bool:
-    """Whether Inductor's float32 value is made of no more bytes than it has; fewer bits are rounded if written."""
+    """Whether computing a float32 value anew reads no more bytes than reading the value itself from memory would."""
     from torch._inductor.virtualized import V
 
     opcount = loops.inner_fn_opcount()

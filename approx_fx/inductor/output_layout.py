@@ -49,7 +49,7 @@ def keep_traced_layouts(graph: fx.Graph, ours: Collection[Any]) -> None:
 
 
 def connected_to_convolution(graph: fx.Graph) -> set[fx.Node]:
-    """What is connected with a convolution by values of four dimensions, and by no view of them or permutation."""
+    """The nodes that a path of 4-D values, without views or permutations on it, connects with a convolution."""
     images: set[fx.Node] = set()
     todo = [node for op in CONVOLUTIONS for node in graph.find_nodes(op="call_function", target=op)]
     while todo:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ..joint.graph import ancestors
 from ..joint.packed_stores import PackedStore, Packing, find_packed_stores
 from ..ops import reference_of
 from .ir import strides_of
@@ -153,7 +154,7 @@ def _region(graph: fx.Graph, value: fx.Node, store: PackedStore) -> list[fx.Node
     order = [node for node in graph.nodes if node in members]
     while True:
         inputs = {source for node in members for source in node.all_input_nodes} - members
-        between = _nodes_reaching(inputs, {user for node in members for user in node.users} - members)
+        between = ancestors(inputs) & ({user for node in members for user in node.users} - members)
         early = {node for node in members if not between.isdisjoint(node.users)}
         if not early:
             break
@@ -161,18 +162,6 @@ def _region(graph: fx.Graph, value: fx.Node, store: PackedStore) -> list[fx.Node
     if value not in members or (store.packing and members.isdisjoint(store.packing)):
         return None
     return sorted((node for node in order if node in members), key=lambda node: node in store.packing)
-
-
-def _nodes_reaching(goals: Collection[fx.Node], within: set[fx.Node]) -> set[fx.Node]:
-    """The goals and all that they are computed from, as far as it is computed from one of `within`."""
-    ancestors: set[fx.Node] = set()
-    todo = list(goals)
-    while todo:
-        node = todo.pop()
-        if node not in ancestors:
-            ancestors.add(node)
-            todo.extend(node.all_input_nodes)
-    return ancestors & within
 
 
 def _replace(graph: fx.Graph, value: fx.Node, store: PackedStore, nodes: list[fx.Node]) -> None:
