@@ -21,7 +21,7 @@ from .errors import PassFailed
 from .glibc_malloc import keep_freed_memory
 from .inductor import compile as inductor
 from .inductor import patches, switches
-from .joint.graph import read
+from .joint.graph import joint_outputs, read
 from .memory import predicted_peak
 from .partitioner import Partition, lower, partition
 from .quantize.exact import REASONS
@@ -164,7 +164,7 @@ class Pass:
     ) -> Halves:
         """torch's own partition of the graph as it came, of which the report is read off."""
         halves = aot.torch_partition(module, joint_inputs, **options)
-        outputs = set(aot.joint_outputs(halves[0], options["num_fwd_outputs"])[0])
+        outputs = set(joint_outputs(halves[0], options["num_fwd_outputs"])[0])
         backward_inputs = {node.name for node in halves[1].graph.find_nodes(op="placeholder")}
         saved = [node for node in halves[0].graph.nodes if node.name in backward_inputs]
         exact = TorchPartition(saved_roots(saved, outputs))

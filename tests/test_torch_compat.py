@@ -11,13 +11,14 @@ from nets import ConvBnRelu, Residual, images
 from torch import nn
 
 import approx_fx
-from approx_fx import backend
+from approx_fx import backend, recursion_limit
 from approx_fx.bench import profiler
 from approx_fx.config import Config
 from approx_fx.describe import saved_bytes
 from approx_fx.inductor import compile as inductor
+from approx_fx.joint.graph import joint_outputs, must_save
 from approx_fx.torch_compat import aot_partitioner as aot
-from approx_fx.torch_compat import decompositions, fake_tensors, recursion_limit
+from approx_fx.torch_compat import decompositions, fake_tensors
 
 
 def test_the_partitioners_saved_set_is_known_without_partitioning() -> None:
@@ -35,7 +36,7 @@ def test_split_passes_exactly_what_it_is_told() -> None:
     names = {node.name for nodes in seen.done.stored.values() for node in nodes}
     got = {n.name for n in seen.done.backward.graph.find_nodes(op="placeholder") if not aot.is_tangent(n)}
     assert {name for name in got if not name.startswith("primals")} == names
-    forward = aot.joint_outputs(seen.done.forward, 10**6)[0]
+    forward = joint_outputs(seen.done.forward, 10**6)[0]
     assert {node.name for node in forward if node is not None} >= names
 
 
@@ -45,7 +46,7 @@ def test_tags_keep_a_node_in_its_half() -> None:
     assert not aot.in_backward_only(node)
     aot.keep_in_backward(node)
     assert aot.in_backward_only(node)
-    assert not any(map(aot.must_recompute, graph.nodes)) and not any(map(aot.must_save, graph.nodes))
+    assert not any(map(aot.must_recompute, graph.nodes)) and not any(map(must_save, graph.nodes))
 
 
 def test_batch_norm_is_decomposed_as_the_patterns_expect() -> None:

@@ -9,7 +9,7 @@ from torch import fx
 
 from ..config import Config
 from ..joint.attribution import module_of
-from ..joint.graph import Joint
+from ..joint.graph import Joint, is_random
 from ..joint.ops import VIEWS, name_of
 from ..joint.statistics import is_statistic
 from ..joint.values import is_bool, is_float, is_size
@@ -70,7 +70,7 @@ def _in_region(joint: Joint, node: fx.Node, seeded: bool) -> bool:
     """Random numbers are drawn once, and so are the masks made of them."""
 
     def drawn(value: fx.Node) -> bool:
-        return aot.is_random(value) or (not seeded and name_of(value) in SEEDED)
+        return is_random(value) or (not seeded and name_of(value) in SEEDED)
 
     if node.op != "call_function" or node in joint.backward or not aot.must_recompute(node):
         return False

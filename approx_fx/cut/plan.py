@@ -9,7 +9,7 @@ from torch import fx
 from ..config import Config
 from ..errors import PassFailed
 from ..joint.chains import Chain, find_chains
-from ..joint.graph import Joint
+from ..joint.graph import Joint, must_save
 from ..joint.masks import Mask, find_masks
 from ..joint.ops import name_of
 from ..joint.values import is_bool, is_float, tensor
@@ -17,7 +17,6 @@ from ..quantize.base import Quantizer
 from ..quantize.bitmask import Bitmask
 from ..quantize.choose import Context, choose, context, owned_mask
 from ..quantize.exact import Exact
-from ..torch_compat import aot_partitioner as aot
 from .exactness import Exactness, exactness
 from .network import Problem, minimum_cut
 from .rules import REPEAT, SEEDED, is_residual_sum, recomputable, singular
@@ -110,7 +109,7 @@ def _recompute(joint: Joint, config: Config, at: Context, exact: Exactness) -> d
         if node in exact.region:
             found[node] = tuple(inputs)
             continue
-        if aot.must_save(node):
+        if must_save(node):
             continue
         if node in exact.again or node in exact.reasons or name_of(node) in REPEAT:
             if (recomputable(node) or name_of(node) in REPEAT | SEEDED) and all(map(exact.sure, inputs)):

@@ -16,11 +16,11 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
+from ..recursion_limit import raised_recursion_limit
 from ..torch_compat import cpu_instructions
 from ..torch_compat.aot_partitioner import Halves
 from ..torch_compat.decompositions import inductor_decompositions
 from ..torch_compat.fake_tensors import mode_of
-from ..torch_compat.recursion_limit import raised_recursion_limit
 from . import compile_time_ops, lowering
 from .fallback import first_that_compiles, run_op_by_op
 from .half import is_coded, settings_for
@@ -58,10 +58,9 @@ def compile_inductor(
 ) -> Callable[..., Any]:
     """Compile with Inductor, partitioned by `partitioner`.
 
-    options: of Inductor's config, by name. patches: rows of `patches.PATCHES` to be used, by name, all
-    if None. on_failure: gets
-    'forward' or 'backward' and why Inductor cannot compile that half, which then runs op by op; without it, that
-    raises.
+    options: of Inductor's config, by name. patches: rows of `patches.PATCHES` to be used, by name, all if None.
+    on_failure: gets 'forward' or 'backward' and why Inductor cannot compile that half, which then runs op by op;
+    without it, that raises.
     """
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
@@ -95,12 +94,7 @@ def compile_inductor(
 
 def compile_eager(module: fx.GraphModule, inputs: Sequence[Any], partitioner: Partitioner) -> Callable[..., Any]:
     """Run both halves as they are, op by op, after the same decompositions and joint passes as Inductor's."""
-    from functorch.compile import make_boxed_func
-
-    def run(graph: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
-        return make_boxed_func(graph.forward)
-
-    return compile_halves(module, inputs, partitioner, run)
+    return compile_halves(module, inputs, partitioner, lambda half, _: run_op_by_op(half))
 
 
 def compile_halves(

@@ -10,15 +10,12 @@ tensors; the lowerings are registered once.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import torch
 
 _LIBRARY = torch.library.Library("approx_fx_inductor", "DEF")
 _LIBRARY.define("materialize(Tensor x, int readers) -> Tensor")
 _LIBRARY.define("upcast(Tensor x, ScalarType dtype, int readers) -> Tensor")
-
-
 _LIBRARY.impl("materialize", lambda x, readers: x.clone(), "CompositeExplicitAutograd")
 _LIBRARY.impl("upcast", lambda x, dtype, readers: x.to(dtype), "CompositeExplicitAutograd")
 
@@ -33,9 +30,5 @@ def register_lowerings() -> None:
 
     from .materialize import lower_materialize, lower_upcast
 
-    table: dict[Any, Any] = {
-        MATERIALIZE: lower_materialize,
-        UPCAST: lower_upcast,
-    }
-    for op, lower in table.items():
+    for op, lower in ((MATERIALIZE, lower_materialize), (UPCAST, lower_upcast)):
         register_lowering(op, type_promotion_kind=None)(lower)

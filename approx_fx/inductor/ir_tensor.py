@@ -65,7 +65,7 @@ class IRTensor:
     def __getattr__(self, name: str) -> Callable[..., IRTensor]:
         if name not in METHODS:
             raise AttributeError(f"no lowering is known for Tensor.{name}; add it to METHODS in {__name__}")
-        op = METHODS[name]
+        op = getattr(aten, name).default
         return lambda *args, **options: call(op, self, *args, **options)
 
     @property
@@ -139,7 +139,7 @@ class IRTensor:
         return inverse if other == 1 else inverse * other
 
 
-# Operator, method of a tensor or function in torch -> the aten op that takes the same arguments.
+# Operator -> the aten op that takes the same arguments.
 OPERATORS = {
     "__add__": aten.add.Tensor,
     "__radd__": aten.add.Tensor,
@@ -159,19 +159,10 @@ OPERATORS = {
     "__gt__": aten.gt.Scalar,
     "__ge__": aten.ge.Tensor,
 }
-METHODS = {
-    "abs": aten.abs.default,
-    "ceil": aten.ceil.default,
-    "clamp_max": aten.clamp_max.default,
-    "clamp_min": aten.clamp_min.default,
-    "clone": aten.clone.default,
-    "floor": aten.floor.default,
-    "maximum": aten.maximum.default,
-    "minimum": aten.minimum.default,
-    "round": aten.round.default,
-    "sigmoid": aten.sigmoid.default,
-    "unsqueeze": aten.unsqueeze.default,
-}
+# Methods of a tensor that take what the aten op of their name takes.
+METHODS = frozenset(
+    ["abs", "ceil", "clamp_max", "clamp_min", "clone", "floor", "maximum", "minimum", "round", "sigmoid", "unsqueeze"]
+)
 
 
 def _operator(op: OpOverload) -> Callable[..., IRTensor]:

@@ -19,10 +19,9 @@ from torch import fx
 
 _VISIBLE = "user_visible_output_idxs"
 aten = torch.ops.aten
-PERMUTE = aten.permute.default
-
-
-TURNING = frozenset([PERMUTE, aten.transpose.int, aten.view.default, aten.reshape.default, aten.expand.default])
+TURNING = frozenset(
+    [aten.permute.default, aten.transpose.int, aten.view.default, aten.reshape.default, aten.expand.default]
+)
 CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
 
 

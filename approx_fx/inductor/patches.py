@@ -8,7 +8,6 @@ than those it was written for (a newer torch), where APPROX_FX_DISABLE names it,
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import logging
 import threading
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ PATCHES: tuple[Patch, ...] = (
 def source_hash(target: str) -> str:
     """The first 12 digits of the SHA-256 of a target's source; '' where torch has no such function."""
     try:
-        return hashlib.sha256(inspect.getsource(_original(target)).encode()).hexdigest()[:12]
+        return hashlib.sha256(inspect.getsource(resolve_name(target)).encode()).hexdigest()[:12]
     except (ImportError, AttributeError, OSError, TypeError):
         return ""
 
@@ -136,7 +136,7 @@ def _enter() -> None:
                 for target, make in patch.targets if fits(patch) else ():
                     owner, name = _owner(target)
                     _replaced.append((owner, name, owner.__dict__[name]))
-                    setattr(owner, name, _dispatching(patch.name, _original(target), make))
+                    setattr(owner, name, _dispatching(patch.name, getattr(owner, name), make))
 
 
 def _leave() -> None:
@@ -159,14 +159,6 @@ def _dispatching(name: str, original: Any, make: Callable[[Any], Any]) -> Callab
 
 
 def _owner(target: str) -> tuple[Any, str]:
-    module, _, path = target.partition(":")
-    owner: Any = importlib.import_module(module)
-    *classes, name = path.split(".")
-    for each in classes:
-        owner = getattr(owner, each)
-    return owner, name
-
-
-def _original(target: str) -> Any:
-    owner, name = _owner(target)
-    return getattr(owner, name)
+    """The module or class that holds a target, and the target's name there."""
+    split = max(target.rfind("."), target.rfind(":"))
+    return resolve_name(target[:split]), target[split + 1 :]

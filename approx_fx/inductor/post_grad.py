@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
+from ..joint.packed_store_regions import group_packed_stores
 from ..ops import OPS
 from .materialize import mark_for_materialization, upcast_per_reader
 from .output_layout import keep_traced_layouts
-from .packed_store import pack_stores
+from .packed_store import PackedStoreRegion
 from .switches import disabled, is_on
 
 
@@ -27,7 +29,7 @@ class Pass:
 
 PASSES = (
     Pass("traced_layouts", keep_traced_layouts, ("forward",)),
-    Pass("packed_stores", pack_stores, ("forward",)),
+    Pass("packed_stores", partial(group_packed_stores, region_of=PackedStoreRegion), ("forward",)),
     Pass("upcast_per_reader", upcast_per_reader, ("backward",)),
     Pass("materialize", mark_for_materialization, ("forward", "backward")),
 )

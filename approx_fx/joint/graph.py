@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import torch
 from torch import fx
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import CheckpointPolicy
 
 from ..torch_compat import aot_partitioner as aot
 
@@ -44,7 +48,7 @@ class Joint:
                     if value not in self.backward:
                         found.setdefault(value, []).append(node)
         output = self.output
-        for gradient in aot.joint_outputs(self.module, self.num_fwd_outputs)[1]:
+        for gradient in joint_outputs(self.module, self.num_fwd_outputs)[1]:
             if isinstance(gradient, fx.Node) and gradient not in self.backward:
                 found.setdefault(gradient, []).append(output)
         return found
@@ -76,7 +80,7 @@ class Joint:
     @cached_property
     def fwd_outputs(self) -> frozenset[fx.Node]:
         """Nodes that the forward returns to its caller."""
-        outputs, _ = aot.joint_outputs(self.module, self.num_fwd_outputs)
+        outputs, _ = joint_outputs(self.module, self.num_fwd_outputs)
         return frozenset(node for node in outputs if isinstance(node, fx.Node))
 
 
@@ -89,7 +93,7 @@ def read(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = (
             continue
         if aot.is_tangent(node) or aot.in_backward_only(node) or any(i in backward for i in node.all_input_nodes):
             backward.add(node)
-    outputs, _ = aot.joint_outputs(module, num_fwd_outputs)
+    outputs, _ = joint_outputs(module, num_fwd_outputs)
     roots = [node for node in outputs if isinstance(node, fx.Node)]
     roots += [node for node in nodes if node not in backward and aot.in_forward_only(node)]
     forward = ancestors(roots) - backward
@@ -97,6 +101,23 @@ def read(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = (
     inputs = module.graph.find_nodes(op="placeholder")
     parameters = frozenset(inputs[index] for index in static if index < len(inputs))
     return Joint(module, num_fwd_outputs, frozenset(forward), frozenset(backward), parameters)
+
+
+def joint_outputs(joint: fx.GraphModule, num_fwd_outputs: int) -> tuple[list[Any], list[Any]]:
+    """(forward outputs, gradients) of a joint graph: nodes, or constants such as None."""
+    output = next(iter(joint.graph.find_nodes(op="output")))
+    results = tree_leaves(output.args[0])
+    return results[:num_fwd_outputs], results[num_fwd_outputs:]
+
+
+def must_save(node: fx.Node) -> bool:
+    """Whether a selective policy, or a collective or effect, forbids to compute the node again."""
+    return node.meta.get("recompute") in (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether the node draws from a generator: computed again, it would come out differently."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def ancestors(roots: Iterable[fx.Node]) -> set[fx.Node]:

@@ -1,7 +1,8 @@
 """Finds the values that are stored in as many parts as a byte holds of their codes, and the ops that pack with them.
 
 On a CPU those are ReLUs. On a GPU they are whatever is computed element by element and read by a convolution or a
-matrix product: with it go the codes and masks of all that it is computed from. `packed_store` rewrites the graph.
+matrix product: with it go the codes and masks of all that it is computed from. `packed_store_regions`
+rewrites the graph.
 """
 
 from __future__ import annotations

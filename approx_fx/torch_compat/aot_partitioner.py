@@ -6,12 +6,10 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import fx
 from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
 from torch._functorch.compile_utils import fx_graph_cse, raise_getitems
-from torch.utils.checkpoint import CheckpointPolicy
 
 Halves = tuple[fx.GraphModule, fx.GraphModule]
 
@@ -78,32 +76,6 @@ def saved_by_torch(joint: fx.GraphModule, num_fwd_outputs: int) -> list[fx.Node]
 def must_recompute(node: fx.Node) -> bool:
     """Whether torch.utils.checkpoint, or a selective policy, wants the node computed again in the backward."""
     return partitioners.must_recompute(node)
-
-
-def must_save(node: fx.Node) -> bool:
-    """Whether a selective policy, or a collective or effect, forbids to compute the node again."""
-    return node.meta.get("recompute") in (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
-
-
-def is_random(node: fx.Node) -> bool:
-    """Whether the node draws from a generator: computed again, it would come out differently."""
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-
-
-def joint_outputs(joint: fx.GraphModule, num_fwd_outputs: int) -> tuple[list[Any], list[Any]]:
-    """(forward outputs, gradients) of a joint graph: nodes, or constants such as None."""
-    output = next(iter(joint.graph.find_nodes(op="output")))
-    flat: list[Any] = []
-
-    def visit(value: Any) -> None:
-        if isinstance(value, (tuple, list)):
-            for item in value:
-                visit(item)
-        else:
-            flat.append(value)
-
-    visit(output.args[0])
-    return flat[:num_fwd_outputs], flat[num_fwd_outputs:]
 
 
 def is_primal(node: fx.Node) -> bool:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import fx
 from torch._logging import trace_structured
 
 
-def log_artifact(name: str, text: Callable[[], str]) -> None:
-    """Log a text under this name where TORCH_TRACE is set; elsewhere `text` is not called."""
-    trace_structured("artifact", metadata_fn=lambda: {"name": name, "encoding": "string"}, payload_fn=text)
-
-
 def log_graph(name: str, module: fx.GraphModule) -> None:
-    """Log a graph as readable code."""
-    log_artifact(name, lambda: module.print_readable(print_output=False, include_stride=True, include_device=True))
+    """Log a graph as readable code where TORCH_TRACE is set; elsewhere nothing is written."""
+    trace_structured(
+        "artifact",
+        metadata_fn=lambda: {"name": name, "encoding": "string"},
+        payload_fn=lambda: module.print_readable(print_output=False, include_stride=True, include_device=True),
+    )
