@@ -58,6 +58,40 @@ def test_every_width_trains_at_every_batch(name: str, bits: int) -> None:
     assert len(report.graphs) < 3 and len(report.tensors) >= 2
 
 
+class Elementwise(nn.Module):
+    """Of two symbolic sizes and no other: a sigmoid, a mask and a sum of squares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.tensor(1.5)), nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(torch.sin(x) * self.scale + self.shift)
+        return (torch.sigmoid(torch.sin(y) * self.scale) * y).square()
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("compiler", ["inductor", "eager"])
+def test_a_tensor_all_of_whose_sizes_are_symbols(compiler: str, bits: int) -> None:
+    """A code's length is then the graph's input of that size, not the size of the batch that was traced."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    exact = Elementwise()
+    ours = approx_fx.convert(copy.deepcopy(exact), bits=bits, min_bytes=0, dynamic=True, strict=True, compiler=compiler)
+    for shape in ((20, 48), (37, 51), (64, 6)):
+        x = torch.randn(shape)
+        outputs = []
+        for model in (exact, ours):
+            model.zero_grad()
+            outputs.append(model(x))
+            outputs[-1].mean().backward()
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-5, atol=1e-5)
+        expected = flat_gradients(exact)
+        assert (flat_gradients(ours) - expected).norm() < BOUND[bits] * expected.norm(), shape
+    report = approx_fx.report(ours)
+    assert len(report.graphs) == 1 and report.tensors
+
+
 def test_a_length_that_is_known_is_packed() -> None:
     shape_env = torch.fx.experimental.symbolic_shapes.ShapeEnv()
     symbol = shape_env.create_unbacked_symint()

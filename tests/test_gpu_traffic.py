@@ -139,7 +139,7 @@ def test_limits_keep_products_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_networks_are_counted() -> None:
-    """tools/gpu_code.py: the forward moves more by its codes, the peak is lower, and the README's row says so."""
+    """tools/gpu_code.py: the forward moves more by its codes, the peak is lower, and the table's row says so."""
     from tools.gpu_code import count, table
 
     found = {name: count("models.preact_resnet:preact_resnet20", 64, True, bits) for name, bits in SYSTEMS.items()}

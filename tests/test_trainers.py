@@ -1,4 +1,4 @@
-"""The README's examples for other people's trainers, run as they stand there."""
+"""The examples for other people's trainers in docs/trainers.md, run as they stand there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import approx_fx
 from tools.torchvision_import import ready
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "trainers.md").read_text()
 
 
 class Tiny(nn.Module):
@@ -31,8 +31,8 @@ class Tiny(nn.Module):
 
 
 def example(title: str) -> str:
-    """The Python block under a heading of the README."""
-    found = re.search(rf"^### {title}$.*?```python\n(.*?)```", README, re.MULTILINE | re.DOTALL)
+    """The Python block under a heading of the page."""
+    found = re.search(rf"^## {title}$.*?```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
     assert found, title
     return found[1]
 

@@ -1,4 +1,4 @@
-"""The README's figures: `explain`, `gradients` measure into tools/results/, `readme` writes the tables from there."""
+"""Figures of the README and of docs/benchmarks.md: `explain` and `gradients` measure, `readme` writes the tables."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ if __package__ in (None, ""):
 
 from tools import gpu_code
 from tools.chain import draw
+from tools.measuring.environment import revision
 from tools.root import ROOT
 from tools.tables import fill
 
 RESULTS = ROOT / "tools" / "results"
 README = ROOT / "README.md"
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
+BENCH = "bench-cpu-avx512"  # of the two machines that were measured, the one whose results are of the latest revision
 
 # target, batch, bits, dtype, the least ratio that is asked for
 EXPLAIN = (
@@ -104,8 +107,7 @@ def gradients() -> None:
 
 @app.command()
 def readme() -> None:
-    """Write the README's tables anew from the result files."""
-    text = README.read_text()
+    """Write the tables of the README and of docs/benchmarks.md anew from the result files."""
     tables = {
         "explain": _explain_table(),
         "gradients": _gradients_table(),
@@ -117,7 +119,8 @@ def readme() -> None:
         "shakespeare": _shakespeare_table(),
         "zoo": _zoo_line(),
     }
-    README.write_text(fill(text, tables, README.name))
+    for page, of_page in ((README, {"summary": _summary_table()}), (BENCHMARKS, tables)):
+        page.write_text(fill(page.read_text(), of_page, page.name))
     draw(RESULTS / "chain.png", _read("explain")["rows"])
 
 
@@ -127,7 +130,9 @@ def _explain_table() -> str:
     for row in data["rows"]:
         before, after = row["saved_bytes"]["before"] / MEBI, row["saved_bytes"]["after"] / MEBI
         lines.append(f"| `approx-fx {row['command']}` | {before:.1f} MiB | {after:.1f} MiB | {row['ratio']:.1f}x |")
-    return "\n".join([*lines, "", f"{data['machine']}, {data['date']}; `python tools/figures.py explain`"])
+    return "\n".join(
+        [*lines, "", f"{data['machine']}, {data['date']}{_revision(data)}; `python tools/figures.py explain`"]
+    )
 
 
 def _gradients_table() -> str:
@@ -137,7 +142,9 @@ def _gradients_table() -> str:
         found = row["cosine"]
         name = row["target"].split(":")[1]
         lines.append(f"| {name}, {row['batch']} | {found['8']:.5f} | {found['4']:.4f} | {found['2']:.3f} |")
-    return "\n".join([*lines, "", f"{data['machine']}, {data['date']}; `python tools/figures.py gradients`"])
+    return "\n".join(
+        [*lines, "", f"{data['machine']}, {data['date']}{_revision(data)}; `python tools/figures.py gradients`"]
+    )
 
 
 def _gpu_table(name: str) -> str:
@@ -179,12 +186,36 @@ def _shakespeare_table() -> str:
 
 def _zoo_line() -> str:
     page = (RESULTS / "zoo.md").read_text().splitlines()
-    return f"{page[2]} [The whole table](tools/results/zoo.md)."
+    return f"{page[2]} [The whole table](../tools/results/zoo.md)."
+
+
+def _summary_table() -> str:
+    """The README's: of each network that tools/bench.py measured in float32, what a user asks first."""
+    data = _read(BENCH)
+    lines = ["| network, batch | saved | peak | step | first step | gradient cosine |", "|---|---|---|---|---|---|"]
+    for key, entry in data["entries"].items():
+        name, dtype = key.split()
+        if dtype == "float32":
+            ratio, cosine = entry["ratio"], entry["gradient"]["cosine"]
+            lines.append(
+                f"| {name}, {entry['runs']['approx_fx']['samples']} | {ratio['saved']:.1f}x smaller "
+                f"| {ratio['peak']:.1f}x smaller | {ratio['step']:.2f}x | {ratio['compile']:.2f}x | {cosine:.3f} |"
+            )
+    return "\n".join([*lines, "", f"{_where(data)}; `python tools/bench.py run`"])
+
+
+def _where(data: dict[str, Any]) -> str:
+    """The machine, torch, the day and the revision of a result file."""
+    return f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {data['date'][:10]}{_revision(data)}"
+
+
+def _revision(data: dict[str, Any]) -> str:
+    return f", revision {data['revision']}" if data.get("revision") else ""
 
 
 def _bench_table() -> str:
     """The networks that tools/bench.py measured: approx_fx at 4 bits against torch.compile."""
-    data = _read("bench-cpu")
+    data = _read(BENCH)
     lines = [
         "| network, batch | step | first step | warm | peak | saved | gradient cosine | loss equal |",
         "|---|---|---|---|---|---|---|---|",
@@ -204,8 +235,7 @@ def _bench_table() -> str:
     lines.append(f"| geometric mean of {mean['entries']} | {means} | | | | | |")
     systems = {name for entry in data["entries"].values() for name in entry["runs"]}
     command = "python tools/bench.py run" + (f" --systems {','.join(sorted(systems))}" if len(systems) == 2 else "")
-    foot = f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {data['date'][:10]}; `{command}`"
-    return "\n".join([*lines, "", foot])
+    return "\n".join([*lines, "", f"{_where(data)}; `{command}`"])
 
 
 def _passes_table() -> str:
@@ -221,8 +251,7 @@ def _passes_table() -> str:
             f"| {row['target'].split(':')[1]} | {row['nodes']} | {found['approx_fx']:.1f} s "
             f"| {found['asking']:.1f} s | {found['compile']:.1f} s |"
         )
-    where = f"{data['device']}, torch {data['torch']}, {data['date'][:10]}"
-    return "\n".join([*lines, "", f"{where}; `python tools/passes.py`"])
+    return "\n".join([*lines, "", f"{_where(data)}; `python tools/passes.py`"])
 
 
 def _cifar10_table() -> str:
@@ -260,7 +289,7 @@ def _machine() -> str:
 
 def _write(name: str, data: dict[str, Any]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    data = {"date": date.today().isoformat(), "machine": _machine(), **data}
+    data = {"date": date.today().isoformat(), "machine": _machine(), "revision": revision(), **data}
     (RESULTS / f"{name}.json").write_text(json.dumps(data, indent=2) + "\n")
 
 

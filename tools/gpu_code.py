@@ -62,7 +62,7 @@ def count(target: str, batch: int, last: bool, bits: int | None) -> dict[str, in
 
 
 def table(data: dict[str, Any]) -> str:
-    """The README's: ratios, and torch.compile's GiB beside ours."""
+    """That of docs/benchmarks.md: ratios, and torch.compile's GiB beside ours."""
     lines = [
         "| network, batch | kernels move, forward | backward | both, of torch.compile's | predicted peak |",
         "|---|---|---|---|---|",
@@ -75,7 +75,8 @@ def table(data: dict[str, Any]) -> str:
         order = ", channels-last" if row["channels_last"] else ""
         cells = [f"{row['target'].split(':')[1]}, {row['batch']}{order}", *moved, f"{ratio:.2f}x", peak]
         lines.append(f"| {' | '.join(cells)} |")
-    where = f"for an H100, torch {data['torch']}, {data['date'][:10]}"
+    revision = f", revision {data['revision']}" if data.get("revision") else ""
+    where = f"for an H100, torch {data['torch']}, {data['date'][:10]}{revision}"
     return "\n".join([*lines, "", f"In brackets torch.compile's; {where}; `python tools/gpu_code.py`"])
 
 

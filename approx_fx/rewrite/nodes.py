@@ -7,9 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
 
+from ..errors import PassFailed
+from ..joint.values import is_size
 from ..torch_compat import aot_partitioner as aot
 from ..torch_compat import fake_tensors
 
@@ -55,7 +59,14 @@ class Builder:
             yield Builder(self.graph, self.mode, False, origin)
 
     def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        """A new node calling `target`; its meta["val"] is what the call returns on fake tensors."""
+        """A new node calling `target`; its meta["val"] is what the call returns on fake tensors.
+
+        A symbolic size among the arguments becomes the graph's input of that size.
+
+        Raises:
+            PassFailed: no input is that size.
+        """
+        args, kwargs = tree_map(self._without_symbol, (args, kwargs))
         node = self.graph.call_function(target, args, kwargs)
         node.meta["val"] = fake_tensors.evaluate(self.mode, target, args, kwargs)
         for key in ATTRIBUTION:
@@ -64,3 +75,12 @@ class Builder:
         if self.in_backward:
             aot.keep_in_backward(node)
         return node
+
+    def _without_symbol(self, item: Any) -> Any:
+        """A SymInt in a node's arguments would be a constant, the size of the batch that was traced."""
+        if not isinstance(item, torch.SymInt):
+            return item
+        for node in self.graph.find_nodes(op="placeholder"):
+            if is_size(node) and str(node.meta["val"]) == str(item):
+                return node
+        raise PassFailed(f"no input of the graph is the symbolic size {item}, which a code's length is")

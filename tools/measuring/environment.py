@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,17 @@ def command(arguments: list[str]) -> str:
     return " ".join(["python", name, *kept])
 
 
+def revision() -> str | None:
+    """The commit that is measured, with '-dirty' where files differ from it; None outside a checkout."""
+    try:
+        asked = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
+        return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def environment() -> dict[str, Any]:
-    """schema, device, cpus, threads, torch, triton, python, date, command; JSON."""
+    """schema, device, cpus, threads, torch, triton, python, revision, date, command; JSON."""
     import torch
 
     try:
@@ -67,6 +77,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": version,
         "python": platform.python_version(),
+        "revision": revision(),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": command(sys.argv),
     }

@@ -77,11 +77,12 @@ def comparison(title: str, result: Mapping[str, Any]) -> list[str]:
 
 def head(title: str, environment: Mapping[str, Any]) -> list[str]:
     """The page's title, and where it was measured."""
+    revision = f", revision {environment['revision']}" if environment.get("revision") else ""
     triton = f", triton {environment['triton']}" if environment.get("triton") else ""
     return [
         f"# {title}",
         "",
         f"{environment['device']}, {environment['cpus']} CPUs, torch {environment['torch']}{triton}, "
-        f"Python {environment['python']}, {environment['date']}; `{environment['command']}`",
+        f"Python {environment['python']}, {environment['date']}{revision}; `{environment['command']}`",
         "",
     ]
