@@ -68,7 +68,7 @@ def compile_with(
     if config.keep_freed_memory and "cpu" in devices:
         keep_freed_memory()
     if config.compiler == "eager":
-        compiled = inductor.compile_eager(module, inputs, partitioner)
+        compiled = inductor.compile_halves(module, inputs, partitioner)
     else:
         options = {**mode_options(config.mode), **config.inductor}
         on_failure = None if config.bits is None or config.strict else _op_by_op

@@ -39,7 +39,7 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
         run = Pass(config, graph_key(module, values, config), dry=True)
-        compiled = inductor.compile_eager(module, values, inductor.Partitioner(config.key(), run))
+        compiled = inductor.compile_halves(module, values, inductor.Partitioner(config.key(), run))
         graphs.extend(run.reports)
         seen.extend(run.seen)
         return compiled

@@ -59,15 +59,16 @@ def test_every_width_trains_at_every_batch(name: str, bits: int) -> None:
 
 
 class Elementwise(nn.Module):
-    """Of two symbolic sizes and no other: a sigmoid, a mask and a sum of squares."""
+    """Of two symbolic sizes and no other: sums that are not computed again, a mask, and squares."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale, self.shift = nn.Parameter(torch.tensor(1.5)), nn.Parameter(torch.tensor(0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(torch.sin(x) * self.scale + self.shift)
-        return (torch.sigmoid(torch.sin(y) * self.scale) * y).square()
+        y = torch.cumsum(torch.tanh(x) * self.scale, 1)
+        z = torch.cumsum(torch.relu(y + self.shift), 0)
+        return z.square() * 0.01
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
@@ -78,7 +79,7 @@ def test_a_tensor_all_of_whose_sizes_are_symbols(compiler: str, bits: int) -> No
     torch._dynamo.reset()
     exact = Elementwise()
     ours = approx_fx.convert(copy.deepcopy(exact), bits=bits, min_bytes=0, dynamic=True, strict=True, compiler=compiler)
-    for shape in ((20, 48), (37, 51), (64, 6)):
+    for shape in ((20, 48), (37, 51), (64, 33)):
         x = torch.randn(shape)
         outputs = []
         for model in (exact, ours):
@@ -89,7 +90,7 @@ def test_a_tensor_all_of_whose_sizes_are_symbols(compiler: str, bits: int) -> No
         expected = flat_gradients(exact)
         assert (flat_gradients(ours) - expected).norm() < BOUND[bits] * expected.norm(), shape
     report = approx_fx.report(ours)
-    assert len(report.graphs) == 1 and report.tensors
+    assert len(report.graphs) < 3 and report.tensors  # a batch that fills its last byte has a graph of its own
 
 
 def test_a_length_that_is_known_is_packed() -> None:

@@ -95,7 +95,7 @@ def measure(target: str, batch: int | None, rounds: int) -> dict[str, Any]:
         return aot.torch_partition(joint, inputs, **options)
 
     def backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return inductor.compile_eager(module, inputs, inductor.Partitioner("passes", run))
+        return inductor.compile_halves(module, inputs, inductor.Partitioner("passes", run))
 
     torch._dynamo.reset()
     torch.compile(made.model, backend=backend)(*made.inputs)

@@ -21,7 +21,7 @@ from ..torch_compat import cpu_instructions
 from ..torch_compat.aot_partitioner import Halves
 from ..torch_compat.decompositions import inductor_decompositions
 from ..torch_compat.fake_tensors import mode_of
-from . import compile_time_ops, lowering
+from . import lowering
 from .fallback import first_that_compiles, run_op_by_op
 from .half import is_coded, settings_for
 from .patches import warn_of_newer_torch
@@ -92,18 +92,16 @@ def compile_inductor(
     return compiled
 
 
-def compile_eager(module: fx.GraphModule, inputs: Sequence[Any], partitioner: Partitioner) -> Callable[..., Any]:
-    """Run both halves as they are, op by op, after the same decompositions and joint passes as Inductor's."""
-    return compile_halves(module, inputs, partitioner, lambda half, _: run_op_by_op(half))
-
-
 def compile_halves(
     module: fx.GraphModule,
     inputs: Sequence[Any],
     partitioner: Partitioner,
-    compiler: Callable[..., Callable[..., Any]],
+    compiler: Callable[..., Callable[..., Any]] = lambda half, _: run_op_by_op(half),
 ) -> Callable[..., Any]:
-    """Trace, partition by `partitioner`, and hand each half to `compiler` (module, inputs -> boxed callable)."""
+    """Trace as Inductor does, its joint passes included, partition by `partitioner`, and hand each half to `compiler`.
+
+    compiler: (module, inputs) -> a boxed callable; the default runs a half as it is, op by op.
+    """
     from torch._dynamo.backends.common import aot_autograd
     from torch._inductor import config
     from torch._inductor.compile_fx import partition_fn
@@ -126,7 +124,6 @@ def load() -> None:
     import torch._inductor.compile_fx  # noqa: F401
 
     lowering.register_lowerings()
-    compile_time_ops.register_lowerings()
 
 
 def cache_dir() -> Path | None:

@@ -11,8 +11,8 @@ from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from ..ops import reference_of
-from ..torch_compat.inductor_options import has_option
 from .choices import peak_aware_choices
+from .kernel_order import reordering
 from .patches import applied
 from .post_grad import PostGradPasses
 from .switches import is_on
@@ -39,8 +39,10 @@ def settings_for(half: fx.GraphModule, is_backward: bool, patches: Sequence[str]
 
     passes = PostGradPasses(config.post_grad_custom_post_pass, "backward" if is_backward else "forward")
     options: dict[str, Any] = {"post_grad_custom_post_pass": passes}
-    if _device(half) != "cpu" and is_on("gpu_options"):
-        options |= {name: value for name, value in GPU_OPTIONS.items() if has_option(name)}
+    if _device(half) != "cpu":
+        options |= GPU_OPTIONS if is_on("gpu_options") else {}
+    elif is_on("kernel_order"):
+        options |= reordering()
     choices = peak_aware_choices() if is_on("peak_aware_fusion") else None
     with (
         config.patch(options),

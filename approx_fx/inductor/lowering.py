@@ -16,7 +16,9 @@ from torch import fx
 from torch.utils._pytree import tree_map
 
 from ..ops import OPS
+from .compile_time_ops import MATERIALIZE, UPCAST
 from .ir_tensor import FUNCTIONS, Functions, IRTensor, box_of
+from .materialize import lower_materialize, lower_upcast
 
 
 def lower_reference(
@@ -42,6 +44,8 @@ def register_lowerings() -> None:
     for op in OPS.values():
         lowering.register_lowering(op.overload, type_promotion_kind=None)(lowering_of(op.reference))
         lowering.add_layout_constraint(op.overload, _kernel_layout)
+    for compile_time_op, lower in ((MATERIALIZE, lower_materialize), (UPCAST, lower_upcast)):
+        lowering.register_lowering(compile_time_op, type_promotion_kind=None)(lower)
 
 
 def _kernel_layout(node: fx.Node, *args: Any, **options: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -14,15 +14,11 @@ import operator
 from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import fx
 
+from ..joint.shapes import connected_to_convolution
+
 _VISIBLE = "user_visible_output_idxs"
-aten = torch.ops.aten
-TURNING = frozenset(
-    [aten.permute.default, aten.transpose.int, aten.view.default, aten.reshape.default, aten.expand.default]
-)
-CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
 
 
 def keep_traced_layouts(graph: fx.Graph, ours: Collection[Any]) -> None:
@@ -47,27 +43,8 @@ def keep_traced_layouts(graph: fx.Graph, ours: Collection[Any]) -> None:
     output.meta[_VISIBLE] = sorted({*output.meta[_VISIBLE], *kept})
 
 
-def connected_to_convolution(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that a path of 4-D values, without views or permutations on it, connects with a convolution."""
-    images: set[fx.Node] = set()
-    todo = [node for op in CONVOLUTIONS for node in graph.find_nodes(op="call_function", target=op)]
-    while todo:
-        node = todo.pop()
-        if node not in images and node.target not in TURNING:
-            images.add(node)
-            near = (*node.all_input_nodes, *node.users)
-            todo.extend(other for other in near if other.target in CONVOLUTIONS or _is_4d(other))
-    return images
-
-
 def is_laid_out_as_traced(node: fx.Node) -> bool:
     """Whether Inductor, as it lowers the graph, takes the node to be an output with the strides of the trace."""
     from torch._inductor.virtualized import V
 
     return any(each in V.graph.user_visible_output_strides for each in (node, *node.users))
-
-
-def _is_4d(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    value = value[0] if isinstance(value, (tuple, list)) and value else value
-    return node.op != "output" and isinstance(value, torch.Tensor) and value.ndim == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import fx
 
 from .ops import SAME_PLACE, name_of, through
@@ -11,6 +12,12 @@ IMAGES = frozenset(
     ["convolution", "upsample_nearest2d", "upsample_bilinear2d", "avg_pool2d", "_adaptive_avg_pool2d", "pixel_shuffle"]
 )
 DEPTH = 16
+aten = torch.ops.aten
+# Behind them a 4-D value is no image laid out as one.
+TURNING = frozenset(
+    [aten.permute.default, aten.transpose.int, aten.view.default, aten.reshape.default, aten.expand.default]
+)
+CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
 
 
 def is_image(value: fx.Node) -> bool:
@@ -54,3 +61,22 @@ def is_softmax(value: fx.Node) -> bool:
         return False
     top, bottom = value.args[:2]
     return name_of(top) == "exp" and name_of(bottom) == "sum" and bottom.args[0] is top  # type: ignore[union-attr, arg-type]
+
+
+def connected_to_convolution(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that a path of 4-D values, without views or permutations on it, connects with a convolution."""
+    images: set[fx.Node] = set()
+    todo = [node for op in CONVOLUTIONS for node in graph.find_nodes(op="call_function", target=op)]
+    while todo:
+        node = todo.pop()
+        if node not in images and node.target not in TURNING:
+            images.add(node)
+            near = (*node.all_input_nodes, *node.users)
+            todo.extend(other for other in near if other.target in CONVOLUTIONS or _is_4d(other))
+    return images
+
+
+def _is_4d(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    value = value[0] if isinstance(value, (tuple, list)) and value else value
+    return node.op != "output" and isinstance(value, torch.Tensor) and value.ndim == 4

@@ -24,8 +24,3 @@ def option_names() -> list[str]:
     from torch._inductor import list_options
 
     return list(list_options())
-
-
-def has_option(name: str) -> bool:
-    """Whether this torch's Inductor has the option."""
-    return name in option_names()

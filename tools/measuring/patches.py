@@ -16,7 +16,7 @@ from tools.measuring.pages import table
 
 Json = dict[str, Any]
 ALL, TORCH = "all on", "torch.compile"
-PARTS = (*(patch.name for patch in PATCHES), *(each.name for each in PASSES), "peak_aware_fusion")
+PARTS = (*(patch.name for patch in PATCHES), *(each.name for each in PASSES), "peak_aware_fusion", "kernel_order")
 # name -> target, batch: small ones, since each is compiled ten times
 NETWORKS = {
     "preact_resnet20": ("models.preact_resnet:preact_resnet20", 64),
