@@ -15,6 +15,7 @@ from .joint.values import is_size
 from .quantize.base import Stored
 from .rewrite.apart import part_convolutions
 from .rewrite.centred import centre
+from .rewrite.concatenate_codes import concatenate_codes
 from .rewrite.decode import Decoder
 from .rewrite.inline import inline_ops
 from .rewrite.insert import insert_quantizers
@@ -65,6 +66,7 @@ def lower(done: Partition, lowering: str = "fused") -> tuple[fx.GraphModule, fx.
     """Both halves for a compiler that fuses, our ops inlined as aten; for which ops, see `Config.lowering`."""
     if lowering != "kernel":
         shorten(done.backward)
+        concatenate_codes(done.backward)
     halves = inline_ops(done.forward, lowering), inline_ops(done.backward, lowering)
     if done.stored:
         for half in halves:
