@@ -6,10 +6,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import fx
-from torch.utils._pytree import tree_leaves
 
+from ..joint.values import tensor
 from ..ops import reference_of
 from .choices import peak_aware_choices
 from .kernel_order import reordering
@@ -39,7 +38,8 @@ def settings_for(half: fx.GraphModule, is_backward: bool, patches: Sequence[str]
 
     passes = PostGradPasses(config.post_grad_custom_post_pass, "backward" if is_backward else "forward")
     options: dict[str, Any] = {"post_grad_custom_post_pass": passes}
-    if _device(half) != "cpu":
+    on_cpu = all(value.device.type == "cpu" for node in half.graph.nodes if (value := tensor(node)) is not None)
+    if not on_cpu:
         options |= GPU_OPTIONS if is_on("gpu_options") else {}
     elif is_on("kernel_order"):
         options |= reordering()
@@ -61,9 +61,3 @@ GPU_OPTIONS = {
     "realize_acc_reads_threshold": 1000,
     "triton.mix_order_reduction": False,
 }
-
-
-def _device(half: fx.GraphModule) -> str:
-    values = (leaf for node in half.graph.nodes for leaf in tree_leaves(node.meta.get("val")))
-    kinds = {value.device.type for value in values if isinstance(value, torch.Tensor)}
-    return next((kind for kind in sorted(kinds) if kind != "cpu"), "cpu")

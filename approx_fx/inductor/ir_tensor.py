@@ -57,10 +57,9 @@ class IRTensor:
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), options: Any = None) -> Any:
         given = args[0] if isinstance(args[0], (list, tuple)) else args
         functions = next((item.functions for item in _tensors(given)), FUNCTIONS)
-        substitute = functions.get(function.__name__)
-        if substitute is None:
-            return getattr(args[0], function.__name__)(*args[1:], **(options or {}))
-        return substitute(*args, **(options or {}))
+        if function.__name__ in functions:
+            return functions[function.__name__](*args, **(options or {}))
+        return getattr(args[0], function.__name__)(*args[1:], **(options or {}))
 
     def __getattr__(self, name: str) -> Callable[..., IRTensor]:
         if name not in METHODS:

@@ -93,8 +93,7 @@ def fits(patch: Patch) -> bool:
 
 def names_in_use(names: Sequence[str] | None) -> list[str]:
     """The patches that a compile applies. names: `Config.patches`."""
-    wanted = [patch for patch in PATCHES if (names is None or patch.name in names) and is_on(patch.name)]
-    return [patch.name for patch in wanted if fits(patch)]
+    return [each.name for each in PATCHES if (names is None or each.name in names) and is_on(each.name) and fits(each)]
 
 
 @lru_cache(1)

@@ -60,9 +60,8 @@ class PostGradPasses(CustomGraphPass):
         return None if None in theirs else ("approx_fx", self.half, sorted(disabled()), *theirs)
 
     def _users(self) -> tuple[Any, ...]:
-        if self.users is None:
-            return ()
-        return tuple(self.users) if isinstance(self.users, (list, tuple)) else (self.users,)
+        given = self.users if isinstance(self.users, (list, tuple)) else [self.users]
+        return tuple(each for each in given if each is not None)
 
 
 def _is_inference_aware(users: Any) -> bool:
