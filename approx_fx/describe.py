@@ -8,11 +8,11 @@ from torch import fx
 
 from .cut.plan import Plan
 from .joint.attribution import module_of, source_of
-from .joint.ops import HEAVY, VIEWS, name_of, through
-from .joint.values import is_size, nbytes, sizes, tensor
+from .joint.fake_values import is_size, nbytes, sizes, tensor
+from .joint.ops import COMPUTE_BOUND, VIEWS, name_of, skip_ops
 from .partitioner import Partition
-from .quantize.error import expected_error
 from .quantize.exact import Exact
+from .quantize.expected_error import expected_error
 from .report import GraphReport, Kept, Row
 
 _COPYING = frozenset({"reshape", "_unsafe_view", "unfold"})
@@ -68,7 +68,7 @@ def earliness(done: Partition) -> dict[fx.Node, int]:
     for node in done.backward.graph.nodes:
         for source in node.all_input_nodes:
             first.setdefault(source.name, heavy)
-        heavy += name_of(node) in HEAVY
+        heavy += name_of(node) in COMPUTE_BOUND
         position[node.name] = heavy
     found: dict[fx.Node, int] = {}
     for copy, value in done.copies.items():
@@ -85,10 +85,10 @@ def saved_bytes(saved: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> int:
 
 def saved_roots(saved: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> dict[fx.Node, int]:
     """The values that saved nodes are views of, each with its bytes; see `saved_bytes`."""
-    alive = {through(node, VIEWS - _COPYING) for node in outputs}
+    alive = {skip_ops(node, VIEWS - _COPYING) for node in outputs}
     roots: dict[fx.Node, int] = {}
     for node in saved:
-        root = through(node, VIEWS - _COPYING)
+        root = skip_ops(node, VIEWS - _COPYING)
         if root.op != "placeholder" and root.op != "get_attr" and root not in alive and not is_size(node):
             roots[root] = max(roots.get(root, 0), nbytes(node))
     return roots

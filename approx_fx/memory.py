@@ -9,8 +9,8 @@ import torch
 from torch import fx
 
 from .cut.rules import recomputable
-from .joint.ops import CASTS, VIEWS, name_of, through
-from .joint.values import nbytes, tensor
+from .joint.fake_values import nbytes, tensor
+from .joint.ops import CASTS, VIEWS, name_of, skip_ops
 from .ops import reference_of
 
 
@@ -74,7 +74,7 @@ def _peak(half: fx.GraphModule, start: list[fx.Node]) -> int:
 
 
 def _storage(node: fx.Node) -> fx.Node:
-    return through(node, VIEWS)
+    return skip_ops(node, VIEWS)
 
 
 def _materialised(node: fx.Node) -> bool:

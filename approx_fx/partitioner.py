@@ -10,16 +10,16 @@ from torch import fx
 from .config import Config
 from .cut.plan import Plan, plan
 from .inductor.half import mark_coded
+from .joint.fake_values import is_size
 from .joint.graph import read
-from .joint.values import is_size
 from .quantize.base import Stored
-from .rewrite.apart import part_convolutions
-from .rewrite.centred import centre
 from .rewrite.concatenate_codes import concatenate_codes
-from .rewrite.decode import Decoder
+from .rewrite.fast_tanh import use_fast_tanh
+from .rewrite.fold_batch_norm import fold_batch_norm
 from .rewrite.inline import inline_ops
-from .rewrite.insert import insert_quantizers
-from .rewrite.short import shorten
+from .rewrite.insert_dequantize import Decoder
+from .rewrite.insert_quantize import insert_quantizers
+from .rewrite.split_conv_backward import split_conv_backward
 from .rewrite.verify import Rewritten, verify
 from .torch_compat import aot_partitioner as aot
 
@@ -50,22 +50,22 @@ def partition(
     stored = insert_quantizers(decided)
     decoder = Decoder(decided, stored, config.window)
     decoder.run()
-    centre(decided, stored, decoder.made)
+    fold_batch_norm(decided, stored, decoder.originals)
     saved = list(dict.fromkeys(node for nodes in stored.values() for node in nodes))
     inputs = [node for node in module.graph.find_nodes(op="placeholder") if node in joint.inputs and not is_size(node)]
     sizes = [node for node in joint.order if is_size(node) and node not in joint.backward]
     forward, backward = aot.split_joint_graph(module, inputs + saved, sizes, num_fwd_outputs)
     if stored:
-        part_convolutions(backward)
-    done = Partition(decided, stored, forward, backward, decoder.made)
-    verify(Rewritten(decided, forward, backward, decoder.made))
+        split_conv_backward(backward)
+    done = Partition(decided, stored, forward, backward, decoder.originals)
+    verify(Rewritten(decided, forward, backward, decoder.originals))
     return done
 
 
 def lower(done: Partition, lowering: str = "fused") -> tuple[fx.GraphModule, fx.GraphModule]:
     """Both halves for a compiler that fuses, our ops inlined as aten; for which ops, see `Config.lowering`."""
     if lowering != "kernel":
-        shorten(done.backward)
+        use_fast_tanh(done.backward)
         concatenate_codes(done.backward)
     halves = inline_ops(done.forward, lowering), inline_ops(done.backward, lowering)
     if done.stored:

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 import approx_fx
 from approx_fx.compare import flat_gradients
-from approx_fx.cut.network import Problem, minimum_cut
+from approx_fx.cut.min_cut import Problem, minimum_cut
 from approx_fx.cut.rules import RECOMPUTE, TOLERANT
 from approx_fx.joint.ops import COMPARISONS, name_of
 from approx_fx.quantize.choose import DECISIONS

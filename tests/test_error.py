@@ -10,7 +10,7 @@ import torch
 
 from approx_fx.ops import OPS
 from approx_fx.ops.channel import GRIDS, step_in_sigmas
-from approx_fx.quantize.error import expected_error, extreme_of, in_sigmas
+from approx_fx.quantize.expected_error import expected_error, extreme_of, in_sigmas
 from approx_fx.quantize.group import Relu
 from approx_fx.quantize.stochastic import Stochastic
 

@@ -20,8 +20,8 @@ import approx_fx
 from approx_fx.inductor import choices
 from approx_fx.inductor.switches import VARIABLE
 from approx_fx.joint.ops import name_of
-from approx_fx.rewrite.apart import part_convolutions
-from approx_fx.rewrite.nodes import Builder
+from approx_fx.rewrite.node_builder import Builder
+from approx_fx.rewrite.split_conv_backward import split_conv_backward
 from approx_fx.timeline import timeline
 from approx_fx.torch_compat.fake_tensors import fake_mode_for_model
 from models.resnet import resnet20
@@ -73,7 +73,7 @@ def test_gradients_of_a_convolution_in_two(arguments: tuple[Any, ...], parted: b
     if channels_last and len(arguments[0]) == 4:
         inputs = [value.contiguous(memory_format=torch.channels_last) for value in inputs]
     expected = module(*inputs)
-    part_convolutions(module)
+    split_conv_backward(module)
     assert ("convolution" in map(name_of, module.graph.nodes)) == parted
     for actual, value in zip(module(*inputs), expected, strict=True):
         assert actual.stride() == value.stride()
@@ -84,14 +84,14 @@ def test_a_gradient_of_other_strides_stays_in_one() -> None:
     """A channels-last input with a contiguous gradient: a view behind the former counts on its strides."""
     module, _ = backward_of(CONVOLUTIONS[0][0], decoded=True, data_last=True)
     before = str(module.graph)
-    part_convolutions(module)
+    split_conv_backward(module)
     assert str(module.graph) == before
 
 
 def test_an_input_that_is_saved_as_it_is_stays_in_one() -> None:
     module, _ = backward_of(CONVOLUTIONS[0][0], decoded=False)
     before = str(module.graph)
-    part_convolutions(module)
+    split_conv_backward(module)
     assert str(module.graph) == before
 
 

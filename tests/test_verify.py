@@ -66,7 +66,7 @@ def other_strides(done: Rewritten) -> Rewritten:
         ("topological", use_before_definition),
         ("forward_is_exact", dequantize_in_the_forward),
         ("masks_are_exact", mask_from_an_approximation),
-        ("like_the_original", other_strides),
+        ("copies_match_originals", other_strides),
     ],
 )
 def test_each_rule_sees_its_defect(rule: str, break_it: Callable[[Rewritten], Rewritten]) -> None:
@@ -81,7 +81,7 @@ def test_every_rule_is_tested() -> None:
         "topological",
         "forward_is_exact",
         "masks_are_exact",
-        "like_the_original",
+        "copies_match_originals",
     ]
 
 

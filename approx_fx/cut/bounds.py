@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import fx
 
+from ..joint.fake_values import tensor
 from ..joint.ops import CASTS, VIEWS, name_of
-from ..joint.values import tensor
 
 UNKNOWN = -float("inf")
 DEPTH = 12  # nodes looked through, one behind the other

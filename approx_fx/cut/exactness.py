@@ -9,10 +9,10 @@ from torch import fx
 
 from ..config import Config
 from ..joint.attribution import module_of
+from ..joint.fake_values import is_bool, is_float, is_size
 from ..joint.graph import Joint, is_random
 from ..joint.ops import VIEWS, name_of
 from ..joint.statistics import is_statistic
-from ..joint.values import is_bool, is_float, is_size
 from ..patterns import last_match, named
 from ..torch_compat import aot_partitioner as aot
 from .rules import SEEDED, derived_from_inputs, exact_again, of_parameters, tolerates
@@ -54,7 +54,7 @@ def exactness(joint: Joint, config: Config) -> Exactness:
             reasons[node] = "parameter" if node in weights else "decision"
         elif node in region or any(user in region for user in node.users):
             reasons[node] = "checkpoint"
-        elif _is_asked(config, node, readers):
+        elif _is_user_exact(config, node, readers):
             reasons[node] = "asked"
         elif not all(tolerates(reader, node) for reader in readers):
             reasons[node] = "statistic" if is_statistic(node) else "reader"
@@ -77,7 +77,7 @@ def _in_region(joint: Joint, node: fx.Node, seeded: bool) -> bool:
     return not drawn(node) and not (is_bool(node) and any(map(drawn, node.all_input_nodes)))
 
 
-def _is_asked(config: Config, node: fx.Node, readers: list[fx.Node]) -> bool:
+def _is_user_exact(config: Config, node: fx.Node, readers: list[fx.Node]) -> bool:
     """Whether the module that makes the value, or one whose backward reads it, is to be exact."""
     if not config.exact and not config.patterns:
         return False

@@ -8,18 +8,18 @@ from torch import fx
 
 from ..config import Config
 from ..errors import PassFailed
-from ..joint.chains import Chain, find_chains
+from ..joint.batch_norm import BatchNorm, find_batch_norms
+from ..joint.fake_values import is_bool, is_float, tensor
 from ..joint.graph import Joint, must_save
 from ..joint.masks import Mask, find_masks
 from ..joint.ops import name_of
-from ..joint.values import is_bool, is_float, tensor
 from ..quantize.base import Quantizer
 from ..quantize.bitmask import Bitmask
 from ..quantize.choose import Context, choose, context, owned_mask
 from ..quantize.exact import Exact
 from .exactness import Exactness, exactness
-from .network import Problem, minimum_cut
-from .rules import REPEAT, SEEDED, is_residual_sum, recomputable, singular
+from .min_cut import Problem, minimum_cut
+from .rules import EXACT_INPUTS_ONLY, SEEDED, is_residual_sum, recomputable, singular
 
 # Prices are bits times this, which leaves room below one bit for a preference between equals.
 SCALE = 16
@@ -42,7 +42,7 @@ class Plan:
     recompute: dict[fx.Node, tuple[fx.Node, ...]]
     relu_masks: dict[fx.Node, Mask]
     free: frozenset[fx.Node]
-    chains: list[Chain]
+    chains: list[BatchNorm]
 
 
 def plan(joint: Joint, config: Config) -> Plan:
@@ -51,7 +51,7 @@ def plan(joint: Joint, config: Config) -> Plan:
         if node in joint.mutated:
             raise PassFailed(f"the backward reads the old value of {node}, which the forward overwrites")
     masks = find_masks(joint)
-    chains = find_chains(joint, masks)
+    chains = find_batch_norms(joint, masks)
     exact = exactness(joint, config)
     at = context(joint, config, chains, masks, exact.reasons)
     recompute = _recompute(joint, config, at, exact)
@@ -111,8 +111,8 @@ def _recompute(joint: Joint, config: Config, at: Context, exact: Exactness) -> d
             continue
         if must_save(node):
             continue
-        if node in exact.again or node in exact.reasons or name_of(node) in REPEAT:
-            if (recomputable(node) or name_of(node) in REPEAT | SEEDED) and all(map(exact.sure, inputs)):
+        if node in exact.again or node in exact.reasons or name_of(node) in EXACT_INPUTS_ONLY:
+            if (recomputable(node) or name_of(node) in EXACT_INPUTS_ONLY | SEEDED) and all(map(exact.sure, inputs)):
                 found[node] = tuple(inputs)
             continue
         along = max((depth.get(source, 0) for source in inputs), default=0) + is_residual_sum(node)

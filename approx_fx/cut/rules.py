@@ -13,9 +13,9 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
+from ..joint.fake_values import shape, tensor
 from ..joint.graph import Joint
-from ..joint.ops import ATTENTION_BACKWARD, CASTS, COMPARISONS, HEAVY, VIEWS, name_of
-from ..joint.values import shape, tensor
+from ..joint.ops import ATTENTION_BACKWARD, CASTS, COMPARISONS, COMPUTE_BOUND, VIEWS, name_of
 from .bounds import at_least
 
 # op -> why it may be recomputed
@@ -58,7 +58,7 @@ RECOMPUTE: dict[str, str] = {
 }
 
 # Recomputed where every input is exact, and only there: decisions and lookups that come out the same again.
-REPEAT: frozenset[str] = frozenset(
+EXACT_INPUTS_ONLY: frozenset[str] = frozenset(
     COMPARISONS
     | set(["sign", "round", "floor", "ceil", "trunc", "remainder", "fmod"])
     | set(["bitwise_xor", "bitwise_left_shift", "bitwise_right_shift", "isnan", "isinf", "inductor_lookup_seed"])
@@ -69,13 +69,13 @@ REPEAT: frozenset[str] = frozenset(
 SEEDED: frozenset[str] = frozenset(["inductor_random", "inductor_randint"])
 
 # Arguments at which a small error does not stay small: near zero the result has no bound, or none at all below it.
-# A value known to be at least `SAFE` less the op's own offset (log1p: 1) is far from there.
-SAFE = 1.0
+# A value known to be at least `SAFE_DISTANCE` less the op's own offset (log1p: 1) is far from there.
+SAFE_DISTANCE = 1.0
 
 # Backward ops that are linear in the activation, or smooth in it. Whatever is not listed reads exact values.
 TOLERANT: frozenset[str] = frozenset(
     set(RECOMPUTE)
-    | HEAVY
+    | COMPUTE_BOUND
     | set(
         [
             "sum",
@@ -114,7 +114,7 @@ TOLERANT: frozenset[str] = frozenset(
 )
 
 # Only these of their arguments may be approximate: a scatter's gradient side, the values that attention mixes.
-POSITIONS: dict[str, tuple[int, ...]] = {
+TOLERANT_ARGUMENTS: dict[str, tuple[int, ...]] = {
     **ATTENTION_BACKWARD,
     "scatter_add": (0, 3),
     "scatter": (0, 3),
@@ -142,7 +142,7 @@ def singular(node: fx.Node, value: fx.Node) -> bool:
         return False
     offset = 1.0 if name == "log1p" else 0.0
     return any(
-        arg is value and at_least(value) + offset < SAFE
+        arg is value and at_least(value) + offset < SAFE_DISTANCE
         for index, arg in enumerate(node.args)
         if index in SINGULAR.get(name, ())
     )
@@ -158,7 +158,7 @@ def tolerates(consumer: fx.Node, value: fx.Node) -> bool:
     name = name_of(consumer)
     if name not in TOLERANT or singular(consumer, value):
         return False
-    places = POSITIONS.get(name)
+    places = TOLERANT_ARGUMENTS.get(name)
     return places is None or set(_places(consumer, value)) <= set(places)
 
 
@@ -175,7 +175,7 @@ def derived_from_inputs(joint: Joint) -> set[fx.Node]:
     for node in joint.module.graph.nodes:
         if node.op == "get_attr" or (
             node not in joint.backward
-            and (recomputable(node) or name_of(node) in REPEAT)
+            and (recomputable(node) or name_of(node) in EXACT_INPUTS_ONLY)
             and all(i in found for i in node.all_input_nodes)
         ):
             found.add(node)
@@ -204,7 +204,7 @@ def exact_again(joint: Joint, free: frozenset[fx.Node], seeded: bool) -> set[fx.
             continue
         own, name = tensor(node), name_of(node)
         whole = own is not None and not own.dtype.is_floating_point and own.dtype != torch.bool and not own.is_complex()
-        again = recomputable(node) or name in REPEAT or (seeded and name in SEEDED)
+        again = recomputable(node) or name in EXACT_INPUTS_ONLY or (seeded and name in SEEDED)
         if whole or (again and node.all_input_nodes and all(i in free or i in found for i in node.all_input_nodes)):
             found.add(node)
     return found

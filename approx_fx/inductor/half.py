@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from ..joint.values import tensor
+from ..joint.fake_values import tensor
 from ..ops import reference_of
 from .choices import peak_aware_choices
 from .kernel_order import reordering

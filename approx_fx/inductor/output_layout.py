@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import fx
 
-from ..joint.shapes import connected_to_convolution
+from ..joint.value_kinds import connected_to_convolution
 
 _VISIBLE = "user_visible_output_idxs"
 

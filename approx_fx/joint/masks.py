@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from .fake_values import is_bool, is_float, shape
 from .graph import Joint
-from .ops import COMPARISONS, SAME_PLACE, name_of, through
-from .values import is_bool, is_float, shape
+from .ops import COMPARISONS, ELEMENT_PRESERVING, name_of, skip_ops
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _trace(node: fx.Node) -> list[Mask]:
     name, threshold = name_of(node), float(constant)
     found: list[Mask] = []
     while True:
-        value = through(value, SAME_PLACE)
+        value = skip_ops(value, ELEMENT_PRESERVING)
         if shape(value) != shape(node):
             return found
         found.append(Mask(node, value, threshold, name))

@@ -53,7 +53,7 @@ VIEWS = frozenset(
 CASTS = frozenset(["convert_element_type", "_to_copy", "clone", "lift_fresh_copy", "contiguous", "device_put"])
 COMPARISONS = frozenset(["le", "lt", "ge", "gt", "eq", "ne"])
 # Their shape is the input's and their element depends on the same element alone.
-SAME_PLACE = frozenset(CASTS | {"alias", "detach"})
+ELEMENT_PRESERVING = frozenset(CASTS | {"alias", "detach"})
 # Attention's backward by kernel -> the arguments that are values: the gradient, query, key, value and what came out.
 # Whatever else it reads, a bias that may be a mask, the log-sum-exp, the seed of its dropout, tells where it looked.
 ATTENTION_BACKWARD: dict[str, tuple[int, ...]] = {
@@ -81,7 +81,7 @@ ATTENTION = frozenset(
     name.removesuffix("_backward") if "_dot_" in name or "flex" in name else name.removesuffix("backward") + "forward"
     for name in ATTENTION_BACKWARD
 )
-HEAVY = frozenset(
+COMPUTE_BOUND = frozenset(
     ATTENTION
     | set(ATTENTION_BACKWARD)
     | set(["convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm"])
@@ -90,7 +90,7 @@ HEAVY = frozenset(
 )
 
 
-def through(node: fx.Node, names: frozenset[str]) -> fx.Node:
+def skip_ops(node: fx.Node, names: frozenset[str]) -> fx.Node:
     """Follow the first argument upwards while the op's name is in `names`."""
     while name_of(node) in names and node.args and isinstance(node.args[0], fx.Node):
         node = node.args[0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from .ops import SAME_PLACE, VIEWS, name_of, through
-from .values import numel, tensor
+from .fake_values import numel, tensor
+from .ops import ELEMENT_PRESERVING, VIEWS, name_of, skip_ops
 
 # Reductions that others are normalised with.
 NORMALISERS = frozenset(["var_mean", "var", "std", "std_mean", "amax", "amin", "logsumexp", "rsqrt"])
@@ -21,7 +21,7 @@ DEPTH = 8
 
 def is_statistic(value: fx.Node, depth: int = DEPTH) -> bool:
     """Whether the value is a reduction's result, attention's log-sum-exp, or computed from such numbers alone."""
-    source = through(value, VIEWS | SAME_PLACE)
+    source = skip_ops(value, VIEWS | ELEMENT_PRESERVING)
     name = name_of(source)
     if name == "getitem" and isinstance(source.args[0], fx.Node):
         if "attention" in name_of(source.args[0]):

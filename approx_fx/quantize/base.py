@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
+from ..joint.fake_values import memory_order, numel, sizes, tensor
 from ..joint.masks import Mask
-from ..joint.values import memory_order, numel, sizes, tensor
 from ..ops.pack import pack_dim, packed_length
 
 aten = torch.ops.aten

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from ..joint.chains import Chain
+from ..joint.batch_norm import BatchNorm
 from ..joint.masks import Mask
 from ..ops import channel as ops
 from .base import Build, Layout, Stored, code_bytes, fake_tensor_of, mask_from, side_of
@@ -20,7 +20,7 @@ class Channel:
 
     bits: int
     grid: str
-    chain: Chain
+    chain: BatchNorm
     mask: Mask | None
     name: ClassVar[str] = "channel"
 
@@ -74,7 +74,7 @@ class Channel:
         return mask_from(build, self.mask, layout, side)
 
 
-def _deviation(build: Build, chain: Chain) -> list[fx.Node]:
+def _deviation(build: Build, chain: BatchNorm) -> list[fx.Node]:
     """On a GPU: sqrt(var + eps).
 
     There a grid is computed in the kernel that ends the reduction; one that stores 1 / sqrt(var + eps) and computes

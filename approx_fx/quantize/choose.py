@@ -10,15 +10,15 @@ from torch import fx
 
 from ..config import Config
 from ..joint.attribution import module_of
-from ..joint.chains import Chain
-from ..joint.filled import is_filled
+from ..joint.batch_norm import BatchNorm
+from ..joint.fake_values import is_bool, is_float, memory_order, nbytes, shape, tensor
 from ..joint.graph import Joint
+from ..joint.masked_fill import is_masked_fill
 from ..joint.masks import Mask
-from ..joint.ops import SAME_PLACE, name_of, through
-from ..joint.rows import Rows, find_rows
-from ..joint.shapes import is_image, is_softmax
+from ..joint.ops import ELEMENT_PRESERVING, name_of, skip_ops
+from ..joint.row_norms import RowNorms, find_row_norms
 from ..joint.statistics import is_statistic
-from ..joint.values import is_bool, is_float, memory_order, nbytes, shape, tensor
+from ..joint.value_kinds import is_image, is_softmax
 from ..patterns import last_match
 from .base import Quantizer
 from .bitmask import Bitmask
@@ -46,10 +46,10 @@ class Context:
 
     joint: Joint
     config: Config
-    chains: dict[fx.Node, Chain]
+    chains: dict[fx.Node, BatchNorm]
     masks: dict[fx.Node, Mask]
     reasons: Mapping[fx.Node, str]
-    rows: Rows
+    rows: RowNorms
 
     def bits(self, value: fx.Node) -> int:
         """The width of the value's codes: its module's."""
@@ -58,18 +58,18 @@ class Context:
 
 
 def context(
-    joint: Joint, config: Config, chains: list[Chain], masks: list[Mask], reasons: Mapping[fx.Node, str]
+    joint: Joint, config: Config, chains: list[BatchNorm], masks: list[Mask], reasons: Mapping[fx.Node, str]
 ) -> Context:
     """Index chains and masks by the values they apply to."""
-    by_value: dict[fx.Node, Chain] = {}
+    by_value: dict[fx.Node, BatchNorm] = {}
     for chain in chains:
         value = chain.x
         by_value.setdefault(value, chain)
-        while name_of(value) in SAME_PLACE and isinstance(value.args[0], fx.Node):
+        while name_of(value) in ELEMENT_PRESERVING and isinstance(value.args[0], fx.Node):
             value = value.args[0]
             by_value.setdefault(value, chain)
     relus = {mask.value: mask for mask in masks if _is_relu_mask(mask)}
-    return Context(joint, config, by_value, relus, reasons, find_rows(joint))
+    return Context(joint, config, by_value, relus, reasons, find_row_norms(joint))
 
 
 def _is_relu_mask(mask: Mask) -> bool:
@@ -96,7 +96,7 @@ def _exact(value: fx.Node, at: Context) -> Quantizer | None:
         return Exact("decision")
     if not is_bool(value) and not is_float(value):
         return Exact("dtype")
-    if is_filled(value):
+    if is_masked_fill(value):
         return Exact("filled")
     return Exact("not dense") if memory_order(own) is None else None
 
@@ -117,9 +117,9 @@ def _row(value: fx.Node, at: Context) -> Quantizer | None:
     """Only where asked for: with outliers, a window in sigmas clips what min and max would hold (see the README)."""
     if at.config.rows != "sigma":
         return None
-    normal = at.rows.normal.get(through(value, SAME_PLACE))
-    row = normal or at.rows.entered.get(value)
-    return sigma(at.bits(value), at.config.grid, row, value, normal is not None) if row is not None else None
+    normalized = at.rows.by_normalized.get(skip_ops(value, ELEMENT_PRESERVING))
+    row = normalized or at.rows.by_input.get(value)
+    return sigma(at.bits(value), at.config.grid, row, value, normalized is not None) if row is not None else None
 
 
 def _index(value: fx.Node, at: Context) -> Quantizer | None:
@@ -128,7 +128,7 @@ def _index(value: fx.Node, at: Context) -> Quantizer | None:
 
 
 def _relu(value: fx.Node, at: Context) -> Quantizer | None:
-    source = through(value, SAME_PLACE)
+    source = skip_ops(value, ELEMENT_PRESERVING)
     if is_softmax(source):
         return Relu(at.bits(value), at.config.group, None, _along(value), sharp=True)
     if name_of(source) != "relu":
@@ -137,12 +137,12 @@ def _relu(value: fx.Node, at: Context) -> Quantizer | None:
 
 
 def _unit(value: fx.Node, at: Context) -> Quantizer | None:
-    bounds = BOUNDS.get(name_of(through(value, SAME_PLACE)))
+    bounds = BOUNDS.get(name_of(skip_ops(value, ELEMENT_PRESERVING)))
     return Unit(at.bits(value), *bounds) if bounds else None
 
 
 def _group(value: fx.Node, at: Context) -> Quantizer | None:
-    if value in at.rows.entered and is_image(value):
+    if value in at.rows.by_input and is_image(value):
         return Group(at.bits(value), min(at.config.group, SMALL), "space")
     return Group(at.bits(value), at.config.group, _along(value))
 
@@ -155,7 +155,7 @@ def _stochastic(value: fx.Node, at: Context) -> Quantizer | None:
     """For every float value: a grid with a window, or with its ends inside the bins, is not right on average."""
     if at.config.rounding != "stochastic" or is_bool(value):
         return None
-    relu = through(value, SAME_PLACE)
+    relu = skip_ops(value, ELEMENT_PRESERVING)
     bits, mask = at.bits(value), at.masks.get(relu) if name_of(relu) == "relu" else None
     return Stochastic(bits, at.config.group, _along(value), mask if bits > 1 else None, at.config.seed)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from ..joint.values import numel
+from ..joint.fake_values import numel
 from .base import Build, Stored
 
 # reason -> what it means; every tensor that the report lists as kept exact has one of these

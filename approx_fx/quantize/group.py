@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from ..joint.fake_values import memory_order, numel
 from ..joint.masks import Mask
-from ..joint.values import memory_order, numel
 from ..ops import group as ops
 from .base import Build, Layout, Stored, aten, code_bytes, fake_tensor_of, mask_from, side_of
 

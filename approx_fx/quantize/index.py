@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from ..joint.fake_values import numel, tensor
 from ..joint.ops import name_of
-from ..joint.values import numel, tensor
 from ..ops import index as ops
 from .base import Build, Layout, Stored, aten, code_bytes, fake_tensor_of
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from ..joint.rows import Row
-from ..joint.values import numel, shape, tensor
+from ..joint.fake_values import numel, shape, tensor
+from ..joint.row_norms import RowNorm
 from ..ops import row as ops
 from .base import Build, Layout, Stored, aten, code_bytes, fake_tensor_of
 
@@ -23,7 +23,7 @@ class Sigma:
 
     bits: int
     grid: str
-    row: Row
+    row: RowNorm
     normal: bool
     name: ClassVar[str] = "row"
 
@@ -73,7 +73,7 @@ class Sigma:
         return build.call(aten.reshape.default, flat, [batch, channels, *(1 for _ in space)])
 
 
-def channels_of(row: Row, value: torch.Tensor) -> int | None:
+def channels_of(row: RowNorm, value: torch.Tensor) -> int | None:
     """Rows in each element of the batch, where x is another view of the value [N, C, ...]; None where x fits as it is.
 
     Raises ValueError where the statistics do not fit the value.
@@ -94,7 +94,7 @@ def channels_of(row: Row, value: torch.Tensor) -> int | None:
     return groups
 
 
-def sigma(bits: int, grid: str, row: Row, value: fx.Node, normal: bool) -> Sigma | None:
+def sigma(bits: int, grid: str, row: RowNorm, value: fx.Node, normal: bool) -> Sigma | None:
     """The quantizer for a value that enters `row`, or leaves it normalised; None where the statistics do not fit.
 
     A group norm's are those of several channels at once; each channel's own tiles are coded better (U-Net, 4 bits: a

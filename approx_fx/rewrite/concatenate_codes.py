@@ -23,7 +23,7 @@ from torch import fx
 
 from ..joint.ops import name_of
 from ..ops import group
-from .nodes import Builder
+from .node_builder import Builder
 
 aten = torch.ops.aten
 # decoder -> dimensions of its scale before those that the value has

@@ -12,8 +12,8 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from ..joint.ops import HEAVY, name_of
-from ..joint.values import nbytes
+from ..joint.fake_values import nbytes
+from ..joint.ops import COMPUTE_BOUND, name_of
 from ..ops import reference_of
 from ..torch_compat import fake_tensors
 from ..torch_compat.decompositions import trace_to_aten
@@ -46,7 +46,7 @@ def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> fx.GraphModul
     large: dict[Any, fx.Node] = {}
     mode = fake_tensors.mode_of(graph)
     for node in list(graph.nodes):
-        if name_of(node) in HEAVY:
+        if name_of(node) in COMPUTE_BOUND:
             large.clear()
         reference = reference_of(node.target) if node.op == "call_function" else None
         if reference is None:

@@ -10,8 +10,8 @@ from torch import fx
 
 from ..cut.plan import Plan
 from ..errors import PassFailed
+from ..joint.fake_values import is_bool, shape, sizes, tensor
 from ..joint.ops import COMPARISONS, name_of
-from ..joint.values import is_bool, shape, sizes, tensor
 from ..ops import reference_of
 
 
@@ -72,7 +72,7 @@ def _forward_only(node: fx.Node) -> bool:
     return True
 
 
-def like_the_original(done: Rewritten) -> Iterator[str]:
+def copies_match_originals(done: Rewritten) -> Iterator[str]:
     """Every copy has the shape, dtype and strides of the value it stands for."""
     for copy, value in done.copies.items():
         mine, theirs = tensor(copy), tensor(value)
@@ -94,7 +94,7 @@ RULES: tuple[Callable[[Rewritten], Iterator[str]], ...] = (
     topological,
     forward_is_exact,
     masks_are_exact,
-    like_the_original,
+    copies_match_originals,
 )
 
 

@@ -9,8 +9,8 @@ from functools import partial
 from torch import fx
 
 from ..joint.attribution import module_of
-from ..joint.ops import VIEWS, name_of, through
-from ..joint.values import nbytes
+from ..joint.fake_values import nbytes
+from ..joint.ops import VIEWS, name_of, skip_ops
 from ..memory import events, handed_over
 from ..torch_compat.aot_partitioner import is_tangent
 from .nodes import is_ours
@@ -65,8 +65,8 @@ def moments_of(
 ) -> Moments:
     """The moments of both halves. codes: names of saved codes and scales; copies: of what is decoded or recomputed."""
     given = {node.name for node in handed_over(backward)}
-    saved = given | {through(node, VIEWS).name for node in forward.graph.nodes if node.name in given}
-    gradients = {through(node, VIEWS).name for node in _outputs(backward)}
+    saved = given | {skip_ops(node, VIEWS).name for node in forward.graph.nodes if node.name in given}
+    gradients = {skip_ops(node, VIEWS).name for node in _outputs(backward)}
 
     def kind_of(node: fx.Node, phase: str) -> str:
         if node.op == "placeholder" and is_tangent(node):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..joint.attribution import module_of, source_of
-from ..joint.chains import Chain
-from ..joint.ops import CASTS, name_of, through
-from ..joint.values import nbytes, sizes, tensor
+from ..joint.batch_norm import BatchNorm
+from ..joint.fake_values import nbytes, sizes, tensor
+from ..joint.ops import CASTS, name_of, skip_ops
 from ..ops import reference_of
 
 # Pointwise ops behind a batch normalisation that are drawn as part of its chain.
@@ -87,7 +87,7 @@ def shape_text(node: fx.Node) -> str:
     return "x".join(map(str, sizes(own))) + f" {str(own.dtype).removeprefix('torch.')}"
 
 
-def chain_members(chains: Sequence[Chain]) -> dict[str, int]:
+def chain_members(chains: Sequence[BatchNorm]) -> dict[str, int]:
     """Node name -> the number of the chain it belongs to: convolution, normalisation, activation."""
     found: dict[str, int] = {}
     for number, chain in enumerate(chains):
@@ -100,7 +100,7 @@ def chain_members(chains: Sequence[Chain]) -> dict[str, int]:
             seen.add(node)
             if node not in ends:
                 stack.extend(node.all_input_nodes)
-        head = through(chain.x, CASTS)
+        head = skip_ops(chain.x, CASTS)
         if name_of(head) not in HEADS:
             seen.discard(chain.x)
         else:

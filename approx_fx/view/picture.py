@@ -10,8 +10,8 @@ from torch import fx
 
 from ..backend import BothPartitions
 from ..joint.attribution import module_of, source_of
-from ..joint.ops import VIEWS, name_of, through
-from ..joint.values import sizes, tensor
+from ..joint.fake_values import sizes, tensor
+from ..joint.ops import VIEWS, name_of, skip_ops
 from ..quantize.exact import Exact
 from ..report import GraphReport
 from .moments import Moments, moments_of
@@ -97,7 +97,7 @@ def _readers(saved: dict[fx.Node, int], backward: fx.GraphModule) -> dict[fx.Nod
     given = {place.name: place for place in backward.graph.find_nodes(op="placeholder")}
     found: dict[fx.Node, list[fx.Node]] = {value: [] for value in saved}
     for node in next(iter(saved)).graph.nodes if saved else ():
-        root = through(node, VIEWS)
+        root = skip_ops(node, VIEWS)
         if root in found and node.name in given:
             found[root].extend(given[node.name].users)
     return found

@@ -18,17 +18,17 @@ import torch
 from torch import fx
 
 from ..cut.plan import Plan
-from ..joint.chains import TRANSPARENT, Chain
-from ..joint.ops import CASTS, name_of, through
-from ..joint.values import numel, tensor
+from ..joint.batch_norm import TRANSPARENT, BatchNorm
+from ..joint.fake_values import numel, tensor
+from ..joint.ops import CASTS, name_of, skip_ops
 from ..ops import channel as ops
 from ..quantize.base import Layout, Stored, fake_tensor_of
 from ..quantize.channel import Channel
-from .nodes import Builder
+from .node_builder import Builder
 
 
-def centre(plan: Plan, stored: dict[fx.Node, Stored], made: dict[fx.Node, fx.Node]) -> None:
-    """In place, behind the decoder. made: its copies -> the values that they stand for, kept up to date."""
+def fold_batch_norm(plan: Plan, stored: dict[fx.Node, Stored], originals: dict[fx.Node, fx.Node]) -> None:
+    """In place, behind the decoder. originals: its copies -> the values that they stand for, kept up to date."""
     builder = Builder.on(plan.joint.module.graph, True)
     for value, quantizer in plan.anchors.items():
         if not isinstance(quantizer, Channel) or not fake_tensor_of(value).is_cuda:
@@ -40,12 +40,12 @@ def centre(plan: Plan, stored: dict[fx.Node, Stored], made: dict[fx.Node, fx.Nod
             for user in list(sub.users):
                 others = [arg for arg in user.args if arg is not sub]
                 if name_of(user) == "mul" and any(_is_row(arg, chain.rstd, value, chain.dim) for arg in others):
-                    _replace(builder, user, (codes, for_sigmas), True, value, quantizer, made)
+                    _replace(builder, user, (codes, for_sigmas), True, value, quantizer, originals)
             if sub.users:
-                _replace(builder, sub, (codes, grid), False, value, quantizer, made)
+                _replace(builder, sub, (codes, grid), False, value, quantizer, originals)
 
 
-def _differences(codes: fx.Node, value: fx.Node, chain: Chain, layout: Layout) -> list[fx.Node]:
+def _differences(codes: fx.Node, value: fx.Node, chain: BatchNorm, layout: Layout) -> list[fx.Node]:
     """Every x - mean of a decoded x, its dimensions in the value's own order, casts seen through."""
     found: list[fx.Node] = []
     order = list(layout.order)
@@ -66,7 +66,7 @@ def _permutes(node: fx.Node, order: list[int]) -> bool:
 
 
 def _is(item: object, node: fx.Node, passed: frozenset[str]) -> bool:
-    return isinstance(item, fx.Node) and through(item, passed) is through(node, passed)
+    return isinstance(item, fx.Node) and skip_ops(item, passed) is skip_ops(node, passed)
 
 
 def _is_row(item: object, row: fx.Node, value: fx.Node, dim: int) -> bool:
@@ -87,7 +87,7 @@ def _replace(
     sigmas: bool,
     value: fx.Node,
     quantizer: Channel,
-    made: dict[fx.Node, fx.Node],
+    originals: dict[fx.Node, fx.Node],
 ) -> None:
     layout = Layout.of(fake_tensor_of(value), quantizer.bits)
     dtype: torch.dtype = node.meta["val"].dtype
@@ -98,5 +98,5 @@ def _replace(
         )  # fmt: skip
         mine = layout.back(build, centred)
     node.replace_all_uses_with(mine)
-    if node in made:
-        made[mine] = made.pop(node)
+    if node in originals:
+        originals[mine] = originals.pop(node)

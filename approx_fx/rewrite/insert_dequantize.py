@@ -13,10 +13,10 @@ import torch
 from torch import fx
 
 from ..cut.plan import Plan
-from ..joint.ops import HEAVY, name_of
+from ..joint.ops import COMPUTE_BOUND, name_of
 from ..quantize.base import Stored
 from ..quantize.exact import Exact
-from .nodes import Builder
+from .node_builder import Builder
 
 aten = torch.ops.aten
 
@@ -26,14 +26,14 @@ class Decoder:
     """Points every backward use of an approximated value at a clone made from the stored codes.
 
     window: how many convolutions and matrix products a clone may live for. copies: value -> (its last clone, number of
-    such ops before it). made: clone -> the value that it stands for, every one that was made.
+    such ops before it). originals: clone -> the value that it stands for.
     """
 
     plan: Plan
     stored: dict[fx.Node, Stored]
     window: int
     copies: dict[fx.Node, tuple[fx.Node, int]] = field(default_factory=dict)
-    made: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    originals: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def run(self) -> None:
         """Rewrite all backward readers, in graph order."""
@@ -42,13 +42,13 @@ class Decoder:
         builder = Builder.on(joint.module.graph)
         heavy = 0
         for reader in readers:
-            heavy += name_of(reader) in HEAVY
+            heavy += name_of(reader) in COMPUTE_BOUND
             for value in reader.all_input_nodes:
-                if value not in joint.backward and self.changed(value):
+                if value not in joint.backward and self.is_approximate(value):
                     with builder.before(reader, value) as build:
                         reader.replace_input_with(value, self.copy(value, build, heavy))
 
-    def changed(self, value: fx.Node) -> bool:
+    def is_approximate(self, value: fx.Node) -> bool:
         """Whether the backward gets the value through a code, directly or by recomputation."""
         memo: dict[fx.Node, bool] = self._changed
         if value not in memo:
@@ -56,21 +56,21 @@ class Decoder:
             if value in plan.anchors:
                 memo[value] = not isinstance(plan.anchors[value], Exact)
             else:
-                memo[value] = value in plan.carried or any(map(self.changed, plan.recompute.get(value, ())))
+                memo[value] = value in plan.carried or any(map(self.is_approximate, plan.recompute.get(value, ())))
         return memo[value]
 
     _changed: dict[fx.Node, bool] = field(default_factory=dict)
 
     def copy(self, value: fx.Node, build: Builder, heavy: int) -> fx.Node:
         """The value as the backward sees it: itself if exact, else a decoded or recomputed copy."""
-        if not self.changed(value):
+        if not self.is_approximate(value):
             return value
         if value in self.copies and heavy - self.copies[value][1] <= self.window:
             return self.copies[value][0]
         build = Builder(build.graph, build.mode, True, value)
         clone = self._make(value, build, heavy)
         self.copies[value] = (clone, heavy)
-        self.made[clone] = value
+        self.originals[clone] = value
         return clone
 
     def _make(self, value: fx.Node, build: Builder, heavy: int) -> fx.Node:

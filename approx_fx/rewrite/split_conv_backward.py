@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..joint.fake_values import tensor
 from ..joint.ops import name_of
-from ..joint.values import tensor
-from .nodes import Builder
+from .node_builder import Builder
 
 aten = torch.ops.aten
 
 
-def part_convolutions(backward: fx.GraphModule) -> None:
+def split_conv_backward(backward: fx.GraphModule) -> None:
     """Where a convolution's input is decoded or computed again, find the weight's gradient first, then the input's.
 
     In place. Not for grouped convolutions, nor where a size is a symbol or the gradient would have other strides.

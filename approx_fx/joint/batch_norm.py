@@ -14,10 +14,10 @@ import networkx as nx
 from networkx.algorithms.isomorphism import DiGraphMatcher
 from torch import fx
 
+from .fake_values import is_float, numel, tensor
 from .graph import Joint
 from .masks import Mask
-from .ops import CASTS, VIEWS, name_of, through
-from .values import is_float, numel, tensor
+from .ops import CASTS, VIEWS, name_of, skip_ops
 
 TRANSPARENT = frozenset((VIEWS | CASTS) - {"slice", "select", "split", "split_with_sizes", "chunk", "unbind", "unfold"})
 
@@ -42,7 +42,7 @@ REACH = 8  # edges between the statistics and the last node of the longest patte
 
 
 @dataclass(frozen=True)
-class Chain:
+class BatchNorm:
     """One batch normalisation over all dimensions but `dim`.
 
     x: what is normalised; mean, rstd: C elements each;
@@ -72,14 +72,14 @@ def declared(pattern: str) -> nx.DiGraph:
     return graph
 
 
-def find_chains(joint: Joint, masks: list[Mask]) -> list[Chain]:
+def find_batch_norms(joint: Joint, masks: list[Mask]) -> list[BatchNorm]:
     """Every batch normalisation that computes its statistics from the batch, in graph order."""
     graph = contracted(joint)
     by_value: dict[fx.Node, list[Mask]] = {}
     for mask in masks:
         by_value.setdefault(mask.value, []).append(mask)
     patterns = {name: declared(text) for name, text in PATTERNS.items()}
-    chains: list[Chain] = []
+    chains: list[BatchNorm] = []
     for stats in [node for node in joint.forward if name_of(node) == "var_mean"]:
         dim = _channel_dim(stats)
         if dim is not None:
@@ -94,7 +94,7 @@ def contracted(joint: Joint) -> nx.DiGraph:
         if name_of(node) not in TRANSPARENT:
             graph.add_node(node, op=name_of(node))
             for source in node.all_input_nodes:
-                graph.add_edge(through(source, TRANSPARENT), node)
+                graph.add_edge(skip_ops(source, TRANSPARENT), node)
     for node in graph.nodes:
         graph.nodes[node].setdefault("op", name_of(node))
     return graph
@@ -102,8 +102,8 @@ def contracted(joint: Joint) -> nx.DiGraph:
 
 def _match(
     graph: nx.DiGraph, patterns: dict[str, nx.DiGraph], stats: fx.Node, dim: int, masks: dict[fx.Node, list[Mask]]
-) -> Iterator[Chain]:
-    x = through(stats.args[0], TRANSPARENT)  # type: ignore[arg-type]
+) -> Iterator[BatchNorm]:
+    x = skip_ops(stats.args[0], TRANSPARENT)  # type: ignore[arg-type]
     near = nx.single_source_shortest_path_length(graph, stats, cutoff=REACH)
     keep = {node for node in near if graph.nodes[node]["op"] in ("var_mean", "getitem", "add", "rsqrt", "sub", "mul")}
     keep |= {source for node in keep for source in graph.predecessors(node)}
@@ -115,7 +115,7 @@ def _match(
             if role["stats"] is stats and role["x"] is x and _roles_hold(role, dim):
                 output = role.get("shifted", role["normal"])
                 behind = sorted(_masks_of(output, masks), key=lambda mask: (mask.threshold != 0, mask.threshold))
-                yield Chain(
+                yield BatchNorm(
                     name, stats.args[0], role["mean"], role["rstd"],  # type: ignore[arg-type]
                     role.get("weight"), role.get("bias"), output, dim, tuple(behind),
                 )  # fmt: skip

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from ..errors import PassFailed
-from ..joint.values import is_size
+from ..joint.fake_values import is_size
 from ..torch_compat import aot_partitioner as aot
 from ..torch_compat import fake_tensors
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from .ops import SAME_PLACE, name_of, through
-from .values import shape, tensor
+from .fake_values import shape, tensor
+from .ops import ELEMENT_PRESERVING, name_of, skip_ops
 
 IMAGES = frozenset(
     ["convolution", "upsample_nearest2d", "upsample_bilinear2d", "avg_pool2d", "_adaptive_avg_pool2d", "pixel_shuffle"]
@@ -51,7 +51,7 @@ def is_softmax(value: fx.Node) -> bool:
     if name == "_softmax":
         return True
     if name == "exp":
-        logarithm = through(value.args[0], SAME_PLACE)  # type: ignore[arg-type]
+        logarithm = skip_ops(value.args[0], ELEMENT_PRESERVING)  # type: ignore[arg-type]
         return name_of(logarithm) in ("_log_softmax",) or (
             name_of(logarithm) == "sub"
             and isinstance(logarithm.args[1], fx.Node)

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import torch
 
-from ..joint.values import numel
+from ..joint.fake_values import numel
 from ..ops.channel import step_in_sigmas
 from ..ops.unit import grid_of
 from .base import Quantizer

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import fx
 
+from ..joint.fake_values import tensor
 from ..joint.ops import name_of
-from ..joint.values import tensor
 from ..ops import reference_of, smooth
-from .nodes import Builder
+from .node_builder import Builder
 
 # erf has a short form of twenty operations: 1.5 times the first compilation of a ViT, for 0.4 % of its step.
 SHORT = {"tanh": smooth.short_tanh}
 
 
-def shorten(backward: fx.GraphModule) -> None:
+def use_fast_tanh(backward: fx.GraphModule) -> None:
     """In place. What follows from exact values alone stays as it is, and so does what a mask or an index decides."""
     graph = backward.graph
     builder = Builder.on(graph, True)

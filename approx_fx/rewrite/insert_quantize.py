@@ -6,7 +6,7 @@ from torch import fx
 
 from ..cut.plan import Plan
 from ..quantize.base import Stored
-from .nodes import Builder
+from .node_builder import Builder
 
 
 def insert_quantizers(plan: Plan) -> dict[fx.Node, Stored]:
