@@ -60,29 +60,21 @@ def other_strides(done: Rewritten) -> Rewritten:
     return dataclasses.replace(done, copies={**done.copies, stand_in: value})
 
 
-@pytest.mark.parametrize(
-    ("rule", "break_it"),
-    [
-        ("topological", use_before_definition),
-        ("forward_is_exact", dequantize_in_the_forward),
-        ("masks_are_exact", mask_from_an_approximation),
-        ("copies_match_originals", other_strides),
-    ],
-)
-def test_each_rule_sees_its_defect(rule: str, break_it: Callable[[Rewritten], Rewritten]) -> None:
+# rule -> what breaks it: a rule without a row fails
+DEFECTS: dict[str, Callable[[Rewritten], Rewritten]] = {
+    "topological": use_before_definition,
+    "forward_is_exact": dequantize_in_the_forward,
+    "masks_are_exact": mask_from_an_approximation,
+    "copies_match_originals": other_strides,
+}
+
+
+@pytest.mark.parametrize("rule", [rule.__name__ for rule in RULES])
+def test_each_rule_sees_its_defect(rule: str) -> None:
     done = rewritten()
     verify(done)
     with pytest.raises(PassFailed, match=rule):
-        verify(break_it(done))
-
-
-def test_every_rule_is_tested() -> None:
-    assert [rule.__name__ for rule in RULES] == [
-        "topological",
-        "forward_is_exact",
-        "masks_are_exact",
-        "copies_match_originals",
-    ]
+        verify(DEFECTS[rule](done))
 
 
 ROOMS = (
