@@ -2,7 +2,8 @@
 
 Inductor keeps a freed buffer for a later one of its size as long as its own estimate of the peak does not rise. The
 estimate is generous: codes that a loop reads once for each of a byte's parts count as often as they are read, and a
-kernel that writes in place counts as holding both buffers. Up to that estimate buffers lay idle.
+kernel that writes in place counts as holding both buffers. Up to that estimate buffers lay idle. Here the peak is what
+is really alive; only what is alive between a buffer's end and its next use stays generous.
 """
 
 from __future__ import annotations
@@ -57,6 +58,6 @@ def begins_in_place(original: Callable[..., Any]) -> Callable[..., Any]:
         estimated = memory.estimate_peak_memory(nodes, inputs, outputs)[1]
         live = subtract_in_place(V.graph.wrapper_code.reuses, nodes, estimated)
         self.overall_peak_memory = max(live)
-        self.segmented_tree = SegmentedTree(live, operator.add, max, 0)
+        self.segmented_tree = SegmentedTree(estimated, operator.add, max, 0)
 
     return begin
