@@ -17,7 +17,7 @@ if __package__ in (None, ""):
 
 from tools import gpu_code
 from tools.chain import draw
-from tools.measuring.environment import revision
+from tools.measuring.environment import revision, revision_note
 from tools.root import ROOT
 from tools.tables import fill
 
@@ -131,7 +131,7 @@ def _explain_table() -> str:
         before, after = row["saved_bytes"]["before"] / MEBI, row["saved_bytes"]["after"] / MEBI
         lines.append(f"| `approx-fx {row['command']}` | {before:.1f} MiB | {after:.1f} MiB | {row['ratio']:.1f}x |")
     return "\n".join(
-        [*lines, "", f"{data['machine']}, {data['date']}{_revision(data)}; `python tools/figures.py explain`"]
+        [*lines, "", f"{data['machine']}, {data['date']}{revision_note(data)}; `python tools/figures.py explain`"]
     )
 
 
@@ -143,7 +143,7 @@ def _gradients_table() -> str:
         name = row["target"].split(":")[1]
         lines.append(f"| {name}, {row['batch']} | {found['8']:.5f} | {found['4']:.4f} | {found['2']:.3f} |")
     return "\n".join(
-        [*lines, "", f"{data['machine']}, {data['date']}{_revision(data)}; `python tools/figures.py gradients`"]
+        [*lines, "", f"{data['machine']}, {data['date']}{revision_note(data)}; `python tools/figures.py gradients`"]
     )
 
 
@@ -206,11 +206,9 @@ def _summary_table() -> str:
 
 def _where(data: dict[str, Any]) -> str:
     """The machine, torch, the day and the revision of a result file."""
-    return f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {data['date'][:10]}{_revision(data)}"
-
-
-def _revision(data: dict[str, Any]) -> str:
-    return f", revision {data['revision']}" if data.get("revision") else ""
+    return (
+        f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {data['date'][:10]}{revision_note(data)}"
+    )
 
 
 def _bench_table() -> str:

@@ -24,7 +24,7 @@ import typer
 from approx_fx.target import load
 from approx_fx.timeline import accesses, predict
 from tools.checkpoint import write_text
-from tools.measuring.environment import environment
+from tools.measuring.environment import environment, revision_note
 from tools.measuring.triton_code import triton_code
 from tools.root import ROOT
 
@@ -75,8 +75,7 @@ def table(data: dict[str, Any]) -> str:
         order = ", channels-last" if row["channels_last"] else ""
         cells = [f"{row['target'].split(':')[1]}, {row['batch']}{order}", *moved, f"{ratio:.2f}x", peak]
         lines.append(f"| {' | '.join(cells)} |")
-    revision = f", revision {data['revision']}" if data.get("revision") else ""
-    where = f"for an H100, torch {data['torch']}, {data['date'][:10]}{revision}"
+    where = f"for an H100, torch {data['torch']}, {data['date'][:10]}{revision_note(data)}"
     return "\n".join([*lines, "", f"In brackets torch.compile's; {where}; `python tools/gpu_code.py`"])
 
 

@@ -24,7 +24,7 @@ def reordering() -> dict[str, Any]:
 def advance_weight_copies(nodes: Sequence[Any]) -> list[Any]:
     """The scheduler's nodes, in order; copies of the graph's inputs go behind the last kernel before them."""
     order: list[Any] = []
-    behind_kernel = 0  # where the last call of a library, or row of them, begins
+    behind_kernel = 0  # the place right behind the last kernel that Inductor writes
     for node in nodes:
         if behind_kernel and not node.is_extern() and order[-1].is_extern() and _copies_inputs(node):
             order.insert(behind_kernel, node)
@@ -36,7 +36,7 @@ def advance_weight_copies(nodes: Sequence[Any]) -> list[Any]:
 
 
 def _copies_inputs(node: Any) -> bool:
-    """Whether a kernel waits for nothing, and makes no more bytes than it reads: of codes it would make more."""
+    """Whether a kernel reads inputs of the graph alone and writes no more bytes than it reads: it decodes nothing."""
     from torch._inductor.virtualized import V
 
     reads = [V.graph.try_get_buffer(read.name) for read in node.read_writes.reads]

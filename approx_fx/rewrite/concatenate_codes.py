@@ -32,7 +32,7 @@ SCALE_OFFSET: dict[Any, int] = {group.dequantize_group.overload: 1, group.dequan
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an operand of a concatenation is decoded, for it alone.
+    """The decoding of an operand that only the concatenation reads.
 
     bits, tile_dim, group, pack_dim, length, dtype: the decoder's. order: that its result is permuted in, or None.
     dim: of the codes, along which operands are put together. size: its length, if a tile holds the whole of it, else 0.
@@ -56,7 +56,7 @@ class Decoding:
 
 
 def concatenate_codes(backward: fx.GraphModule) -> None:
-    """In place: neighbours in a concatenation that are coded alike, and not packed along its dimension."""
+    """Decode neighbouring operands of a concatenation at once, in place, where they are coded in the same way."""
     graph = backward.graph
     joiner = Joiner(Builder.on(graph, True))
     for node in graph.find_nodes(op="call_function", target=aten.cat.default):
@@ -83,7 +83,7 @@ def concatenate_codes(backward: fx.GraphModule) -> None:
 
 @dataclass
 class Joiner:
-    """Puts codes, or scales, side by side; the beginning of what it has put together before is a slice of it."""
+    """Concatenates codes, and scales. joined: (first part, dimension) -> what was concatenated, and the result."""
 
     builder: Builder
     joined: dict[tuple[fx.Node, int], list[tuple[tuple[fx.Node, ...], fx.Node]]] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Joiner:
         return value if how.order is None else call(aten.permute.default, value, list(how.order))
 
     def join(self, parts: tuple[fx.Node, ...], dim: int) -> fx.Node:
-        """The parts side by side along a dimension."""
+        """The concatenation of the parts: a slice of an earlier one that begins with them, or a new one."""
         for earlier, whole in self.joined.get((parts[0], dim), []):
             if earlier == parts:
                 return whole
@@ -124,7 +124,11 @@ def _decoder(item: fx.Node) -> fx.Node:
 
 
 def _decoding(item: fx.Node, dim: int) -> Decoding | None:
-    """How an operand is decoded; None for one that is not, that others read, or that is packed along `dim`."""
+    """The decoding of one operand of a concatenation along `dim`.
+
+    None if the operand is not what a decoder returns, if something else reads it too, or if its codes are packed along
+    `dim`, where two packed tensors side by side are not the packed form of both.
+    """
     decoder = _decoder(item)
     order: Any = tuple(item.args[1]) if decoder is not item else None  # type: ignore[arg-type]
     if decoder.target not in SCALE_OFFSET or len(item.users) != 1 or len(decoder.users) != 1:

@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def revision() -> str | None:
         return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() or None
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def revision_note(measured: Mapping[str, Any]) -> str:
+    """', revision ...' for a line that says where a result was measured; '' for a result that does not know."""
+    return f", revision {measured['revision']}" if measured.get("revision") else ""
 
 
 def environment() -> dict[str, Any]:

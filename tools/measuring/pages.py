@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tools.measuring.environment import revision_note
 from tools.measuring.numbers import dominated, pareto
 
 COLUMNS = (
@@ -77,12 +78,12 @@ def comparison(title: str, result: Mapping[str, Any]) -> list[str]:
 
 def head(title: str, environment: Mapping[str, Any]) -> list[str]:
     """The page's title, and where it was measured."""
-    revision = f", revision {environment['revision']}" if environment.get("revision") else ""
     triton = f", triton {environment['triton']}" if environment.get("triton") else ""
     return [
         f"# {title}",
         "",
         f"{environment['device']}, {environment['cpus']} CPUs, torch {environment['torch']}{triton}, "
-        f"Python {environment['python']}, {environment['date']}{revision}; `{environment['command']}`",
+        f"Python {environment['python']}, {environment['date']}{revision_note(environment)}; "
+        f"`{environment['command']}`",
         "",
     ]
