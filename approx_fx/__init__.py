@@ -6,7 +6,8 @@ from .config import Config
 from .convert import convert
 from .errors import ApproxFxError, PassFailed
 from .explain import explain, view
-from .report import Report, report
+from .report.data import Report
+from .report.registry import report
 from .rounding import load_rounding_state, rounding_state
 from .version import __version__
 

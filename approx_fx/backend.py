@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from .config import Config
-from .describe import describe, saved_roots
+from .encode.exact import REASONS
 from .errors import PassFailed
-from .glibc_malloc import keep_freed_memory
 from .inductor import compile as inductor
 from .inductor import patches, switches
 from .joint.graph import joint_outputs, read
-from .memory import predicted_peak
-from .partitioner import Partition, lower, partition
-from .quantize.exact import REASONS
-from .report import GraphReport, Kept, Row, register
+from .passes.pipeline import Partition, lower, partition
+from .process.glibc_malloc import keep_freed_memory
+from .report import registry
+from .report.build import describe, saved_roots
+from .report.data import GraphReport, Kept, Row
+from .report.partitions import BothPartitions, TorchPartition
+from .report.predicted_peak import predicted_peak
 from .rounding import counted, steps_of
 from .torch_compat import aot_partitioner as aot
 from .torch_compat.aot_partitioner import Halves
@@ -61,7 +59,7 @@ def compile_with(
 ) -> Callable[..., Any]:
     """Compile a traced module with a checked Config, and remember its report under its parameters and `owners`."""
     config = dataclasses.replace(config, mode=mode) if mode is not None else config
-    run = Pass(config, key=graph_key(module, inputs, config))
+    run = Pass(config, key=registry.graph_key(module, inputs, config))
     settings = f"{patches.names_in_use(config.patches)}|{sorted(switches.disabled())}"
     partitioner = inductor.Partitioner(f"{config.key()}|{settings}", run)
     devices = {value.device.type for value in inputs if isinstance(value, torch.Tensor)}
@@ -75,9 +73,9 @@ def compile_with(
         compiled = inductor.compile_inductor(module, inputs, partitioner, options, config.patches, on_failure)
     if config.rounding == "stochastic":
         compiled = counted(compiled, steps_of([*inputs, *owners]))
-    reports = run.reports or _stored(run.key)
+    reports = run.reports or registry.load(run.key)
     for graph in reports:
-        register([*inputs, *owners], graph, dataclasses.asdict(config))
+        registry.register([*inputs, *owners], graph, dataclasses.asdict(config))
     return compiled
 
 
@@ -85,32 +83,6 @@ def _op_by_op(half: str, error: Exception) -> None:
     lines = str(error).strip().splitlines() or [""]
     why = f"{type(error).__name__}: {lines[0]}"
     log.warning("approx_fx runs a %s op by op, which is slow: Inductor could not compile it. %s", half, why)
-
-
-@dataclass(frozen=True)
-class TorchPartition:
-    """A graph under torch's own partition. saved: value -> bytes; the rest is worked out on a dry run only.
-
-    peak: predicted bytes; halves: forward and backward.
-    """
-
-    saved: dict[fx.Node, int]
-    peak: int = 0
-    halves: Halves | None = None
-
-    @property
-    def bytes(self) -> int:
-        """Of all that is saved."""
-        return sum(self.saved.values())
-
-
-@dataclass(frozen=True)
-class BothPartitions:
-    """A graph under both partitions. ours: None where it stays exact."""
-
-    report: GraphReport
-    exact: TorchPartition
-    ours: Partition | None
 
 
 @dataclass
@@ -208,43 +180,9 @@ class Pass:
                       row.bytes_before, row.bytes_after, ", ".join(row.consumers), ", ".join(row.used_in))  # fmt: skip
         for kept in graph.kept:
             log.debug("%s: exact, %d bytes: %s", _where(kept), kept.bytes, REASONS[kept.reason])
-        path = _path(self.key)
-        if path is not None and self.config.compiler == "inductor" and not self.dry:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(f".{os.getpid()}.tmp")
-            draft.write_text(json.dumps([dataclasses.asdict(report) for report in self.reports]))
-            draft.replace(path)
+        if self.config.compiler == "inductor" and not self.dry:
+            registry.save(self.key, self.reports)
 
 
 def _where(row: Row | Kept) -> str:
     return f"{row.name} of {row.module or 'the model'} ({row.op})"
-
-
-def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> str:
-    """A key for a traced module's report that can be computed whether or not the compiled graph is cached."""
-    digest = hashlib.sha256(f"{torch.__version__}|{config.key()}|{module.code}".encode())
-    for node in module.graph.nodes:
-        digest.update((node.meta.get("stack_trace") or "").encode())
-    for value in inputs:
-        if isinstance(value, torch.Tensor):
-            shape, strides = tuple(map(str, value.shape)), tuple(map(str, value.stride()))
-            digest.update(f"{shape}{strides}{value.dtype}{value.device}{value.requires_grad}".encode())
-        else:
-            digest.update(str(type(value)).encode())
-    digest.update(
-        f"{torch.is_grad_enabled()}{torch.is_autocast_enabled('cpu')}{torch.is_autocast_enabled('cuda')}".encode()
-    )
-    return digest.hexdigest()
-
-
-def _path(key: str) -> Path | None:
-    root = inductor.cache_dir()
-    return root / "approx_fx" / f"{key}.json" if root is not None else None
-
-
-def _stored(key: str) -> list[GraphReport]:
-    """The reports that an earlier process left for the same module, where its compiled graph came from the cache."""
-    path = _path(key)
-    if path is None or not path.exists():
-        return []
-    return [GraphReport.from_json(item) for item in json.loads(path.read_text())]

@@ -15,7 +15,7 @@ from rich.table import Table
 from .errors import ApproxFxError, did_you_mean
 
 if TYPE_CHECKING:
-    from .explained import Explained
+    from .report.drawable import Explained
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -70,7 +70,7 @@ def view(
     if module is not None and not mermaid:
         raise ApproxFxError("--module names the chain that --mermaid prints: give both.")
     report = _explained(target, batch, bits, dtype, grid)
-    from .view import static, text
+    from .report.view import static, text
 
     if as_text:
         print(text.text(report))
@@ -88,8 +88,8 @@ def _explained(target: str, batch: int | None, bits: str, dtype: str, grid: str)
 
     import torch
 
+    from .bench.target import load
     from .explain import explain as explain_model
-    from .target import load
 
     checked = _dtype(dtype)
     made = load(target, batch)
@@ -113,7 +113,7 @@ def compare(
     as_json: AS_JSON = False,
 ) -> None:
     """Measure one training step against others: time, peak memory, saved bytes, gradients."""
-    from .compare import compare as compare_systems
+    from .bench.compare import compare as compare_systems
     from .config import Config
 
     config = Config(bits=_bits(bits), grid=grid, compiler=compiler)
@@ -128,7 +128,7 @@ def compare(
 
 
 def _show(result: dict[str, Any]) -> None:
-    from .render import size
+    from .report.text import size
 
     table = Table(title=f"{result['target']}, one step on {result['device']}", title_justify="left")
     for column in ("system", "step", "forward", "backward", "first step", "warm", "peak", "saved"):

@@ -12,8 +12,8 @@ from typing import Any
 
 from .errors import ApproxFxError, did_you_mean
 from .inductor.patches import PATCHES
+from .joint.module_patterns import matches
 from .ops.channel import GRIDS
-from .patterns import matches
 from .torch_compat.inductor_options import mode_names, option_names
 
 COMPILERS = ("inductor", "eager")

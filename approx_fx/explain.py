@@ -14,12 +14,14 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .backend import BothPartitions, Pass, graph_key
+from .backend import Pass
 from .config import Config
 from .errors import ApproxFxError
-from .explained import Explained
 from .inductor import compile as inductor
-from .report import About, GraphReport
+from .report.data import About, GraphReport
+from .report.drawable import Explained
+from .report.partitions import BothPartitions
+from .report.registry import graph_key
 from .torch_compat.dynamo import trace_apart
 from .torch_compat.fake_tensors import fake_mode_for_model
 

@@ -11,11 +11,11 @@ import torch
 from functorch.compile import make_boxed_func
 from torch import fx, nn
 
+from approx_fx.bench.target import noise_loss
 from approx_fx.config import Config
 from approx_fx.inductor import compile as inductor
 from approx_fx.joint.ops import name_of
-from approx_fx.partitioner import Partition, partition
-from approx_fx.target import noise_loss
+from approx_fx.passes.pipeline import Partition, partition
 from approx_fx.torch_compat import aot_partitioner as aot
 
 

@@ -11,8 +11,8 @@ from nets import PATTERNS, rows
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.compare import flat_gradients
-from approx_fx.target import noise_loss
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.bench.target import noise_loss
 
 OPTIONS = {"compiler": "eager", "min_bytes": 256}
 

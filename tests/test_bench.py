@@ -18,10 +18,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from approx_fx.compare import _summary, compare, quartiles
+from approx_fx.bench.compare import _summary, compare, quartiles
+from approx_fx.bench.gpu_profile import Kernel, kernels
+from approx_fx.bench.worker import Job
 from approx_fx.config import Config
-from approx_fx.kernels import Kernel, kernels
-from approx_fx.worker import Job
 from tools import gpu
 from tools.errors import UserError
 from tools.measuring import gpu_page, gpu_sections, plots

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import approx_fx
-from approx_fx.compare import flat_gradients
-from approx_fx.target import noise_loss
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.bench.target import noise_loss
 
 
 class Body(nn.Module):

@@ -13,8 +13,9 @@ from nets import ConvBnRelu, images
 from torch import nn
 
 import approx_fx
-from approx_fx import cli, target
-from approx_fx.compare import compare
+from approx_fx import cli
+from approx_fx.bench import target
+from approx_fx.bench.compare import compare
 from approx_fx.config import Config
 from approx_fx.errors import ApproxFxError
 

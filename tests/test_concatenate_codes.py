@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import approx_fx
-from approx_fx import partitioner
-from approx_fx.compare import flat_gradients
-from approx_fx.rewrite.concatenate_codes import concatenate_codes
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.passes.concatenate_codes import concatenate_codes
 from models.densenet import DenseNet
 
 
@@ -56,7 +55,7 @@ def test_gradients_are_the_same_bit_for_bit(name: str, monkeypatch: pytest.Monke
 
     for on in (True, False):
         torch._dynamo.reset()
-        monkeypatch.setattr(partitioner, "concatenate_codes", lambda backward, on=on: counted(backward, on))
+        monkeypatch.setattr(pipeline, "concatenate_codes", lambda backward, on=on: counted(backward, on))
         model = approx_fx.convert(copy.deepcopy(exact), bits=4, min_bytes=0, strict=True)
         with torch.compiler.config.patch(force_disable_caches=True):
             model(x).square().mean().backward()

@@ -14,12 +14,12 @@ from nets import PATTERNS, ConvBnRelu, Residual, images, rows
 from torch import Tensor, fx, nn
 
 import approx_fx
-from approx_fx.compare import flat_gradients
-from approx_fx.cut.min_cut import Problem, minimum_cut
-from approx_fx.cut.rules import RECOMPUTE, TOLERANT
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.bench.target import noise_loss
+from approx_fx.encode.choose import DECISIONS
 from approx_fx.joint.ops import COMPARISONS, name_of
-from approx_fx.quantize.choose import DECISIONS
-from approx_fx.target import noise_loss
+from approx_fx.plan.min_cut import Problem, minimum_cut
+from approx_fx.plan.rules import RECOMPUTE, TOLERANT
 
 
 @st.composite

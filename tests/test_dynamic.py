@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.compare import flat_gradients
+from approx_fx.bench.compare import flat_gradients
 from approx_fx.ops.pack import pack_dim
 
 

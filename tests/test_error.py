@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from approx_fx.encode.expected_error import expected_error, extreme_of, in_sigmas
+from approx_fx.encode.group import Relu
+from approx_fx.encode.stochastic import Stochastic
 from approx_fx.ops import OPS
 from approx_fx.ops.channel import GRIDS, step_in_sigmas
-from approx_fx.quantize.expected_error import expected_error, extreme_of, in_sigmas
-from approx_fx.quantize.group import Relu
-from approx_fx.quantize.stochastic import Stochastic
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])

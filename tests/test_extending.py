@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.compare import flat_gradients
-from approx_fx.cut import rules
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.plan import rules
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text()
 

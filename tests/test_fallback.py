@@ -13,7 +13,7 @@ from torch._inductor import compile_fx
 from torch._inductor.utils import fresh_cache
 
 import approx_fx
-from approx_fx.compare import flat_gradients
+from approx_fx.bench.compare import flat_gradients
 
 WARNING = "approx_fx runs a {} op by op, which is slow: Inductor could not compile it. RuntimeError: no such layout"
 

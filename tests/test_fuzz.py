@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.compare import flat_gradients
-from approx_fx.target import noise_loss
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.bench.target import noise_loss
 
 C, F = 16, 64  # channels of an image, features of a row
 
@@ -174,7 +174,7 @@ def test_random_networks(drawn: tuple[list[str], bool, int]) -> None:
 
 def test_a_wrong_gradient_is_seen() -> None:
     """The bound has teeth: a decoder that is off by a step and a half is caught."""
-    from approx_fx.quantize.group import Group
+    from approx_fx.encode.group import Group
 
     honest = Group.dequantize
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from approx_fx.glibc_malloc import THEIRS, set_by_user
+from approx_fx.process.glibc_malloc import THEIRS, set_by_user
 
 PROGRAM = """
 import platform, resource, torch

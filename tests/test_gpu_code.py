@@ -19,7 +19,6 @@ pytest.importorskip("triton", reason="triton is not installed: Inductor writes n
 
 import triton
 
-from approx_fx import partitioner
 from tools.measuring.triton_code import Half, triton_code
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -157,7 +156,7 @@ def test_a_decoded_branch_reads_no_statistics(monkeypatch: pytest.MonkeyPatch) -
     assert not [node for node in ops if "dequantize_channel.default" in str(node.target)]
     centred = [node for node in ops if "dequantize_centred" in str(node.target)]
     assert {(rows_of(node.args[1]), node.args[4]) for node in centred} == {(0, True), (4, False), (6, False), (6, True)}
-    monkeypatch.setattr(partitioner, "fold_batch_norm", lambda *_: None)
+    monkeypatch.setattr(pipeline, "fold_batch_norm", lambda *_: None)
     decoded = triton_code(model, inputs, bits=4, min_bytes=0)
     signs = [v.uniform_(-1, 1) if v.ndim == 1 else v for v in values_of(halves[0])]
     ours, theirs = gradients(halves, signs), gradients(decoded, signs)

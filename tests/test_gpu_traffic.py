@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="triton is not installed: Inductor writes no code for a GPU")
 
+from approx_fx.bench.timeline import accesses, predict
 from approx_fx.inductor import choices, materialize
-from approx_fx.timeline import accesses, predict
 from tools.measuring.triton_code import Half, triton_code
 
 SYSTEMS: dict[str, int | None] = {"compile": None, "approx_fx": 4}

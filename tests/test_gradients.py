@@ -12,9 +12,9 @@ from nets import PATTERNS, ConvBnRelu, Residual, images
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.compare import flat_gradients
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.bench.target import noise_loss
 from approx_fx.ops.channel import step_in_sigmas
-from approx_fx.target import noise_loss
 
 
 def step(model: nn.Module, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor, nn.Module]:

@@ -10,7 +10,7 @@ from torch import nn
 from torch._inductor.utils import run_and_get_code
 
 import approx_fx
-from approx_fx.compare import flat_gradients
+from approx_fx.bench.compare import flat_gradients
 
 
 def stack() -> nn.Module:

@@ -17,12 +17,13 @@ pytest.importorskip("triton", reason="triton is not installed: there are no kern
 
 import triton
 
-from approx_fx.ops import OPS, cuda
-from approx_fx.ops.cuda import group as group_kernels
-from approx_fx.ops.cuda import launch
-from approx_fx.ops.cuda.launch import Order
-from approx_fx.ops.cuda.tiles import Tiles
-from approx_fx.rewrite.inline import NO_KERNEL
+from approx_fx.ops import OPS
+from approx_fx.ops import triton as kernels
+from approx_fx.ops.triton import group as group_kernels
+from approx_fx.ops.triton import launch
+from approx_fx.ops.triton.launch import Order
+from approx_fx.ops.triton.tiles import Tiles
+from approx_fx.passes.inline_ops import NO_KERNEL
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -47,7 +48,7 @@ def kernel_of(name: str) -> Callable[..., Any]:
     """The op as registered for CUDA; in the interpreter, which has no CUDA tensors, the registered function itself."""
     if DEVICE == "cuda":
         return OPS[name].overload
-    module = next(getattr(cuda, part) for part in cuda.__all__ if hasattr(getattr(cuda, part), name))
+    module = next(getattr(kernels, part) for part in kernels.__all__ if hasattr(getattr(kernels, part), name))
     return getattr(module, name)
 
 

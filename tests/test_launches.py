@@ -19,9 +19,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from approx_fx.ops import cuda
-from approx_fx.ops.cuda import group as group_kernels
-from approx_fx.ops.cuda import launch, tune
+from approx_fx.ops import triton as kernels
+from approx_fx.ops.triton import group as group_kernels
+from approx_fx.ops.triton import launch, tune
 
 Launch = tuple[Any, dict[str, Any]]
 
@@ -37,17 +37,17 @@ def launches(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, bits: int, pac
     monkeypatch.setattr(group_kernels, "run", record)
     x = torch.zeros(2, 6, 5, 7, dtype=dtype)
     length, side, grid = x.shape[pack_dim], x > 0, torch.ones(4, 6)
-    codes = cuda.channel.quantize_channel(x, grid, side, bits, 1, pack_dim)
-    cuda.channel.dequantize_channel(codes, grid, bits, 1, pack_dim, length, dtype)
-    cuda.channel.dequantize_channel_side(codes, grid, bits, 1, pack_dim, length)
-    _, scale = cuda.group.quantize_group(x, bits, 1, 3, [], pack_dim)
-    cuda.group.dequantize_group(codes, scale, bits, 1, 3, pack_dim, length, dtype)
-    _, scale = cuda.group.quantize_relu(x, side, bits, 1, 3, [2, 3], pack_dim)
-    cuda.group.dequantize_relu(codes, scale, bits, 1, 3, pack_dim, length, dtype)
-    _, poison = cuda.unit.quantize_unit(x, 0.0, 1.0, bits, pack_dim)
-    cuda.unit.dequantize_unit(codes, poison, 0.0, 1.0, bits, pack_dim, length, dtype)
-    cuda.bitmask.quantize_bitmask(side, pack_dim)
-    cuda.bitmask.dequantize_relu_side(codes, bits, pack_dim, length)
+    codes = kernels.channel.quantize_channel(x, grid, side, bits, 1, pack_dim)
+    kernels.channel.dequantize_channel(codes, grid, bits, 1, pack_dim, length, dtype)
+    kernels.channel.dequantize_channel_side(codes, grid, bits, 1, pack_dim, length)
+    _, scale = kernels.group.quantize_group(x, bits, 1, 3, [], pack_dim)
+    kernels.group.dequantize_group(codes, scale, bits, 1, 3, pack_dim, length, dtype)
+    _, scale = kernels.group.quantize_relu(x, side, bits, 1, 3, [2, 3], pack_dim)
+    kernels.group.dequantize_relu(codes, scale, bits, 1, 3, pack_dim, length, dtype)
+    _, poison = kernels.fixed_range.quantize_unit(x, 0.0, 1.0, bits, pack_dim)
+    kernels.fixed_range.dequantize_unit(codes, poison, 0.0, 1.0, bits, pack_dim, length, dtype)
+    kernels.bitmask.quantize_bitmask(side, pack_dim)
+    kernels.bitmask.dequantize_relu_side(codes, bits, pack_dim, length)
     return found
 
 
@@ -151,7 +151,7 @@ def test_kinds_of_launches() -> None:
 
     def kind(slots: int, dtype: torch.dtype, bits: int, inner: int) -> Any:
         arguments = {"x": torch.zeros(1, dtype=dtype), "inner": inner, "BITS": bits}
-        return tune.kind(cuda.channel._quantize, slots, arguments)
+        return tune.kind(kernels.channel._quantize, slots, arguments)
 
     first = kind(1000, torch.float32, 4, 1)
     assert first == kind(1023, torch.float32, 4, 7)

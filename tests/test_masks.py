@@ -60,7 +60,7 @@ def test_networks(name: str) -> None:
 
 
 def test_a_wrong_mask_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from approx_fx.quantize.channel import Channel
+    from approx_fx.encode.channel import Channel
 
     honest = Channel.dequantize_mask
 

@@ -9,12 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from approx_fx.ops import OPS, bitmask, channel, group, index, reference_of, row, stochastic, unit
-from approx_fx.ops.pack import (
-    pack,
-    packed_length,
-    unpack,
-)
+from approx_fx.ops import OPS, bitmask, channel, fixed_range, group, index, reference_of, row, stochastic
+from approx_fx.ops.pack import pack, packed_length, unpack
 
 WIDTHS = range(1, 9)
 every_width = pytest.mark.parametrize("bits", WIDTHS)
@@ -32,7 +28,7 @@ def opcheck_cases() -> list[tuple[str, tuple[Any, ...]]]:
     codes = channel.quantize_channel.reference(X, grid, X > 0, 4, 1, 0)
     group_codes, group_scale = group.quantize_group.reference(X, 3, 1, 2, [2, 3], 1)
     relu_codes, relu_scale = group.quantize_relu.reference(X.relu(), None, 4, 1, 2, [], 1)
-    unit_codes, poison = unit.quantize_unit.reference(X, -1.0, 1.0, 5, 0)
+    unit_codes, poison = fixed_range.quantize_unit.reference(X, -1.0, 1.0, 5, 0)
     mask_codes = bitmask.quantize_bitmask.reference(X > 0, 1)
     row_codes = row.quantize_row.reference(X, None, None, 4, "gaussian", 1)
     index_codes = index.quantize_index.reference(INDEX, 2, 1)
@@ -249,12 +245,12 @@ def test_threshold_is_a_bins_edge(bits: int, threshold: float) -> None:
 def test_unit_values() -> None:
     """Thirds of the range, both ends included; one bit has the middles of two halves."""
     x = torch.tensor([0.0, 0.16, 0.25, 0.6, 1.0, 1.5, -0.1])
-    codes, poison = unit.quantize_unit.reference(x, 0.0, 1.0, 2, 0)
+    codes, poison = fixed_range.quantize_unit.reference(x, 0.0, 1.0, 2, 0)
     assert unpack(codes, 2, 0, 7).tolist() == [0, 0, 1, 2, 3, 3, 0]
-    decoded = unit.dequantize_unit.reference(codes, poison, 0.0, 1.0, 2, 0, 7, torch.float32)
+    decoded = fixed_range.dequantize_unit.reference(codes, poison, 0.0, 1.0, 2, 0, 7, torch.float32)
     torch.testing.assert_close(decoded, torch.tensor([0, 0, 1, 2, 3, 3, 0]) / 3)
-    codes, poison = unit.quantize_unit.reference(x, 0.0, 1.0, 1, 0)
-    decoded = unit.dequantize_unit.reference(codes, poison, 0.0, 1.0, 1, 0, 7, torch.float32)
+    codes, poison = fixed_range.quantize_unit.reference(x, 0.0, 1.0, 1, 0)
+    decoded = fixed_range.dequantize_unit.reference(codes, poison, 0.0, 1.0, 1, 0, 7, torch.float32)
     assert decoded.tolist() == [0.25, 0.25, 0.25, 0.75, 0.75, 0.75, 0.25]
 
 

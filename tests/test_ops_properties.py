@@ -23,7 +23,7 @@ from strategies import (
 )
 from torch import Tensor
 
-from approx_fx.ops import OPS, channel, unit
+from approx_fx.ops import OPS, channel, fixed_range
 from approx_fx.ops.pack import unpack
 
 
@@ -142,7 +142,7 @@ def test_unit_error(data: st.DataObject, x: Tensor, bits: int) -> None:
     decoded = OPS["dequantize_unit"].overload(codes, poison, low, 1.0, bits, packed, x.shape[packed], x.dtype)
     assert_layout(codes, decoded, x)
     assert poison.tolist() == [0.0]
-    edge, step = unit.grid_of(low, 1.0, bits)
+    edge, step = fixed_range.grid_of(low, 1.0, bits)
     assert_within(decoded, x, edge, step, bits, torch.ones_like(x, dtype=torch.bool))
     if bits > 1:
         assert torch.equal(decoded[x == 1], x[x == 1]) and torch.equal(decoded[x == low], x[x == low])

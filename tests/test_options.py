@@ -12,11 +12,11 @@ from nets import rows
 from torch import Tensor, nn
 
 import approx_fx
+from approx_fx.bench.compare import flat_gradients
 from approx_fx.bench.generated_code import generated_code
-from approx_fx.compare import flat_gradients
 from approx_fx.errors import ApproxFxError
+from approx_fx.joint.module_patterns import last_match, matches
 from approx_fx.ops.stochastic import quantize_stochastic, uniform
-from approx_fx.patterns import last_match, matches
 
 OPTIONS = {"compiler": "eager", "min_bytes": 256, "strict": True}
 

@@ -13,7 +13,7 @@ import torch
 from nets import Residual, images
 
 import approx_fx
-from approx_fx.compare import flat_gradients
+from approx_fx.bench.compare import flat_gradients
 from approx_fx.inductor import patches, post_grad
 from approx_fx.inductor.patches import PATCHES, Patch
 from approx_fx.inductor.switches import VARIABLE, disabled

@@ -15,9 +15,9 @@ import torch
 from nets import PATTERNS, Residual, images
 
 import approx_fx
-from approx_fx.memory import measure
-from approx_fx.quantize.exact import REASONS
-from approx_fx.report import GraphReport
+from approx_fx.bench.live_bytes import measure
+from approx_fx.encode.exact import REASONS
+from approx_fx.report.data import GraphReport
 from models.densenet import densenet121
 from models.preact_resnet import preact_resnet164
 from models.resnet import resnet18_cifar, resnet20, resnet50

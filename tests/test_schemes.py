@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import approx_fx
-from approx_fx.memory import measure
+from approx_fx.bench.live_bytes import measure
 from approx_fx.ops import channel
 from approx_fx.ops.channel import step_in_sigmas
 from models.preact_resnet import preact_basic8_net

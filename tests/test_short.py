@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from approx_fx.ops import smooth
-from approx_fx.partitioner import lower
+from approx_fx.passes.pipeline import lower
 
 FORMS = {"tanh": (smooth.short_tanh, 2**-22)}
 

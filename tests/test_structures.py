@@ -12,8 +12,8 @@ from nets import ConvBnRelu, NoRelu, Residual, conv, images
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.compare import flat_gradients
-from approx_fx.target import noise_loss
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.bench.target import noise_loss
 
 OPTIONS: dict[str, Any] = {"compiler": "eager", "min_bytes": 256}
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from approx_fx.blocks import blocks, checkpoint_blocks, segments
-from approx_fx.compare import flat_gradients
+from approx_fx.bench.checkpoint import blocks, checkpoint_blocks, segments
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.bench.systems import SYSTEMS, apply, config_of, pick
+from approx_fx.bench.target import load
 from approx_fx.config import Config
 from approx_fx.errors import ApproxFxError
-from approx_fx.systems import SYSTEMS, apply, config_of, pick
-from approx_fx.target import load
 
 
 class Piece(nn.Module):

@@ -11,12 +11,13 @@ from nets import ConvBnRelu, Residual, images
 from torch import nn
 
 import approx_fx
-from approx_fx import backend, recursion_limit
+from approx_fx import backend
 from approx_fx.bench import profiler
 from approx_fx.config import Config
-from approx_fx.describe import saved_bytes
 from approx_fx.inductor import compile as inductor
 from approx_fx.joint.graph import joint_outputs, must_save
+from approx_fx.process import recursion_limit
+from approx_fx.report.build import saved_bytes
 from approx_fx.torch_compat import aot_partitioner as aot
 from approx_fx.torch_compat import decompositions, fake_tensors
 

@@ -11,8 +11,8 @@ from nets import GeluBlock, Residual, conv, images, rows
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.compare import flat_gradients
-from approx_fx.target import noise_loss
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.bench.target import noise_loss
 from models.gpt import gpt_tiny
 from models.lstm import char_lstm
 

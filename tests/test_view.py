@@ -18,14 +18,14 @@ from torch import nn
 
 import approx_fx
 from approx_fx.errors import ApproxFxError
-from approx_fx.report import Report
-from approx_fx.view import static
-from approx_fx.view.folds import Fold, folder, folds_of, shown
-from approx_fx.view.html import summary
-from approx_fx.view.merge import merged
-from approx_fx.view.picture import Saved
-from approx_fx.view.ribbon import SIDES, curve, ribbons
-from approx_fx.view.text import data, mermaid, text
+from approx_fx.report.data import Report
+from approx_fx.report.view import static
+from approx_fx.report.view.folds import Fold, folder, folds_of, shown
+from approx_fx.report.view.html import summary
+from approx_fx.report.view.merge import merged
+from approx_fx.report.view.picture import Saved
+from approx_fx.report.view.ribbon import SIDES, curve, ribbons
+from approx_fx.report.view.text import data, mermaid, text
 from models.gpt import GPT
 from models.resnet import resnet20
 

@@ -12,8 +12,8 @@ import torch
 from browser import Opened, opened
 
 import approx_fx
-from approx_fx.render import size
-from approx_fx.report import Report
+from approx_fx.report.data import Report
+from approx_fx.report.text import size
 from models.densenet import densenet121
 from models.gpt import gpt_small
 from models.preact_resnet import preact_resnet164

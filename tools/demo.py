@@ -27,7 +27,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from torch import Tensor
 
-from approx_fx.memory import peak_bytes
+from approx_fx.bench.live_bytes import peak_bytes
 from tools.batches import train_batches
 from tools.checkpoint import write_text
 from tools.console import progress_bar, report_epoch, sentences

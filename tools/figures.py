@@ -83,8 +83,8 @@ def gradients() -> None:
     import torch
 
     import approx_fx
-    from approx_fx.compare import flat_gradients
-    from approx_fx.target import load
+    from approx_fx.bench.compare import flat_gradients
+    from approx_fx.bench.target import load
 
     rows = []
     for target, batch in GRADIENTS:

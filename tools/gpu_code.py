@@ -21,8 +21,8 @@ if not __package__:
 import torch
 import typer
 
-from approx_fx.target import load
-from approx_fx.timeline import accesses, predict
+from approx_fx.bench.target import load
+from approx_fx.bench.timeline import accesses, predict
 from tools.checkpoint import write_text
 from tools.measuring.environment import environment, revision_note
 from tools.measuring.triton_code import triton_code

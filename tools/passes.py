@@ -27,10 +27,10 @@ import typer
 from torch import fx
 
 from approx_fx.backend import Pass
+from approx_fx.bench.target import load
 from approx_fx.config import Config
 from approx_fx.errors import ApproxFxError
 from approx_fx.inductor import compile as inductor
-from approx_fx.target import load
 from approx_fx.torch_compat import aot_partitioner as aot
 from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
 from tools.checkpoint import write_text

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import approx_fx
 from approx_fx.bench.generated_code import Access, generated_code
-from approx_fx.timeline import accesses
+from approx_fx.bench.timeline import accesses
 from tools.measuring.triton_code import triton_code
 from tools.root import ROOT
 

@@ -80,8 +80,8 @@ def main(
 def measure(name: str, bits: int = 4, thorough: bool = True) -> Line:
     """One model's row; whatever goes wrong is its reason. thorough: under bfloat16 too, and what one bit more does."""
     import approx_fx
-    from approx_fx.compare import flat_gradients
-    from approx_fx.target import noise_loss
+    from approx_fx.bench.compare import flat_gradients
+    from approx_fx.bench.target import noise_loss
 
     pick("model", name, ZOO)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -116,8 +116,8 @@ def measure(name: str, bits: int = 4, thorough: bool = True) -> Line:
 def _cosine(name: str, exact: nn.Module, inputs: tuple[Any, ...], bits: int) -> float:
     """The gradient's cosine at another number of bits; `exact` holds the exact gradient."""
     import approx_fx
-    from approx_fx.compare import flat_gradients
-    from approx_fx.target import noise_loss
+    from approx_fx.bench.compare import flat_gradients
+    from approx_fx.bench.target import noise_loss
 
     torch._dynamo.reset()
     torch.manual_seed(0)

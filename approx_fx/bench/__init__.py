@@ -1,1 +1,1 @@
-"""Looking at compiled code: what Inductor wrote, what it moves and holds, and what the allocator did."""
+"""Measuring: systems side by side in processes of their own, live bytes, timelines read off generated code."""

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomPartitionerFn
 
-from ..recursion_limit import raised_recursion_limit
+from ..process.recursion_limit import raised_recursion_limit
 from ..torch_compat import cpu_instructions
 from ..torch_compat.aot_partitioner import Halves
 from ..torch_compat.decompositions import inductor_decompositions

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from . import bitmask, channel, group, index, row, smooth, stochastic, unit
+from . import bitmask, channel, fixed_range, group, index, row, smooth, stochastic
 from .registry import OPS, Op, reference_of
 
 with suppress(ImportError):
-    from . import cuda  # noqa: F401  Registers the kernels, where triton can be imported.
+    from . import triton  # noqa: F401  Registers the kernels, where triton can be imported.
 
-__all__ = ["OPS", "Op", "bitmask", "channel", "group", "index", "reference_of", "row", "smooth", "stochastic", "unit"]
+__all__ = [
+    "OPS",
+    "Op",
+    "bitmask",
+    "channel",
+    "fixed_range",
+    "group",
+    "index",
+    "reference_of",
+    "row",
+    "smooth",
+    "stochastic",
+]

@@ -46,8 +46,8 @@ def choose(what: str, text: str, allowed: Iterable[str]) -> list[str]:
     Raises:
         UserError: nothing is named, or something that is not allowed.
     """
+    from approx_fx.bench.systems import pick as pick_system
     from approx_fx.errors import ApproxFxError
-    from approx_fx.systems import pick as pick_system
 
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
@@ -173,7 +173,7 @@ def run_compare(
 
     save: called with a result that has only `runs` and `batch`, as they grow. turn: see there.
     """
-    from approx_fx.compare import compare
+    from approx_fx.bench.compare import compare
     from approx_fx.config import Config
 
     others = tuple(dict.fromkeys(("compile", *(name for name in systems if name != "approx_fx"))))

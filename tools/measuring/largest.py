@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from approx_fx.bench.systems import config_of, pick
+from approx_fx.bench.worker import Job, ask, worker
 from approx_fx.config import Config
-from approx_fx.systems import config_of, pick
-from approx_fx.worker import Job, ask, worker
 from tools.measuring.numbers import extrapolated_batch, search
 
 Json = dict[str, Any]

@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from approx_fx.bench.worker import Job, ask, worker
 from approx_fx.config import Config
 from approx_fx.inductor.patches import PATCHES
 from approx_fx.inductor.post_grad import PASSES
-from approx_fx.worker import Job, ask, worker
 from tools.measuring.pages import table
 
 Json = dict[str, Any]

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from approx_fx.systems import is_ours
+from approx_fx.bench.systems import is_ours
 from tools.measuring.numbers import dominated, pareto
 
 COLOURS = {

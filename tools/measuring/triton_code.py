@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map
 from approx_fx.config import Config
 from approx_fx.inductor import compile as inductor
 from approx_fx.inductor.half import is_coded, settings_for
-from approx_fx.partitioner import lower, partition
+from approx_fx.passes.pipeline import lower, partition
 from approx_fx.torch_compat import aot_partitioner as aot
 from approx_fx.torch_compat import fake_tensors
 from approx_fx.torch_compat.dynamo import trace_apart

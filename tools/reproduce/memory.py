@@ -16,10 +16,10 @@ import matplotlib
 import torch
 
 import approx_fx
-from approx_fx.compare import compare
+from approx_fx.bench.compare import compare
+from approx_fx.bench.systems import OURS
 from approx_fx.config import Config
-from approx_fx.report import Report
-from approx_fx.systems import OURS
+from approx_fx.report.data import Report
 from models.factory import seeded
 from models.preact_resnet import preact_resnet
 from tools.checkpoint import write_text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from approx_fx import systems
+from approx_fx.bench import systems
 from approx_fx.config import Config
 from tools.errors import pick
 from tools.reproduce.schemes.actnn import convert_to_actnn

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from approx_fx.bench.systems import config_of
+from approx_fx.bench.worker import Job, ask, worker
 from approx_fx.config import Config
-from approx_fx.systems import config_of
-from approx_fx.worker import Job, ask, worker
 from tools.checkpoint import write_text
 from tools.measuring.environment import environment
 from tools.reproduce.comparison import by_seed, error_of, foot, read_main, train_main

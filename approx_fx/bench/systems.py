@@ -1,0 +1,122 @@
+"""What approx_fx is compared with: name -> one line of description and a function from a model to what is trained.
+
+A name may carry a width: `approx_fx@8` is approx_fx at 8 bits, whatever the config says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ..config import Config
+from ..convert import convert
+from ..errors import ApproxFxError, did_you_mean
+from .checkpoint import checkpoint_blocks
+
+Trained = Callable[..., Any]
+
+BUDGET = 0.5
+FP8 = {
+    "quant_type": "torch.float8_e4m3fn",
+    "allowed_dtypes": "torch.float32;torch.float16;torch.bfloat16",
+    "size_in_mb": 1 / 16,
+    "use_scaling": True,
+    "exclude_primals": True,
+}
+"""Options of torch's activation_quantization_aten_pass. use_scaling has another default in its forward than in its
+backward, so it is always given; allowed_dtypes would be bfloat16 alone, size_in_mb 100; primals are inputs and
+parameters, whose fp8 copies would only be added to what is alive anyway."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to train a model. apply: (model, config) -> a callable like the model, with the model's parameters.
+
+    The config matters to approx_fx alone. apply may change the model in place; state_dict keys stay.
+    """
+
+    name: str
+    about: str
+    apply: Callable[[nn.Module, Config], Trained]
+
+
+def _budget(model: nn.Module, _: Config) -> Trained:
+    from torch._functorch import config as functorch
+    from torch._inductor import compile as inductor
+
+    def budget(module: fx.GraphModule, inputs: Any) -> Trained:
+        with functorch.patch(activation_memory_budget=BUDGET):
+            return inductor(module, inputs)
+
+    return torch.compile(model, backend=budget)
+
+
+def _fp8(model: nn.Module, _: Config) -> Trained:
+    options: dict[str, Any] = {"post_grad_fusion_options": {"activation_quantization_aten_pass": FP8}}
+    return torch.compile(model, options=options)
+
+
+def _checkpoint(model: nn.Module, _: Config) -> Trained:
+    return torch.compile(checkpoint_blocks(model, restore=False))
+
+
+TABLE = (
+    System("approx_fx", "saved activations in the config's bits; approx_fx@B: in B", lambda model, config: convert(
+        model, **dataclasses.asdict(config))),
+    System("compile", "torch.compile as it comes", lambda model, _: torch.compile(model)),
+    System("eager", "PyTorch op by op", lambda model, _: model),
+    System("budget", f"torch.compile with an activation memory budget of {BUDGET}", _budget),
+    System("checkpoint", "torch.compile with torch.utils.checkpoint around each block", _checkpoint),
+    System("checkpoint-eager", "torch.utils.checkpoint around each block, op by op",
+           lambda model, _: checkpoint_blocks(model, restore=True)),
+    System("fp8", "torch.compile with torch's own fp8 pass over what is saved, scales set right", _fp8),
+)  # fmt: skip
+SYSTEMS = {system.name: system for system in TABLE}
+OURS = "approx_fx"
+
+
+def is_ours(name: str) -> bool:
+    """Whether `name` is approx_fx, with or without a width of its own."""
+    return name.partition("@")[0] == OURS
+
+
+def config_of(name: str, config: Config) -> Config:
+    """The config that `name` runs with: `config`, with the bits of a width behind the @ ('exact' is a width, too).
+
+    Raises ApproxFxError for a width that is none, or that something other than approx_fx carries.
+    """
+    base, at, width = name.partition("@")
+    if not at:
+        return config
+    if base != OURS:
+        raise ApproxFxError(f"{name!r} is not known: only approx_fx takes a width, as in 'approx_fx@8'.")
+    if width == "exact":
+        return dataclasses.replace(config, bits=None)
+    if width not in map(str, range(1, 9)):
+        raise ApproxFxError(f"{name!r} is not known: behind the @ stands a width from 1 to 8, or exact.")
+    return dataclasses.replace(config, bits=int(width))
+
+
+def pick(name: str, what: str = "--against", allowed: tuple[str, ...] = tuple(SYSTEMS)) -> System:
+    """The system `name`. what: the option that named it, for the error.
+
+    Raises ApproxFxError with the names that are `allowed` and the nearest of them.
+    """
+    base = name.partition("@")[0]
+    if base not in SYSTEMS or (name not in allowed and "@" not in name):
+        raise ApproxFxError(
+            f"{what} {name!r} is not known.{did_you_mean(name, allowed)} "
+            f"Allowed: {', '.join(allowed)}; approx_fx@B for B bits."
+        )
+    config_of(name, Config())
+    return SYSTEMS[base]
+
+
+def apply(name: str, model: nn.Module, config: Config) -> Trained:
+    """`model` under the system `name`: a callable to train in its place."""
+    return pick(name, "system").apply(model, config_of(name, config))

@@ -1,0 +1,123 @@
+"""TARGET on the command line: `package.module:factory` or `path/file.py:factory`, loaded and checked."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..errors import ApproxFxError, did_you_mean
+
+DEFAULT_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a factory returns. loss: output -> scalar."""
+
+    name: str
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    loss: Callable[[Any], Tensor]
+
+
+def load(target: str, batch: int | None = None) -> Target:
+    """Import a factory and call it. Raises ApproxFxError saying what is wrong with the target."""
+    place, separator, name = target.partition(":")
+    if not separator or not place or not name:
+        raise ApproxFxError(
+            f"TARGET {target!r} is not of the form package.module:factory or path/file.py:factory, "
+            "such as models.resnet:resnet20."
+        )
+    if batch is not None and batch < 1:
+        raise ApproxFxError(f"--batch {batch} is not allowed: the batch is 1 or more.")
+    module = _module(place)
+    factory = getattr(module, name, None)
+    if factory is None:
+        names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
+        raise ApproxFxError(
+            f"{place} has no {name!r}.{did_you_mean(name, names)} It has: {', '.join(names) or 'nothing'}."
+        )
+    if not callable(factory):
+        raise ApproxFxError(f"{target} is a {type(factory).__name__}, not a factory: a function that takes batch.")
+    return _checked(target, _call(target, factory, batch))
+
+
+def _module(place: str) -> ModuleType:
+    if sys.path[0] != "":
+        sys.path.insert(0, "")
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.exists():
+            near = did_you_mean(path.name, [item.name for item in path.parent.glob("*.py")])
+            raise ApproxFxError(f"there is no file {place!r}.{near}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)
+        run: Callable[[], Any] = lambda: spec.loader.exec_module(module)  # type: ignore[union-attr]  # noqa: E731
+    else:
+        run = lambda: importlib.import_module(place)  # noqa: E731
+    try:
+        imported = run()
+    except ModuleNotFoundError as error:
+        raise ApproxFxError(
+            f"cannot import {place!r}: {error}. Is it on the path, seen from {Path.cwd().name!r}?"
+        ) from error
+    except Exception as error:
+        raise ApproxFxError(f"importing {place!r} failed: {type(error).__name__}: {error}") from error
+    return imported if isinstance(imported, ModuleType) else module
+
+
+def _call(target: str, factory: Callable[..., Any], batch: int | None) -> Any:
+    torch.manual_seed(0)
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        parameters = {"batch": inspect.Parameter("batch", inspect.Parameter.KEYWORD_ONLY)}  # type: ignore[assignment]
+    if "batch" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        given = ", ".join(parameters) or "nothing"
+        raise ApproxFxError(f"{target} takes {given}; a factory takes batch: int and returns (model, inputs).")
+    if batch is None and parameters["batch"].default is inspect.Parameter.empty:
+        batch = DEFAULT_BATCH
+    return factory() if batch is None else factory(batch=batch)
+
+
+def _checked(target: str, made: Any) -> Target:
+    expected = "a factory returns (model, inputs) or (model, inputs, loss), inputs a tuple"
+    if not isinstance(made, (tuple, list)) or len(made) not in (2, 3):
+        what = f"{len(made)} values" if isinstance(made, (tuple, list)) else f"a {type(made).__name__}"
+        raise ApproxFxError(f"{target} returned {what}; {expected}.")
+    model, inputs = made[0], made[1]
+    if not isinstance(model, nn.Module):
+        raise ApproxFxError(
+            f"{target} returned a {type(model).__name__} as the model; {expected}, the model a torch.nn.Module."
+        )
+    if not isinstance(inputs, (tuple, list)):
+        raise ApproxFxError(f"{target} returned inputs of type {type(inputs).__name__}; {expected}.")
+    loss = made[2] if len(made) == 3 else noise_loss
+    if not callable(loss):
+        raise ApproxFxError(
+            f"{target} returned a {type(loss).__name__} as the loss; {expected}, loss a function of the output."
+        )
+    return Target(target, model, tuple(inputs), loss)
+
+
+def noise_loss(output: Any) -> Tensor:
+    """The inner product of all float outputs with fixed Gaussian noise: a gradient everywhere, zero nowhere."""
+    generator = torch.Generator().manual_seed(0)
+    floats = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not floats:
+        raise ApproxFxError("the model returns no floating point tensor: give the factory a loss as its third value.")
+    parts = [(leaf.float() * torch.randn(leaf.shape, generator=generator).to(leaf.device)).sum() for leaf in floats]
+    return torch.stack(parts).sum()

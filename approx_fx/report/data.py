@@ -1,0 +1,198 @@
+"""What is saved for the backward, before and after, and why not less: data, totals, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..encode.exact import REASONS
+from ..errors import ApproxFxError
+from ..joint.attribution import layer_pattern
+from .text import as_html, as_text
+
+SCHEMA = 1
+NOTHING_TO_DRAW = (
+    "this report holds no graph to draw: one of a training run keeps bytes alone, and a model that is not compiled has "
+    "none. Call approx_fx.view(model, *inputs, path=...), or save the report of approx_fx.explain."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One saved tensor. before: its own bytes; after: what is stored for it, scales included.
+
+    used_in: the modules whose backward reads it, the first reader's first. error: root mean square, relative to the
+    value's, to be expected if what is coded is Gaussian. early: convolutions and matrix products between the earliest
+    of its decodings and what reads that first: 0 unless something is held for nothing.
+    """
+
+    name: str
+    module: str
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    quantizer: str
+    bits: int
+    bytes_before: int
+    bytes_after: int
+    consumers: tuple[str, ...]
+    source: str
+    carries_mask: bool = False
+    used_in: tuple[str, ...] = ()
+    error: float = 0.0
+    early: int = 0
+
+    @property
+    def layer(self) -> tuple[Any, ...]:
+        """What identical layers have in common."""
+        return (layer_pattern(self.module), self.op, self.shape, self.dtype, self.quantizer, self.bits)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One tensor that is saved exactly, with a reason out of a closed set."""
+
+    name: str
+    module: str
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    reason: str
+    consumers: tuple[str, ...]
+    source: str
+    used_in: tuple[str, ...] = ()
+
+    @property
+    def layer(self) -> tuple[Any, ...]:
+        """What identical layers have in common."""
+        return (layer_pattern(self.module), self.op, self.shape, self.dtype, self.reason)
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """One compiled graph. failed: why the pass left the graph exact, or ''.
+
+    peak_before, peak_after: predicted bytes, parameters excluded; peak_before is 0 where it was not worked out.
+    """
+
+    key: str
+    before: int
+    after: int
+    peak_before: int
+    peak_after: int
+    tensors: tuple[Row, ...] = ()
+    kept: tuple[Kept, ...] = ()
+    failed: str = ""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> GraphReport:
+        """The inverse of dataclasses.asdict."""
+        rows = tuple(Row(**_tuples(row)) for row in data["tensors"])
+        kept = tuple(Kept(**_tuples(row)) for row in data["kept"])
+        return cls(**{**data, "tensors": rows, "kept": kept})
+
+
+@dataclass(frozen=True)
+class About:
+    """What was explained. model: its class, or the target it came from; command: what makes the same again, or ''.
+
+    parameters: bytes of parameters and buffers.
+    """
+
+    model: str = ""
+    batch: int = 0
+    dtype: str = ""
+    parameters: int = 0
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All graphs of a model. Bytes are activations only: no parameters, no inputs, no outputs; aliases count once."""
+
+    graphs: tuple[GraphReport, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    about: About = field(default=About(), compare=False)
+
+    @property
+    def pictures(self) -> tuple[Any, ...]:
+        """Nothing: only the report of `explain` holds graphs to draw, see `Explained.pictures`."""
+        return ()
+
+    @property
+    def saved_before(self) -> int:
+        """Bytes that torch.compile's own partition saves."""
+        return sum(graph.before for graph in self.graphs)
+
+    @property
+    def saved_after(self) -> int:
+        """Bytes that this pass saves, scales included."""
+        return sum(graph.after for graph in self.graphs)
+
+    @property
+    def ratio(self) -> float:
+        """saved_before / saved_after."""
+        return self.saved_before / self.saved_after if self.saved_after else 1.0
+
+    @property
+    def tensors(self) -> list[Row]:
+        """Every coded tensor."""
+        return [row for graph in self.graphs for row in graph.tensors]
+
+    @property
+    def kept(self) -> list[Kept]:
+        """Every tensor saved exactly."""
+        return [row for graph in self.graphs for row in graph.kept]
+
+    @property
+    def predicted_peak(self) -> dict[str, int]:
+        """Predicted peak of live activation and gradient bytes of a step: {'before', 'after'}.
+
+        While a graph runs, what the graphs before it saved is there, too. before is 0 where it was not worked out.
+        """
+        most = {"before": 0, "after": 0}
+        held = {"before": 0, "after": 0}
+        for graph in self.graphs:
+            for side, peak, saved in (
+                ("before", graph.peak_before, graph.before),
+                ("after", graph.peak_after, graph.after),
+            ):
+                most[side] = max(most[side], peak + held[side] if peak else 0)
+                held[side] += saved
+        return most
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON contract: schema, saved_bytes, ratio, tensors, kept, and more."""
+        return {
+            "schema": SCHEMA,
+            "saved_bytes": {"before": self.saved_before, "after": self.saved_after},
+            "ratio": self.ratio,
+            "predicted_peak_bytes": self.predicted_peak,
+            "graphs": len(self.graphs),
+            "options": self.options,
+            "tensors": [dataclasses.asdict(row) for row in self.tensors],
+            "kept": [{**dataclasses.asdict(row), "reason_text": REASONS[row.reason]} for row in self.kept],
+            "exact_graphs": [graph.failed for graph in self.graphs if graph.failed],
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def save_html(self, path: str | Path) -> Path:
+        """Raises ApproxFxError: only the report of `explain` holds graphs to draw, see `Explained.save_html`."""
+        raise ApproxFxError(NOTHING_TO_DRAW)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}

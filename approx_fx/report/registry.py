@@ -1,0 +1,88 @@
+"""Which reports belong to which model: in this process by its parameters, across processes by the traced code.
+
+Inductor's cache returns a compiled graph without running the pass; the report that the pass made is then read from the
+same cache folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ..config import Config
+from ..inductor import compile as inductor
+from .data import GraphReport, Report
+
+# parameter or converted module -> reports of the graphs it takes part in, in the order they were compiled
+_compiled: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def register(inputs: Iterable[Any], graph: GraphReport, options: dict[str, Any]) -> None:
+    """Remember a compiled graph's report under the parameters it was compiled for, and the module that was converted.
+
+    Either alone may go: a parameter when it is sharded or swapped, a module when it is compiled as a function.
+    """
+    for owner in inputs:
+        if isinstance(owner, (nn.Parameter, nn.Module)):
+            reports = _compiled.setdefault(owner, {})
+            reports.pop(graph.key, None)
+            reports[graph.key] = (graph, options)
+
+
+def report(model: nn.Module) -> Report:
+    """What was compiled for `model`, after its first step, on a warm cache too; a recompiled graph counts once."""
+    graphs: dict[str, tuple[GraphReport, dict[str, Any]]] = {}
+    for owner in (*model.parameters(), *model.modules()):
+        graphs.update(_compiled.get(owner, {}))
+    options = next((options for _, options in graphs.values()), {})
+    return Report(tuple(graph for graph, _ in graphs.values()), options)
+
+
+def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> str:
+    """A key for a traced module's report that can be computed whether or not the compiled graph is cached."""
+    digest = hashlib.sha256(f"{torch.__version__}|{config.key()}|{module.code}".encode())
+    for node in module.graph.nodes:
+        digest.update((node.meta.get("stack_trace") or "").encode())
+    for value in inputs:
+        if isinstance(value, torch.Tensor):
+            shape, strides = tuple(map(str, value.shape)), tuple(map(str, value.stride()))
+            digest.update(f"{shape}{strides}{value.dtype}{value.device}{value.requires_grad}".encode())
+        else:
+            digest.update(str(type(value)).encode())
+    digest.update(
+        f"{torch.is_grad_enabled()}{torch.is_autocast_enabled('cpu')}{torch.is_autocast_enabled('cuda')}".encode()
+    )
+    return digest.hexdigest()
+
+
+def save(key: str, reports: Sequence[GraphReport]) -> None:
+    """Leave the reports of a traced module for later processes, unless Inductor's caches are off."""
+    path = _path(key)
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_text(json.dumps([dataclasses.asdict(report) for report in reports]))
+    draft.replace(path)
+
+
+def load(key: str) -> list[GraphReport]:
+    """The reports that an earlier process left for the same module, where its compiled graph came from the cache."""
+    path = _path(key)
+    if path is None or not path.exists():
+        return []
+    return [GraphReport.from_json(item) for item in json.loads(path.read_text())]
+
+
+def _path(key: str) -> Path | None:
+    root = inductor.cache_dir()
+    return root / "approx_fx" / f"{key}.json" if root is not None else None

@@ -1,0 +1,134 @@
+"""The report as text for terminals and logs, and as HTML for notebooks."""
+
+from __future__ import annotations
+
+import html as escape_html
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..encode.exact import REASONS
+
+if TYPE_CHECKING:
+    from .data import Report
+
+
+def size(count: float) -> str:
+    """Bytes for people: '1.5 MiB'."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def fold(rows: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
+    """Identical layers together: (first row, all rows), in order of first appearance."""
+    groups: dict[Any, list[Any]] = {}
+    for row in rows:
+        groups.setdefault(row.layer, []).append(row)
+    return [(same[0], same) for same in groups.values()]
+
+
+COLUMNS = ("module", "op", "shape", "", "quantizer", "bits", "before", "after", "read by", "source")
+
+
+def cells(report: Report) -> list[list[str]]:
+    """One line for each group of identical coded tensors, largest first."""
+    lines = []
+    for row, same in sorted(fold(report.tensors), key=lambda pair: -sum(r.bytes_after for r in pair[1])):
+        before, after = sum(r.bytes_before for r in same), sum(r.bytes_after for r in same)
+        quantizer = row.quantizer + ("+mask" if row.carries_mask else "")
+        lines.append([
+            _module(same), row.op, _shape(row), f"x{len(same)}" if len(same) > 1 else "", quantizer, str(row.bits),
+            size(before), size(after), ", ".join(row.consumers), row.source,
+        ])  # fmt: skip
+    return lines
+
+
+KEPT_COLUMNS = ("module", "op", "shape", "", "bytes", "reason")
+
+
+def kept_cells(report: Report) -> list[list[str]]:
+    """One line for each group of identical tensors kept exact, largest first."""
+    return [
+        [_module(same), row.op, _shape(row), f"x{len(same)}" if len(same) > 1 else "", size(sum(r.bytes for r in same)),
+         f"{row.reason}: {REASONS[row.reason]}"]
+        for row, same in sorted(fold(report.kept), key=lambda pair: -sum(r.bytes for r in pair[1]))
+    ]  # fmt: skip
+
+
+def headline(report: Report) -> str:
+    """The totals in one line."""
+    peak = report.predicted_peak
+    was = f"{size(peak['before'])} -> " if peak["before"] else ""
+    line = (
+        f"saved for backward: {size(report.saved_before)} -> {size(report.saved_after)} ({report.ratio:.1f}x smaller), "
+        f"predicted peak {was}{size(peak['after'])}, {len(report.graphs)} graph(s)"
+    )
+    if not report.graphs:
+        return "nothing was compiled for training yet: run a forward with gradients enabled first"
+    return line
+
+
+def failures(report: Report) -> list[str]:
+    """One sentence for each graph that trains exactly."""
+    return [f"one graph trains exactly: {graph.failed}" for graph in report.graphs if graph.failed]
+
+
+def as_text(report: Report) -> str:
+    """Tables for a terminal or a log, 160 columns wide."""
+    out = io.StringIO()
+    console = Console(file=out, width=160, no_color=True)
+    console.print(headline(report), soft_wrap=True)
+    for line in failures(report):
+        console.print(line, soft_wrap=True)
+    for title, columns, lines in (
+        ("stored in few bits", COLUMNS, cells(report)),
+        ("kept exact", KEPT_COLUMNS, kept_cells(report)),
+    ):
+        if lines:
+            table = Table(title=title, title_justify="left")
+            for column in columns:
+                table.add_column(column, justify="right" if column in ("before", "after", "bits", "bytes") else "left")
+            for row in lines:
+                table.add_row(*row)
+            console.print(table)
+    return out.getvalue()
+
+
+def as_html(report: Report) -> str:
+    """The same as HTML tables."""
+    parts = [f"<p><b>{_safe(headline(report))}</b></p>"]
+    parts += [f"<p>{_safe(line)}</p>" for line in failures(report)]
+    for title, columns, lines in (
+        ("stored in few bits", COLUMNS, cells(report)),
+        ("kept exact", KEPT_COLUMNS, kept_cells(report)),
+    ):
+        if lines:
+            head = "".join(f"<th>{_safe(column)}</th>" for column in columns)
+            body = "".join("<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+            parts.append(f"<table><caption>{title}</caption><tr>{head}</tr>{body}</table>")
+    return "".join(parts)
+
+
+def _safe(value: str) -> str:
+    return escape_html.escape(value)
+
+
+def _shape(row: Any) -> str:
+    return "x".join(map(str, row.shape)) + f" {row.dtype}"
+
+
+def _module(same: list[Any]) -> str:
+    """The path shared by identical layers, with the numbers that differ as '*'."""
+    paths = [row.module for row in same]
+    if len(set(paths)) == 1:
+        return paths[0]
+    parts = [path.split(".") for path in paths]
+    if len({len(part) for part in parts}) > 1:
+        return f"{paths[0]} ..."
+    return ".".join(column[0] if len(set(column)) == 1 else "*" for column in zip(*parts, strict=True))

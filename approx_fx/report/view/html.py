@@ -1,0 +1,64 @@
+"""The report as one HTML file that needs no server and no network: summary, ribbon, timeline, graph, table."""
+
+from __future__ import annotations
+
+import html
+import json
+from importlib import resources
+from string import Template
+from typing import Any
+
+from ...errors import ApproxFxError
+from ..data import Report
+from .colours import KINDS, LEGEND
+from .merge import merged
+from .payload import COLUMNS, payload
+from .summary import summary
+
+# In this order, within one function: its own names, nobody else's.
+SCRIPTS = ("shared", "ribbon", "timeline", "layout", "graph", "table", "page")
+COMPONENTS: list[Any] = ["bokeh", "bokeh-widgets", "bokeh-tables"]
+
+
+def page(report: Report) -> str:
+    """The file's text. Raises ApproxFxError if bokeh is missing, or the report holds no graph to draw."""
+    picture = merged(report)
+    try:
+        from bokeh.embed import components
+        from bokeh.resources import Resources
+    except ImportError as error:
+        raise ApproxFxError(f"{error}: the page needs bokeh; pip install 'approx_fx[view]'.") from error
+    from .figures import figures
+
+    made = figures()
+    script, divs = components(made)
+    data = {**payload(picture, report.about.parameters), "columns": COLUMNS, "kinds": list(KINDS)}
+    asset = resources.files(__package__) / "assets"
+    return Template((asset / "page.html").read_text()).substitute(
+        title=html.escape(f"{report.about.model or 'model'}: saved for backward"),
+        summary=_terms(summary(report)),
+        legend=_legend(LEGEND),
+        kinds=_legend((colour, kind) for kind, colour in KINDS.items()),
+        resources=Resources(mode="inline", minified=True, components=COMPONENTS).render(),
+        data=_embedded(data),
+        page_script="\n".join((asset / f"{name}.js").read_text() for name in SCRIPTS),
+        script=script,
+        **divs,
+    )
+
+
+def _terms(strip: dict[str, str]) -> str:
+    escaped = [(html.escape(term), html.escape(value)) for term, value in strip.items()]
+    wide = {"command": " class=wide"}
+    return "".join(f"<div{wide.get(term, '')}><dt>{term}</dt><dd>{value}</dd></div>" for term, value in escaped)
+
+
+def _legend(entries: Any) -> str:
+    return "".join(f'<li><i style="background:{colour}"></i>{html.escape(label)}</li>' for colour, label in entries)
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    """JSON that no text in it can end the script element of."""
+    return (
+        json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    )
