@@ -16,8 +16,9 @@ from .encode.exact import REASONS
 from .errors import PassFailed
 from .inductor import compile as inductor
 from .inductor import patches, switches
-from .joint.graph import joint_outputs, read
-from .passes.pipeline import Partition, lower, partition
+from .joint.graph import classify, joint_outputs
+from .passes.pipeline import lower, partition
+from .passes.state import Partition
 from .process.glibc_malloc import keep_freed_memory
 from .report import registry
 from .report.build import describe, saved_roots
@@ -59,7 +60,7 @@ def compile_with(
 ) -> Callable[..., Any]:
     """Compile a traced module with a checked Config, and remember its report under its parameters and `owners`."""
     config = dataclasses.replace(config, mode=mode) if mode is not None else config
-    run = Pass(config, key=registry.graph_key(module, inputs, config))
+    run = Partitioning(config, key=registry.graph_key(module, inputs, config))
     settings = f"{patches.names_in_use(config.patches)}|{sorted(switches.disabled())}"
     partitioner = inductor.Partitioner(f"{config.key()}|{settings}", run)
     devices = {value.device.type for value in inputs if isinstance(value, torch.Tensor)}
@@ -86,7 +87,7 @@ def _op_by_op(half: str, error: Exception) -> None:
 
 
 @dataclass
-class Pass:
+class Partitioning:
     """One compile: partitions the joint graphs it is given and collects their reports.
 
     dry: nothing will be run (explain): leave our ops in the halves, keep no report on disk, and carry out torch's own
@@ -162,7 +163,7 @@ class Pass:
         self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
     ) -> TorchPartition:
         """What torch's own partition does with a simplified joint graph."""
-        outputs = read(module, options["num_fwd_outputs"]).fwd_outputs
+        outputs = classify(module, options["num_fwd_outputs"]).fwd_outputs
         if not self.dry:
             return TorchPartition(saved_roots(aot.saved_by_torch(module, options["num_fwd_outputs"]), outputs))
         halves = aot.torch_partition(copy_graph_module(module), joint_inputs, **options)

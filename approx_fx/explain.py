@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .backend import Pass
+from .backend import Partitioning
 from .config import Config
 from .errors import ApproxFxError
 from .inductor import compile as inductor
@@ -40,7 +40,7 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
     seen: list[BothPartitions] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
-        run = Pass(config, graph_key(module, values, config), dry=True)
+        run = Partitioning(config, graph_key(module, values, config), dry=True)
         compiled = inductor.compile_halves(module, values, inductor.Partitioner(config.key(), run))
         graphs.extend(run.reports)
         seen.extend(run.seen)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.joint.ops import ATTENTION, ATTENTION_BACKWARD
+from approx_fx.joint.op_table import ATTENTION, ATTENTION_BACKWARD
 
 aten = torch.ops.aten
 HEADS, WIDTH, LENGTH, BATCH = 4, 64, 64, 4

@@ -55,7 +55,9 @@ def test_gradients_are_the_same_bit_for_bit(name: str, monkeypatch: pytest.Monke
 
     for on in (True, False):
         torch._dynamo.reset()
-        monkeypatch.setattr(pipeline, "concatenate_codes", lambda backward, on=on: counted(backward, on))
+        monkeypatch.setattr(
+            "approx_fx.passes.concatenate_codes.concatenate_codes", lambda backward, on=on: counted(backward, on)
+        )
         model = approx_fx.convert(copy.deepcopy(exact), bits=4, min_bytes=0, strict=True)
         with torch.compiler.config.patch(force_disable_caches=True):
             model(x).square().mean().backward()

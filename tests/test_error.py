@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from approx_fx.encode.expected_error import expected_error, extreme_of, in_sigmas
+from approx_fx.encode.gaussian_error import extreme_of, in_sigmas
 from approx_fx.encode.group import Relu
 from approx_fx.encode.stochastic import Stochastic
 from approx_fx.ops import OPS
@@ -38,11 +38,11 @@ def test_the_error_to_expect_of_tiles(kind: str, bits: int) -> None:
         key = torch.tensor(7)
         codes, scale = OPS["quantize_stochastic"].reference(x, side, key, bits, 1, 256, [], 1)
         back = OPS["dequantize_stochastic"].reference(codes, scale, positive, bits, 1, 256, 1, 256, x.dtype)
-        expected = expected_error(Stochastic(bits, 256, "memory", mask, 0), x)
+        expected = Stochastic(bits, 256, "memory", mask, 0).expected_error(x)
     else:
         codes, scale = OPS["quantize_relu"].reference(x, side, bits, 1, 256, [], 1)
         back = OPS["dequantize_relu"].reference(codes, scale, bits, 1, 256, 1, 256, x.dtype)
-        expected = expected_error(Relu(bits, 256, mask), x)
+        expected = Relu(bits, 256, mask).expected_error(x)
     measured = float((back - x).square().mean().sqrt() / x.square().mean().sqrt())
     # Wide bins are not filled evenly: two bits' codes above 0 lie where a Gaussian falls off steeply.
     assert expected == pytest.approx(measured, rel=0.3 if bits == 2 else 0.1)

@@ -62,12 +62,12 @@ def test_networks(name: str) -> None:
 def test_a_wrong_mask_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     from approx_fx.encode.channel import Channel
 
-    honest = Channel.dequantize_mask
+    honest = Channel.decode_mask
 
     def negated(self: Channel, build: Any, stored: Any, value: Any) -> Any:
         return build.call(torch.ops.aten.logical_not.default, honest(self, build, stored, value))
 
-    monkeypatch.setattr(Channel, "dequantize_mask", negated)
+    monkeypatch.setattr(Channel, "decode_mask", negated)
     model, inputs = PATTERNS["conv_bn_relu"]()
     with pytest.raises(AssertionError, match="differs from its copy"):
         check(model, inputs, at_least=1, bits=4)

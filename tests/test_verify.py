@@ -15,28 +15,29 @@ from torch import fx
 
 from approx_fx.errors import PassFailed
 from approx_fx.joint.ops import name_of
-from approx_fx.passes.verify import RULES, Rewritten, verify
+from approx_fx.passes.state import Partition
+from approx_fx.passes.verify import RULES, verify
 
 aten = torch.ops.aten
 
 
-def rewritten() -> Rewritten:
+def rewritten() -> Partition:
     done = capture(Residual(), images(), run=False, min_bytes=256).done
     assert done is not None
-    return Rewritten(done.plan, done.forward, done.backward, done.copies)
+    return done
 
 
 def find(module: fx.GraphModule, name: str) -> fx.Node:
     return next(node for node in module.graph.nodes if name_of(node) == name)
 
 
-def use_before_definition(done: Rewritten) -> Rewritten:
+def use_before_definition(done: Partition) -> Partition:
     node = find(done.backward, "convolution_backward")
     next(iter(done.backward.graph.nodes)).prepend(node)
     return done
 
 
-def dequantize_in_the_forward(done: Rewritten) -> Rewritten:
+def dequantize_in_the_forward(done: Partition) -> Partition:
     graph = done.forward.graph
     code = find(done.forward, "quantize_bitmask")
     with graph.inserting_after(code):
@@ -44,7 +45,7 @@ def dequantize_in_the_forward(done: Rewritten) -> Rewritten:
     return done
 
 
-def mask_from_an_approximation(done: Rewritten) -> Rewritten:
+def mask_from_an_approximation(done: Partition) -> Partition:
     graph = done.backward.graph
     value = find(done.backward, "dequantize_channel")
     with graph.inserting_after(value):
@@ -53,7 +54,7 @@ def mask_from_an_approximation(done: Rewritten) -> Rewritten:
     return done
 
 
-def other_strides(done: Rewritten) -> Rewritten:
+def other_strides(done: Partition) -> Partition:
     copy, value = next((c, v) for c, v in done.copies.items() if c.meta["val"].ndim == 4)
     stand_in = fx.Graph().placeholder("x")
     stand_in.meta["val"] = copy.meta["val"].to(memory_format=torch.channels_last)
@@ -61,7 +62,7 @@ def other_strides(done: Rewritten) -> Rewritten:
 
 
 # rule -> what breaks it: a rule without a row fails
-DEFECTS: dict[str, Callable[[Rewritten], Rewritten]] = {
+DEFECTS: dict[str, Callable[[Partition], Partition]] = {
     "topological": use_before_definition,
     "forward_is_exact": dequantize_in_the_forward,
     "masks_are_exact": mask_from_an_approximation,

@@ -26,7 +26,7 @@ import torch._inductor
 import typer
 from torch import fx
 
-from approx_fx.backend import Pass
+from approx_fx.backend import Partitioning
 from approx_fx.bench.target import load
 from approx_fx.config import Config
 from approx_fx.errors import ApproxFxError
@@ -54,7 +54,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 def ours(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> None:
     """The pass, from a joint graph to two halves of aten ops alone. Raises what it does not know how to handle."""
-    Pass(Config(bits=BITS, strict=True), "passes")(joint, inputs, **options)
+    Partitioning(Config(bits=BITS, strict=True), "passes")(joint, inputs, **options)
 
 
 def theirs(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> None:

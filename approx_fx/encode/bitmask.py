@@ -8,16 +8,24 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from ..joint.fake_values import is_bool
 from ..ops import bitmask as ops
-from .base import Build, Layout, Stored, code_bytes, fake_tensor_of
+from .base import Build, Code, Layout, Stored, code_bytes, fake_tensor_of
+from .context import Context
 
 
 @dataclass(frozen=True)
-class Bitmask:
+class Bitmask(Code):
     """One bit an element."""
 
     name: ClassVar[str] = "bitmask"
     bits: ClassVar[int] = 1
+    preferred: ClassVar[bool] = True
+
+    @classmethod
+    def for_value(cls, value: fx.Node, context: Context) -> Bitmask | None:
+        """For every bool tensor."""
+        return cls() if is_bool(value) else None
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Codes."""
@@ -27,13 +35,13 @@ class Bitmask:
         """The mask alone."""
         return [value]
 
-    def quantize(self, build: Build, value: fx.Node) -> Stored:
+    def encode(self, build: Build, value: fx.Node) -> Stored:
         """(codes,)."""
         layout = Layout.of(fake_tensor_of(value), 1)
-        return (build.call(ops.quantize_bitmask.overload, layout.into(build, value), layout.pack_dim),)
+        return (build.call(ops.quantize_bitmask.overload, layout.to_memory_order(build, value), layout.pack_dim),)
 
-    def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
+    def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The mask, bit for bit."""
         layout = Layout.of(fake_tensor_of(value), 1)
         restored = build.call(ops.dequantize_bitmask.overload, stored[0], layout.pack_dim, layout.length)
-        return layout.back(build, restored)
+        return layout.from_memory_order(build, restored)

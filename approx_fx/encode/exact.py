@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import fx
 
-from ..joint.fake_values import numel
-from .base import Build, Stored
+from ..joint.fake_values import is_bool, is_float, is_whole, memory_order, nbytes, numel, tensor
+from ..joint.op_table import traits
+from .base import Build, Code, Stored
+from .context import Context
+from .index import Index
 
 # reason -> what it means; every tensor that the report lists as kept exact has one of these
 REASONS = {
     "small": "smaller than min_bytes, or no smaller when coded",
     "statistic": "a mean, a deviation, a maximum: one number for many elements, which scales them all",
     "integer": "whole numbers or indices: an error in them is a wrong place, not a small error",
-    "complex": "complex numbers have no quantizer",
+    "complex": "complex numbers have no encoding",
     "sparse": "sparse or otherwise not strided",
     "not dense": "overlapping or with gaps in memory, its strides cannot be restored",
     "decision": "rounded, sign or sorted values: an error in them is a wrong decision",
@@ -31,19 +35,25 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class Exact:
+class Exact(Code):
     """Store the value itself."""
 
     reason: str
     name: ClassVar[str] = "exact"
+    bits: ClassVar[int] = 0
+    coded: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         assert self.reason in REASONS, self.reason
 
-    @property
-    def bits(self) -> int:
-        """Not coded."""
-        return 0
+    @classmethod
+    def for_value(cls, value: fx.Node, context: Context) -> Exact | None:
+        """For what no code is made for, or none may be, with the first reason that holds."""
+        return next((cls(reason) for reason in _reasons(value, context)), None)
+
+    def why_exact(self) -> str:
+        """The reason."""
+        return self.reason
 
     def nbytes(self, value: torch.Tensor) -> int:
         """The tensor's own bytes; an output costs nothing more."""
@@ -53,10 +63,39 @@ class Exact:
         """The value alone."""
         return [value]
 
-    def quantize(self, build: Build, value: fx.Node) -> Stored:
+    def encode(self, build: Build, value: fx.Node) -> Stored:
         """The value itself."""
         return (value,)
 
-    def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
+    def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The value itself."""
         return value
+
+
+def _reasons(value: fx.Node, context: Context) -> Iterator[str]:
+    own = tensor(value)
+    if own is None or own.layout != torch.strided:
+        yield "sparse"
+        return
+    if own.is_complex():
+        yield "complex"
+    if value in context.joint.fwd_outputs:
+        yield "output"
+    if value in context.reasons:
+        yield context.reasons[value]
+    if nbytes(value) < context.config.min_bytes:
+        yield "small"
+    if value in context.facts.statistics:
+        yield "statistic"
+    if is_whole(own.dtype):
+        if Index.for_value(value, context) is None:
+            yield "integer"
+        return
+    if traits(value).decides:
+        yield "decision"
+    if not is_bool(value) and not is_float(value):
+        yield "dtype"
+    if value in context.facts.masked_fills:
+        yield "filled"
+    if memory_order(own) is None:
+        yield "not dense"

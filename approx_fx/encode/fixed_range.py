@@ -9,21 +9,36 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from ..joint.op_table import ELEMENT_PRESERVING, traits
+from ..joint.ops import skip_ops
 from ..ops import fixed_range as ops
-from .base import Build, Layout, Stored, code_bytes, fake_tensor_of
+from .base import Build, Code, Layout, Stored, code_bytes, fake_tensor_of
+from .context import Context
+from .gaussian_error import PER_BIN
 
-# op -> the bounds of its output
-BOUNDS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "hardsigmoid": (0.0, 1.0)}
+# (low, high) -> the root mean square of the function of a standard Gaussian that has this range.
+ROOT_MEAN_SQUARE = {(0.0, 1.0): 0.5416, (-1.0, 1.0): 0.6279}
 
 
 @dataclass(frozen=True)
-class Unit:
+class FixedRange(Code):
     """K bits an element and one number a tensor."""
 
     bits: int
     low: float
     high: float
     name: ClassVar[str] = "unit"
+
+    @classmethod
+    def for_value(cls, value: fx.Node, context: Context) -> FixedRange | None:
+        """For the result of an op whose range is in the table of ops."""
+        bounds = traits(skip_ops(value, ELEMENT_PRESERVING)).output_range
+        return cls(context.bits(value), *bounds) if bounds is not None else None
+
+    def expected_error(self, value: torch.Tensor) -> float:
+        """Of bins of a fixed width."""
+        bounds = (self.low, self.high)
+        return ops.grid_of(*bounds, self.bits)[1] * PER_BIN / ROOT_MEAN_SQUARE.get(bounds, 1.0)
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Codes and the NaN flag."""
@@ -33,19 +48,24 @@ class Unit:
         """The value alone."""
         return [value]
 
-    def quantize(self, build: Build, value: fx.Node) -> Stored:
+    def encode(self, build: Build, value: fx.Node) -> Stored:
         """(codes, NaN flag)."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
         both = build.call(
-            ops.quantize_unit.overload, layout.into(build, value), self.low, self.high, self.bits, layout.pack_dim
+            ops.quantize_unit.overload,
+            layout.to_memory_order(build, value),
+            self.low,
+            self.high,
+            self.bits,
+            layout.pack_dim,
         )
         return build.call(operator.getitem, both, 0), build.call(operator.getitem, both, 1)
 
-    def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
+    def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The middle of each bin."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
         restored = build.call(
             ops.dequantize_unit.overload, *stored, self.low, self.high, self.bits, layout.pack_dim, layout.length,
             layout.dtype,
         )  # fmt: skip
-        return layout.back(build, restored)
+        return layout.from_memory_order(build, restored)

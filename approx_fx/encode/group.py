@@ -9,76 +9,40 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from ..joint.fake_values import memory_order, numel
 from ..joint.masks import Mask
+from ..joint.op_table import ELEMENT_PRESERVING, traits
+from ..joint.ops import skip_ops
+from ..joint.value_kinds import is_softmax
 from ..ops import group as ops
-from .base import Build, Layout, Stored, aten, code_bytes, fake_tensor_of, mask_from, side_of
+from .base import Build, Code, Layout, Stored, aten, code_bytes, fake_tensor_of, mask_from, side_of
+from .context import Context
+from .gaussian_error import in_tiles
+from .tile import Tile
+
+# Elements that share a scale before a group norm.
+BEFORE_GROUP_NORM = 128
 
 
 @dataclass(frozen=True)
-class Tile:
-    """`size` neighbours along `dim` (of the value), times everything along `over`, share a scale."""
-
-    dim: int
-    size: int
-    over: tuple[int, ...]
-
-    @classmethod
-    def of(cls, value: torch.Tensor, group: int, along: str) -> Tile:
-        """Neighbours, up to `group` of them: whole inner dimensions, then a part of the next.
-
-        along: "memory"; "channels" of an image lie innermost, whatever the strides say, for Inductor lays convolutions
-        out channels-last; "space" keeps to one channel of an image.
-        """
-        order = memory_order(value) or list(range(value.ndim))
-        if along != "memory":
-            order = [0, *range(2, value.ndim), 1] if along == "channels" else list(range(value.ndim))
-        inner = [dim for dim in reversed(order) if dim != 0 or value.ndim == 1]
-        over: list[int] = []
-        count = 1
-        for dim in inner:
-            length = value.shape[dim]
-            if not isinstance(length, int):
-                break
-            size = _divisor(length, group // count)
-            if size != length or count * length > group:
-                return cls(dim, size, tuple(over)) if size > 1 or not over else cls._whole(value, over)
-            over.append(dim)
-            count *= length
-        return cls._whole(value, over) if over else cls(inner[0] if inner else 0, 1, ())
-
-    @classmethod
-    def _whole(cls, value: torch.Tensor, dims: list[int]) -> Tile:
-        """All of these dimensions."""
-        return cls(dims[-1], int(value.shape[dims[-1]]), tuple(dims[:-1]))
-
-    def count(self, value: torch.Tensor) -> int:
-        """Number of tiles."""
-        elements = self.size
-        for dim in self.over:
-            elements *= int(value.shape[dim])
-        return numel(value) // max(elements, 1)
-
-    def place(self, layout: Layout) -> tuple[int, int, list[int]]:
-        """(dim, group, over) as the ops take them, in memory order."""
-        return layout.place(self.dim), self.size, sorted(layout.place(dim) for dim in self.over)
-
-
-def _divisor(length: int, most: int) -> int:
-    """The largest divisor of `length` up to `most`; the smallest above it where only crumbs divide it."""
-    sizes = [size for size in range(1, length + 1) if length % size == 0]
-    best = max((size for size in sizes if size <= most), default=1)
-    return best if best * 4 >= min(most, length) else min(size for size in sizes if size > best)
-
-
-@dataclass(frozen=True)
-class Group:
+class Group(Code):
     """K bits an element, low and step (bfloat16) a tile. along: see `Tile.of`."""
 
     bits: int
     group: int
     along: str = "memory"
     name: ClassVar[str] = "group"
+
+    @classmethod
+    def for_value(cls, value: fx.Node, context: Context) -> Group:
+        """For any value. Before a group norm over several channels, which differ in mean and deviation, small tiles."""
+        bits, group = context.bits(value), context.config.group
+        if value in context.row_norms.by_input and value in context.facts.images:
+            return cls(bits, min(group, BEFORE_GROUP_NORM), "space")
+        return cls(bits, group, context.along(value))
+
+    def expected_error(self, value: torch.Tensor) -> float:
+        """Of bins between the least and the largest element of each tile."""
+        return in_tiles(value, Tile.of(value, self.group, self.along), 2**self.bits, False)
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Codes and scales."""
@@ -88,25 +52,27 @@ class Group:
         """The value alone."""
         return [value]
 
-    def quantize(self, build: Build, value: fx.Node) -> Stored:
+    def encode(self, build: Build, value: fx.Node) -> Stored:
         """(codes, scale)."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
-        tile = Tile.of(fake_tensor_of(value), self.group, self.along).place(layout)
-        both = build.call(ops.quantize_group.overload, layout.into(build, value), self.bits, *tile, layout.pack_dim)
+        tile = Tile.of(fake_tensor_of(value), self.group, self.along).in_memory(layout)
+        both = build.call(
+            ops.quantize_group.overload, layout.to_memory_order(build, value), self.bits, *tile, layout.pack_dim
+        )
         return build.call(operator.getitem, both, 0), build.call(operator.getitem, both, 1)
 
-    def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
+    def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The middle of each bin."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
-        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.along).place(layout)
+        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.along).in_memory(layout)
         restored = build.call(
             ops.dequantize_group.overload, *stored, self.bits, dim, size, layout.pack_dim, layout.length, layout.dtype
         )
-        return layout.back(build, restored)
+        return layout.from_memory_order(build, restored)
 
 
 @dataclass(frozen=True)
-class Relu:
+class Relu(Code):
     """K bits an element, a step (bfloat16) a tile; code 0 exactly where the forward's ReLU gave 0.
 
     along: see `Tile.of`.
@@ -120,6 +86,24 @@ class Relu:
     along: str = "memory"
     sharp: bool = False
     name: ClassVar[str] = "relu"
+    preferred: ClassVar[bool] = True
+
+    @classmethod
+    def for_value(cls, value: fx.Node, context: Context) -> Relu | None:
+        """For a ReLU's output, with its mask, and a softmax's."""
+        bits, group, along = context.bits(value), context.config.group, context.along(value)
+        source = skip_ops(value, ELEMENT_PRESERVING)
+        if is_softmax(source):
+            return cls(bits, group, None, along, sharp=True)
+        return cls(bits, group, context.relu_masks.get(source), along) if traits(source).needs_mask else None
+
+    def expected_error(self, value: torch.Tensor) -> float:
+        """Of bins between 0 and the largest element of each tile; code 0 is 0."""
+        return in_tiles(value, Tile.of(value, self.group, self.along), 2**self.bits - 1, True)
+
+    def owned_mask(self) -> fx.Node | None:
+        """Where the ReLU gave 0."""
+        return None if self.mask is None else self.mask.node
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Codes and scales."""
@@ -129,7 +113,7 @@ class Relu:
         """The value, and the forward's own comparison."""
         return [value] if self.mask is None else [value, self.mask.node]
 
-    def quantize(self, build: Build, value: fx.Node) -> Stored:
+    def encode(self, build: Build, value: fx.Node) -> Stored:
         """(codes, scale)."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
         side = None
@@ -139,23 +123,23 @@ class Relu:
             largest = build.call(aten.amax.default, value, [-1], True)
             least = build.call(aten.mul.Tensor, largest, 0.25 / (2**self.bits - 1))
             below = build.call(aten.lt.Tensor, value, least)  # False for a NaN, which is then not taken for a 0
-            side = layout.into(build, build.call(aten.logical_not.default, below))
-        tile = Tile.of(fake_tensor_of(value), self.group, self.along).place(layout)
+            side = layout.to_memory_order(build, build.call(aten.logical_not.default, below))
+        tile = Tile.of(fake_tensor_of(value), self.group, self.along).in_memory(layout)
         both = build.call(
-            ops.quantize_relu.overload, layout.into(build, value), side, self.bits, *tile, layout.pack_dim
+            ops.quantize_relu.overload, layout.to_memory_order(build, value), side, self.bits, *tile, layout.pack_dim
         )
         return build.call(operator.getitem, both, 0), build.call(operator.getitem, both, 1)
 
-    def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
+    def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """0, or the middle of the bin."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
-        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.along).place(layout)
+        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.along).in_memory(layout)
         restored = build.call(
             ops.dequantize_relu.overload, *stored, self.bits, dim, size, layout.pack_dim, layout.length, layout.dtype
         )
-        return layout.back(build, restored)
+        return layout.from_memory_order(build, restored)
 
-    def dequantize_mask(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
+    def decode_mask(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The mask, bit for bit."""
         assert self.mask is not None
         layout = Layout.of(fake_tensor_of(value), self.bits)

@@ -10,18 +10,25 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from ..joint.fake_values import numel, tensor
+from ..joint.fake_values import memory_order, numel, tensor
 from ..joint.ops import name_of
 from ..ops import index as ops
-from .base import Build, Layout, Stored, aten, code_bytes, fake_tensor_of
+from .base import Build, Code, Layout, Stored, aten, code_bytes, fake_tensor_of
+from .context import Context
 
 
 @dataclass(frozen=True)
-class Index:
+class Index(Code):
     """`bits` an element where that is 8 or fewer, else the narrowest whole-number type: 16, 32."""
 
     bits: int
     name: ClassVar[str] = "index"
+
+    @classmethod
+    def for_value(cls, value: fx.Node, context: Context) -> Index | None:
+        """For a pooling's offsets or indices, whose bound is known."""
+        bits, own = index_bits(value), tensor(value)
+        return cls(bits) if bits is not None and own is not None and memory_order(own) is not None else None
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Codes."""
@@ -31,14 +38,16 @@ class Index:
         """The value alone."""
         return [value]
 
-    def quantize(self, build: Build, value: fx.Node) -> Stored:
+    def encode(self, build: Build, value: fx.Node) -> Stored:
         """(codes,)."""
         if self.bits > 8:
             return (build.call(aten._to_copy.default, value, dtype=getattr(torch, f"int{self.bits}")),)
         layout = Layout.of(fake_tensor_of(value), self.bits)
-        return (build.call(ops.quantize_index.overload, layout.into(build, value), self.bits, layout.pack_dim),)
+        return (
+            build.call(ops.quantize_index.overload, layout.to_memory_order(build, value), self.bits, layout.pack_dim),
+        )
 
-    def dequantize(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
+    def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
         """The numbers, exactly."""
         if self.bits > 8:
             return build.call(aten._to_copy.default, stored[0], dtype=fake_tensor_of(value).dtype)
@@ -46,7 +55,7 @@ class Index:
         restored = build.call(
             ops.dequantize_index.overload, stored[0], self.bits, layout.pack_dim, layout.length, layout.dtype
         )
-        return layout.back(build, restored)
+        return layout.from_memory_order(build, restored)
 
 
 def index_bits(value: fx.Node) -> int | None:

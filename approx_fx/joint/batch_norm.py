@@ -15,11 +15,12 @@ from networkx.algorithms.isomorphism import DiGraphMatcher
 from torch import fx
 
 from .fake_values import is_float, numel, tensor
-from .graph import Joint
+from .graph import JointGraph
 from .masks import Mask
-from .ops import CASTS, VIEWS, name_of, skip_ops
+from .op_table import CASTS, TABLE, VIEWS
+from .ops import name_of, skip_ops
 
-TRANSPARENT = frozenset((VIEWS | CASTS) - {"slice", "select", "split", "split_with_sizes", "chunk", "unbind", "unfold"})
+TRANSPARENT = CASTS | {name for name in VIEWS if TABLE[name].view == "whole"}
 
 NORMALISE = """
 x:       *
@@ -72,7 +73,7 @@ def declared(pattern: str) -> nx.DiGraph:
     return graph
 
 
-def find_batch_norms(joint: Joint, masks: list[Mask]) -> list[BatchNorm]:
+def find_batch_norms(joint: JointGraph, masks: list[Mask]) -> list[BatchNorm]:
     """Every batch normalisation that computes its statistics from the batch, in graph order."""
     graph = contracted(joint)
     by_value: dict[fx.Node, list[Mask]] = {}
@@ -87,7 +88,7 @@ def find_batch_norms(joint: Joint, masks: list[Mask]) -> list[BatchNorm]:
     return sorted(chains, key=lambda chain: joint.order[chain.x])
 
 
-def contracted(joint: Joint) -> nx.DiGraph:
+def contracted(joint: JointGraph) -> nx.DiGraph:
     """The forward as a graph of fx nodes, with casts, views and broadcasts skipped."""
     graph = nx.DiGraph()
     for node in joint.forward:

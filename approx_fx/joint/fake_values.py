@@ -60,6 +60,11 @@ def is_bool(node: fx.Node) -> bool:
     return value is not None and value.dtype == torch.bool
 
 
+def is_whole(dtype: torch.dtype) -> bool:
+    """Whether a dtype is of whole numbers, bool not among them."""
+    return not dtype.is_floating_point and not dtype.is_complex and dtype != torch.bool
+
+
 def memory_order(value: torch.Tensor) -> list[int] | None:
     """The dimensions from outermost to innermost if the tensor is dense and non-overlapping, else None."""
     order = sorted(range(value.ndim), key=lambda dim: (-_hint(value.stride(dim)), dim))

@@ -16,7 +16,7 @@ from ..torch_compat import aot_partitioner as aot
 
 
 @dataclass(frozen=True)
-class Joint:
+class JointGraph:
     """A joint graph and its sides.
 
     forward: nodes that the forward's outputs or mutations need. backward: nodes downstream of an incoming gradient.
@@ -84,7 +84,7 @@ class Joint:
         return frozenset(node for node in outputs if isinstance(node, fx.Node))
 
 
-def read(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = ()) -> Joint:
+def classify(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = ()) -> JointGraph:
     """Classify the nodes of a joint graph. static: which of its inputs, by index, are parameters or buffers."""
     nodes = list(module.graph.nodes)
     backward: set[fx.Node] = set()
@@ -100,7 +100,7 @@ def read(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = (
     forward |= {node for node in nodes if aot.is_primal(node)}
     inputs = module.graph.find_nodes(op="placeholder")
     parameters = frozenset(inputs[index] for index in static if index < len(inputs))
-    return Joint(module, num_fwd_outputs, frozenset(forward), frozenset(backward), parameters)
+    return JointGraph(module, num_fwd_outputs, frozenset(forward), frozenset(backward), parameters)
 
 
 def joint_outputs(joint: fx.GraphModule, num_fwd_outputs: int) -> tuple[list[Any], list[Any]]:

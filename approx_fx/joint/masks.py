@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from .fake_values import is_bool, is_float, shape
-from .graph import Joint
-from .ops import COMPARISONS, ELEMENT_PRESERVING, name_of, skip_ops
+from .graph import JointGraph
+from .op_table import COMPARISONS, ELEMENT_PRESERVING
+from .ops import name_of, skip_ops
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Mask:
         return self.op in ("gt", "ge")
 
 
-def find_masks(joint: Joint) -> list[Mask]:
+def find_masks(joint: JointGraph) -> list[Mask]:
     """All comparisons with a constant outside the backward, in graph order, at every value they tell the side of."""
     found = []
     for node in joint.module.graph.nodes:

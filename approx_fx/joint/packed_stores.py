@@ -16,6 +16,9 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
+from .op_table import traits
+from .ops import name_of
+
 aten = torch.ops.aten
 
 # What wants its input in memory: a value that goes nowhere else may never be written.
@@ -23,21 +26,6 @@ READERS = frozenset({"aten.convolution.default", "prims._low_memory_max_pool_wit
 PRODUCTS = frozenset({"aten.mm.default", "aten.addmm.default", "aten.bmm.default"})
 # Parts at most. On a CPU eight, a mask's, were measured to be no faster; a GPU reads them from memory side by side.
 MOST = {"cpu": 4, "cuda": 8}
-# What is computed element by element from values of the same shape, by name.
-POINTWISE: dict[str, OpOverload] = {
-    str(op): op
-    for op in (
-        torch.ops.prims.convert_element_type.default, aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor,
-        aten.div.Tensor, aten.relu.default, aten.clamp_min.default, aten.clamp_max.default, aten.where.self,
-        aten.erf.default, aten.exp.default, aten.sigmoid.default, aten.tanh.default, aten.neg.default,
-        aten.reciprocal.default,
-    )
-}  # fmt: skip
-COMPARISONS = frozenset({f"aten.{name}.Scalar" for name in ("le", "lt", "ge", "gt")})
-LOGIC = frozenset(
-    {"aten.bitwise_or.Tensor", "aten.bitwise_and.Tensor", "aten.bitwise_not.default"}
-    | {"aten.logical_or.default", "aten.logical_and.default", "aten.logical_not.default"}
-)
 VIEWS = frozenset({"aten.view.default", "aten.reshape.default", "aten.permute.default"})
 
 
@@ -78,6 +66,24 @@ def codes_per_byte(node: fx.Node, ours: Collection[Any]) -> int:
     return count if isinstance(length, int) and length == count * codes.shape[0] > 0 else 0
 
 
+def _by_parts(node: fx.Node) -> bool:
+    """Whether the node is computed element by element from values of the same shape."""
+    return traits(node).by_parts and _overload(node) in ("Tensor", "self", "default")
+
+
+def _is_comparison(node: fx.Node) -> bool:
+    """Whether the node tells on which side of a constant each element is."""
+    return name_of(node) in ("le", "lt", "ge", "gt") and _overload(node) == "Scalar"
+
+
+def _is_logic(node: fx.Node) -> bool:
+    return traits(node).recompute == "logic"
+
+
+def _overload(node: fx.Node) -> str:
+    return node.target._overloadname if isinstance(node.target, OpOverload) else ""
+
+
 def _sizes(value: Any) -> tuple[int, ...] | None:
     """A tensor's shape, if all of it are numbers."""
     shape = tuple(value.shape) if isinstance(value, torch.Tensor) else (None,)
@@ -99,7 +105,7 @@ def find_packed_stores(graph: fx.Graph, ours: Collection[Any]) -> dict[fx.Node, 
     taken: set[fx.Node] = set()
     for node in graph.nodes:
         sizes = _sizes(node.meta.get("val"))
-        if str(node.target) not in POINTWISE or not sizes:
+        if not _by_parts(node) or not sizes:
             continue
         device = node.meta["val"].device.type
         store = (_on_cpu if device == "cpu" else _on_gpu)(node, ours, taken)
@@ -149,8 +155,11 @@ def _on_gpu(value: fx.Node, ours: Collection[Any], taken: set[fx.Node]) -> Packe
     if not packing and (len(scaled) != 1 or any(map(_is_scaled_by_row, sources))):
         return None
     count = max(op.count for op in packing.values()) if packing else scaled.pop()
-    elementwise = POINTWISE.keys() | COMPARISONS | LOGIC
-    return PackedStore(count, packing, tuple(node for node in (*sources, *masks) if str(node.target) in elementwise))
+    return PackedStore(
+        count,
+        packing,
+        tuple(node for node in (*sources, *masks) if _by_parts(node) or _is_comparison(node) or _is_logic(node)),
+    )
 
 
 def _is_scaled_by_row(node: fx.Node) -> bool:
@@ -190,15 +199,15 @@ def _sources(value: fx.Node) -> Iterator[fx.Node]:
         if node not in found and _sizes(node.meta.get("val")) == shape:
             found.add(node)
             yield node
-            if str(node.target) in POINTWISE:
+            if _by_parts(node):
                 todo.extend(node.all_input_nodes)
 
 
 def _masks(values: Iterable[fx.Node], sizes: tuple[int, ...] | None) -> Iterator[fx.Node]:
     """Comparisons of these values with constants, and what logic makes of them in the same shape."""
-    todo = [user for value in values for user in value.users if str(user.target) in COMPARISONS]
+    todo = [user for value in values for user in value.users if _is_comparison(user)]
     while todo:
         node = todo.pop()
         if _sizes(node.meta.get("val")) == sizes:
             yield node
-            todo.extend(user for user in node.users if str(user.target) in LOGIC)
+            todo.extend(user for user in node.users if _is_logic(user))

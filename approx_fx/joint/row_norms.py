@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from .fake_values import is_float, numel, shape, tensor
-from .graph import Joint
-from .ops import ELEMENT_PRESERVING, VIEWS, name_of, skip_ops
+from .graph import JointGraph
+from .op_table import ELEMENT_PRESERVING, VIEWS
+from .ops import name_of, skip_ops
 
 # The same elements in the same order.
 SEEN_THROUGH = frozenset(ELEMENT_PRESERVING | {"view", "reshape", "_unsafe_view"})
@@ -37,7 +38,7 @@ class RowNorms:
     by_normalized: dict[fx.Node, RowNorm]
 
 
-def find_row_norms(joint: Joint) -> RowNorms:
+def find_row_norms(joint: JointGraph) -> RowNorms:
     """Every normalisation over rows, by the values that enter it and by the values that leave it, before the affine."""
     by_input: dict[fx.Node, RowNorm] = {}
     by_normalized: dict[fx.Node, RowNorm] = {}

@@ -1,43 +1,19 @@
-"""What kind of thing a value is, where that decides how it is coded: an image with channels, a softmax's output."""
+"""What kind of thing a value is, by the ops around it: a softmax's output, a 4-D value beside a convolution."""
 
 from __future__ import annotations
 
 import torch
 from torch import fx
 
-from .fake_values import shape, tensor
-from .ops import ELEMENT_PRESERVING, name_of, skip_ops
+from .op_table import ELEMENT_PRESERVING
+from .ops import name_of, skip_ops
 
-IMAGES = frozenset(
-    ["convolution", "upsample_nearest2d", "upsample_bilinear2d", "avg_pool2d", "_adaptive_avg_pool2d", "pixel_shuffle"]
-)
-DEPTH = 16
 aten = torch.ops.aten
 # Behind them a 4-D value is no image laid out as one.
 TURNING = frozenset(
     [aten.permute.default, aten.transpose.int, aten.view.default, aten.reshape.default, aten.expand.default]
 )
 CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
-
-
-def is_image(value: fx.Node) -> bool:
-    """Whether a value [N, C, ...] is made or read by a convolution, pointwise ops between them aside."""
-    own = tensor(value)
-    if own is None or own.ndim < 4:
-        return False
-    for _ in range(DEPTH):
-        if name_of(value) in IMAGES or "max_pool" in name_of(value):
-            return True
-        if any(name_of(user) == "convolution" and user.args[0] is value for user in value.users):
-            return True
-        if name_of(value) == "getitem":
-            value = value.args[0]  # type: ignore[assignment]
-            continue
-        same = [i for i in value.all_input_nodes if shape(i) == shape(own)]
-        if not same or value.op != "call_function":
-            return False
-        value = same[0]
-    return False
 
 
 def is_softmax(value: fx.Node) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from . import bitmask, channel, fixed_range, group, index, row, smooth, stochastic
-from .registry import OPS, Op, reference_of
+from .registry import OPS, Op, approximates, op_of, reference_of
 
 with suppress(ImportError):
     from . import triton  # noqa: F401  Registers the kernels, where triton can be imported.
@@ -13,11 +13,13 @@ with suppress(ImportError):
 __all__ = [
     "OPS",
     "Op",
+    "approximates",
     "bitmask",
     "channel",
     "fixed_range",
     "group",
     "index",
+    "op_of",
     "reference_of",
     "row",
     "smooth",

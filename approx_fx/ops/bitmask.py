@@ -15,7 +15,7 @@ def _fake_quantize(mask: Tensor, pack_dim: int) -> Tensor:
     return empty_in_order(mask, shape, torch.uint8)
 
 
-@define(_fake_quantize)
+@define(_fake_quantize, kind="encode")
 def quantize_bitmask(mask: Tensor, pack_dim: int) -> Tensor:
     """Eight elements a byte, uint8, packed along `pack_dim`. mask: bool."""
     return in_order(pack(mask, 1, pack_dim), mask)
@@ -27,7 +27,7 @@ def _fake_dequantize(codes: Tensor, pack_dim: int, length: int) -> Tensor:
     return empty_in_order(codes, shape, torch.bool)
 
 
-@define(_fake_dequantize)
+@define(_fake_dequantize, kind="decode", exact=True)
 def dequantize_bitmask(codes: Tensor, pack_dim: int, length: int) -> Tensor:
     """The mask, bool, bit for bit."""
     return in_order(unpack(codes, 1, pack_dim, length).to(torch.bool), codes)

@@ -52,7 +52,7 @@ def _fake_grid(
     return mean.new_empty((rows, mean.numel()), dtype=torch.float32)
 
 
-@define(_fake_grid)
+@define(_fake_grid, fused_only=True)
 def channel_grid(
     mean: Tensor,
     rstd: Tensor,
@@ -105,7 +105,7 @@ def _fake_quantize(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, dim:
     return empty_in_order(x, shape, torch.uint8)
 
 
-@define(_fake_quantize)
+@define(_fake_quantize, kind="encode")
 def quantize_channel(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, dim: int, pack_dim: int) -> Tensor:
     """Codes, uint8, packed along `pack_dim`. x: any float dtype, channels on `dim`; grid: from `channel_grid`.
 
@@ -129,7 +129,7 @@ def _fake_dequantize(
     return empty_in_order(codes, shape, dtype)
 
 
-@define(_fake_dequantize)
+@define(_fake_dequantize, kind="decode")
 def dequantize_channel(
     codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int, dtype: torch.dtype
 ) -> Tensor:
@@ -153,7 +153,7 @@ def _fake_centred(
     return _fake_dequantize(codes, codes, bits, dim, pack_dim, length, dtype)
 
 
-@define(_fake_centred)
+@define(_fake_centred, kind="decode", fused_only=True)
 def dequantize_centred(
     codes: Tensor,
     grid: Tensor | None,
@@ -184,7 +184,7 @@ def _fake_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, 
     return _fake_dequantize(codes, grid, bits, dim, pack_dim, length, torch.bool)
 
 
-@define(_fake_side)
+@define(_fake_side, kind="mask", exact=True)
 def dequantize_channel_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int) -> Tensor:
     """The `side` given to `quantize_channel`, exactly: code >= level."""
     return in_order(unpack(codes, bits, pack_dim, length).float() >= _along(grid[2], codes.ndim, dim), codes)

@@ -32,7 +32,7 @@ def _fake_quantize(x: Tensor, low: float, high: float, bits: int, pack_dim: int)
     return empty_in_order(x, shape, torch.uint8), x.new_empty((1,), dtype=torch.float32)
 
 
-@define(_fake_quantize)
+@define(_fake_quantize, kind="encode")
 def quantize_unit(x: Tensor, low: float, high: float, bits: int, pack_dim: int) -> tuple[Tensor, Tensor]:
     """(codes uint8 packed along `pack_dim`, float32 [1]: 0, or NaN if x holds a NaN or Inf). x: any float dtype."""
     x = reused(x)
@@ -50,7 +50,7 @@ def _fake_dequantize(
     return empty_in_order(codes, shape, dtype)
 
 
-@define(_fake_dequantize)
+@define(_fake_dequantize, kind="decode")
 def dequantize_unit(
     codes: Tensor, poison: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
 ) -> Tensor:

@@ -88,7 +88,7 @@ def _fake_quantize_group(
     return _packed(x, bits, pack_dim), scale
 
 
-@define(_fake_quantize_group)
+@define(_fake_quantize_group, kind="encode")
 def quantize_group(x: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int) -> tuple[Tensor, Tensor]:
     """(codes uint8 packed along `pack_dim`, scale bfloat16 [2, tiles]: low and step). x: any float dtype."""
     reduced = _reduced(dim, over)
@@ -124,7 +124,7 @@ def _fake_dequantize_group(
     return _unpacked(codes, pack_dim, length, dtype)
 
 
-@define(_fake_dequantize_group)
+@define(_fake_dequantize_group, kind="decode")
 def dequantize_group(
     codes: Tensor,
     scale: Tensor,
@@ -147,7 +147,7 @@ def _fake_quantize_relu(
     return _packed(x, bits, pack_dim), x.new_empty(_scale_shape(x, dim, group, over), dtype=torch.bfloat16)
 
 
-@define(_fake_quantize_relu)
+@define(_fake_quantize_relu, kind="encode")
 def quantize_relu(
     x: Tensor, side: Tensor | None, bits: int, dim: int, group: int, over: list[int], pack_dim: int
 ) -> tuple[Tensor, Tensor]:
@@ -183,7 +183,7 @@ def _fake_dequantize_relu(
     return _unpacked(codes, pack_dim, length, dtype)
 
 
-@define(_fake_dequantize_relu)
+@define(_fake_dequantize_relu, kind="decode")
 def dequantize_relu(
     codes: Tensor,
     scale: Tensor,
@@ -204,7 +204,7 @@ def _fake_relu_side(codes: Tensor, bits: int, pack_dim: int, length: int) -> Ten
     return _unpacked(codes, pack_dim, length, torch.bool)
 
 
-@define(_fake_relu_side)
+@define(_fake_relu_side, kind="mask", exact=True)
 def dequantize_relu_side(codes: Tensor, bits: int, pack_dim: int, length: int) -> Tensor:
     """The `side` given to `quantize_relu`, exactly: code > 0."""
     return in_order(unpack(codes, bits, pack_dim, length) > 0, codes)

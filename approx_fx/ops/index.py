@@ -15,7 +15,7 @@ def _fake_quantize(x: Tensor, bits: int, pack_dim: int) -> Tensor:
     return empty_in_order(x, shape, torch.uint8)
 
 
-@define(_fake_quantize)
+@define(_fake_quantize, kind="encode")
 def quantize_index(x: Tensor, bits: int, pack_dim: int) -> Tensor:
     """Codes, uint8, packed along `pack_dim`. x: any integer dtype, 0 <= x < 2**bits."""
     return in_order(pack(x.to(torch.uint8, copy=True), bits, pack_dim), x)
@@ -27,7 +27,7 @@ def _fake_dequantize(codes: Tensor, bits: int, pack_dim: int, length: int, dtype
     return empty_in_order(codes, shape, dtype)
 
 
-@define(_fake_dequantize)
+@define(_fake_dequantize, kind="decode", exact=True)
 def dequantize_index(codes: Tensor, bits: int, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:
     """The numbers given to `quantize_index`, in `dtype`."""
     values = unpack(codes, bits, pack_dim, length).to(dtype)

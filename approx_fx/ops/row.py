@@ -24,7 +24,7 @@ def _fake_quantize(x: Tensor, mean: Tensor | None, rstd: Tensor | None, bits: in
     return empty_in_order(x, shape, torch.uint8)
 
 
-@define(_fake_quantize)
+@define(_fake_quantize, kind="encode")
 def quantize_row(x: Tensor, mean: Tensor | None, rstd: Tensor | None, bits: int, grid: str, pack_dim: int) -> Tensor:
     """Codes, uint8, packed along `pack_dim`. x: any float dtype; mean, rstd: broadcast against x, or None.
 
@@ -56,7 +56,7 @@ def _fake_dequantize(
     return empty_in_order(codes, shape, dtype)
 
 
-@define(_fake_dequantize)
+@define(_fake_dequantize, kind="decode")
 def dequantize_row(
     codes: Tensor,
     mean: Tensor | None,

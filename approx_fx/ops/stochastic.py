@@ -82,7 +82,7 @@ def _fake_quantize(
     return _packed(x, bits, pack_dim), scale
 
 
-@define(_fake_quantize)
+@define(_fake_quantize, kind="encode")
 def quantize_stochastic(
     x: Tensor, side: Tensor | None, key: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int
 ) -> tuple[Tensor, Tensor]:
@@ -121,7 +121,7 @@ def _fake_dequantize(
     return _unpacked(codes, pack_dim, length, dtype)
 
 
-@define(_fake_dequantize)
+@define(_fake_dequantize, kind="decode")
 def dequantize_stochastic(
     codes: Tensor,
     scale: Tensor,

@@ -24,6 +24,7 @@ from torch import fx
 from ..joint.ops import name_of
 from ..ops import group
 from .node_builder import Builder
+from .state import Partition
 
 aten = torch.ops.aten
 # decoder -> dimensions of its scale before those that the value has
@@ -53,6 +54,16 @@ class Decoding:
     def scale_dim(self) -> int:
         """The dimension of the scale that `dim` is; the tiles' own is split in two there."""
         return SCALE_OFFSET[self.target] + self.dim + (self.dim > self.tile_dim)
+
+
+@dataclass(frozen=True)
+class ConcatenateCodes:
+    """Neighbouring operands of a concatenation that are coded in the same way are decoded at once."""
+
+    def __call__(self, partition: Partition) -> Partition:
+        """Rewrite the backward's concatenations."""
+        concatenate_codes(partition.backward)
+        return partition
 
 
 def concatenate_codes(backward: fx.GraphModule) -> None:

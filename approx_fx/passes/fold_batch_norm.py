@@ -14,51 +14,57 @@ residual branches has 80 an element otherwise, most of them for this. A CPU has 
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass, replace
+
 from torch import fx
 
-from ..encode.base import Layout, Stored, fake_tensor_of
-from ..encode.channel import Channel
+from ..encode.base import Encoding, Layout, Stored, fake_tensor_of
 from ..joint.batch_norm import TRANSPARENT, BatchNorm
 from ..joint.fake_values import numel, tensor
-from ..joint.ops import CASTS, name_of, skip_ops
-from ..ops import channel as ops
-from ..plan.plan import Plan
+from ..joint.op_table import CASTS
+from ..joint.ops import name_of, skip_ops
+from ..ops import approximates
 from .node_builder import Builder
+from .state import Partition
 
 
-def fold_batch_norm(plan: Plan, stored: dict[fx.Node, Stored], originals: dict[fx.Node, fx.Node]) -> None:
-    """In place, behind the decoder. originals: its copies -> the values that they stand for, kept up to date."""
-    builder = Builder.on(plan.joint.module.graph, True)
-    for value, quantizer in plan.anchors.items():
-        if not isinstance(quantizer, Channel) or not fake_tensor_of(value).is_cuda:
-            continue
-        codes, grid = stored[value]
-        for_sigmas = None if quantizer.mask is None else grid
-        chain, layout = quantizer.chain, Layout.of(fake_tensor_of(value), quantizer.bits)
-        for sub in _differences(codes, value, chain, layout):
-            for user in list(sub.users):
-                others = [arg for arg in user.args if arg is not sub]
-                if name_of(user) == "mul" and any(_is_row(arg, chain.rstd, value, chain.dim) for arg in others):
-                    _replace(builder, user, (codes, for_sigmas), True, value, quantizer, originals)
-            if sub.users:
-                _replace(builder, sub, (codes, grid), False, value, quantizer, originals)
+@dataclass(frozen=True)
+class FoldBatchNorm:
+    """Behind `InsertDequantize`: differences with a batch's mean are decoded as such, where a GPU computes them."""
+
+    def __call__(self, partition: Partition) -> Partition:
+        """Replace every such difference, and its product with 1/sigma."""
+        builder = Builder.on(partition.plan.joint.module.graph, True)
+        copies = dict(partition.copies)
+        for value, encoding in partition.plan.anchors.items():
+            norm = encoding.batch_norm()
+            if norm is None or not fake_tensor_of(value).is_cuda:
+                continue
+            stored = partition.stored[value]
+            for sub in _differences(stored[0], value, norm, Layout.of(fake_tensor_of(value), encoding.bits)):
+                for user in list(sub.users):
+                    others = [arg for arg in user.args if arg is not sub]
+                    if name_of(user) == "mul" and any(_is_row(arg, norm.rstd, value, norm.dim) for arg in others):
+                        _replace(builder, user, stored, value, encoding, True, copies)
+                if sub.users:
+                    _replace(builder, sub, stored, value, encoding, False, copies)
+        return replace(partition, copies=copies)
 
 
-def _differences(codes: fx.Node, value: fx.Node, chain: BatchNorm, layout: Layout) -> list[fx.Node]:
+def _differences(codes: fx.Node, value: fx.Node, norm: BatchNorm, layout: Layout) -> list[fx.Node]:
     """Every x - mean of a decoded x, its dimensions in the value's own order, casts seen through."""
-    found: list[fx.Node] = []
+    differences: list[fx.Node] = []
     order = list(layout.order)
     back = [order.index(dim) for dim in range(len(order))]
-    for decoded in [user for user in codes.users if user.target is ops.dequantize_channel.overload]:
+    for decoded in [user for user in codes.users if approximates(user.target)]:
         stack = [decoded] if order == sorted(order) else [user for user in decoded.users if _permutes(user, back)]
         while stack:
             for user in stack.pop().users:
                 if name_of(user) in CASTS:
                     stack.append(user)
                 elif name_of(user) == "sub" and not user.kwargs and _is(user.args[0], decoded, CASTS | {"permute"}):
-                    found.extend([user] if _is_row(user.args[1], chain.mean, value, chain.dim) else [])
-    return found
+                    differences.extend([user] if _is_row(user.args[1], norm.mean, value, norm.dim) else [])
+    return differences
 
 
 def _permutes(node: fx.Node, order: list[int]) -> bool:
@@ -83,20 +89,14 @@ def _is_row(item: object, row: fx.Node, value: fx.Node, dim: int) -> bool:
 def _replace(
     builder: Builder,
     node: fx.Node,
-    stored: tuple[fx.Node, fx.Node | None],
-    sigmas: bool,
+    stored: Stored,
     value: fx.Node,
-    quantizer: Channel,
-    originals: dict[fx.Node, fx.Node],
+    encoding: Encoding,
+    in_sigmas: bool,
+    copies: dict[fx.Node, fx.Node],
 ) -> None:
-    layout = Layout.of(fake_tensor_of(value), quantizer.bits)
-    dtype: torch.dtype = node.meta["val"].dtype
     with builder.before(node, node) as build:
-        centred = build.call(
-            ops.dequantize_centred.overload, *stored, quantizer.bits, quantizer.grid, sigmas,
-            layout.place(quantizer.chain.dim), layout.pack_dim, layout.length, dtype,
-        )  # fmt: skip
-        mine = layout.back(build, centred)
-    node.replace_all_uses_with(mine)
-    if node in originals:
-        originals[mine] = originals.pop(node)
+        centred = encoding.decode_centred(build, stored, value, node.meta["val"].dtype, in_sigmas)
+    node.replace_all_uses_with(centred)
+    if node in copies:
+        copies[centred] = copies.pop(node)

@@ -6,6 +6,7 @@ symbol, the references are traced to aten and take the ops' places here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,20 +14,26 @@ from torch import fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from ..joint.fake_values import nbytes
-from ..joint.ops import COMPUTE_BOUND, name_of
-from ..ops import reference_of
+from ..joint.op_table import traits
+from ..ops import op_of
 from ..torch_compat import fake_tensors
 from ..torch_compat.decompositions import trace_to_aten
+from .state import Partition
 
 SMALL = 2**14  # bytes
 
-# As a kernel of their own, they would read and write what their neighbours read and write.
-NO_KERNEL = frozenset(["channel_grid", "dequantize_centred"])
 
+@dataclass(frozen=True)
+class InlineOps:
+    """lowering: see `Config`."""
 
-def runs_as_kernel(node: fx.Node, lowering: str) -> bool:
-    """Whether one of our ops is left a kernel of its own. lowering: see `Config`."""
-    return lowering == "kernel" and name_of(node) not in NO_KERNEL
+    lowering: str = "fused"
+
+    def __call__(self, partition: Partition) -> Partition:
+        """Splice into both halves."""
+        inline_ops(partition.forward, self.lowering)
+        inline_ops(partition.backward, self.lowering)
+        return partition
 
 
 def _static(node: fx.Node) -> bool:
@@ -34,7 +41,7 @@ def _static(node: fx.Node) -> bool:
     return all(isinstance(v, torch.Tensor) and all(isinstance(size, int) for size in v.shape) for v in values)
 
 
-def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> fx.GraphModule:
+def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> None:
     """Splice the traced references of ops with symbolic sizes into the graph, in place; mark those that run as kernels.
 
     What two neighbours have in common, such as unpacking the same codes, is written once; a convolution or matrix
@@ -46,19 +53,19 @@ def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> fx.GraphModul
     large: dict[Any, fx.Node] = {}
     mode = fake_tensors.mode_of(graph)
     for node in list(graph.nodes):
-        if name_of(node) in COMPUTE_BOUND:
+        if traits(node).compute_bound:
             large.clear()
-        reference = reference_of(node.target) if node.op == "call_function" else None
-        if reference is None:
+        op = op_of(node.target)
+        if op is None:
             continue
-        if runs_as_kernel(node, lowering):
+        if lowering == "kernel" and not op.fused_only:
             node.meta["should_fallback"] = True  # torch's own mark: Inductor does not lower it
             continue
         if _static(node):
             continue
         key = _key(node)
         if key not in traced:
-            traced[key] = _trace(reference, node, mode)
+            traced[key] = _trace(op.reference, node, mode)
         outputs = _splice(graph, node, traced[key], small, large)
         if isinstance(outputs, fx.Node):
             node.replace_all_uses_with(outputs)
@@ -69,7 +76,6 @@ def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> fx.GraphModul
         graph.erase_node(node)
     graph.lint()
     module.recompile()
-    return module
 
 
 def _key(node: fx.Node) -> str:

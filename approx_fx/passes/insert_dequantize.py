@@ -6,89 +6,101 @@ That trades a little arithmetic for not holding decoded activations across the b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from ..encode.base import Stored
-from ..encode.exact import Exact
-from ..joint.ops import COMPUTE_BOUND, name_of
+from ..joint.op_table import traits
 from ..plan.plan import Plan
 from .node_builder import Builder
+from .state import Partition
 
 aten = torch.ops.aten
+# value -> its last copy, and the number of convolutions and matrix products of the backward before it
+LastCopies = dict[fx.Node, tuple[fx.Node, int]]
+
+
+@dataclass(frozen=True)
+class InsertDequantize:
+    """Every backward use of an approximated value reads a copy that is made from the stored codes.
+
+    window: how many convolutions and matrix products of the backward a copy may live for.
+    """
+
+    window: int = 2
+
+    def __call__(self, partition: Partition) -> Partition:
+        """Rewrite all backward readers, in graph order."""
+        joint = partition.plan.joint
+        copier = _Copier(partition.plan, partition.stored, self.window)
+        readers = [node for node in joint.module.graph.nodes if node in joint.backward and node.op != "output"]
+        builder = Builder.on(joint.module.graph)
+        last: LastCopies = {}
+        heavy = 0
+        for reader in readers:
+            heavy += traits(reader).compute_bound
+            for value in reader.all_input_nodes:
+                if value not in joint.backward and copier.is_approximate(value):
+                    with builder.before(reader, value) as build:
+                        reader.replace_input_with(value, copier.copy(value, build, heavy, last))
+        return replace(partition, copies=copier.originals)
 
 
 @dataclass
-class Decoder:
-    """Points every backward use of an approximated value at a clone made from the stored codes.
+class _Copier:
+    """Makes copies of values from what is stored.
 
-    window: how many convolutions and matrix products a clone may live for. copies: value -> (its last clone, number of
-    such ops before it). originals: clone -> the value that it stands for.
+    approximate: value -> whether the backward gets it through a code, as far as that was asked. originals: copy -> the
+    value that it stands for.
     """
 
     plan: Plan
     stored: dict[fx.Node, Stored]
     window: int
-    copies: dict[fx.Node, tuple[fx.Node, int]] = field(default_factory=dict)
+    approximate: dict[fx.Node, bool] = field(default_factory=dict)
     originals: dict[fx.Node, fx.Node] = field(default_factory=dict)
-
-    def run(self) -> None:
-        """Rewrite all backward readers, in graph order."""
-        joint = self.plan.joint
-        readers = [node for node in joint.module.graph.nodes if node in joint.backward and node.op != "output"]
-        builder = Builder.on(joint.module.graph)
-        heavy = 0
-        for reader in readers:
-            heavy += name_of(reader) in COMPUTE_BOUND
-            for value in reader.all_input_nodes:
-                if value not in joint.backward and self.is_approximate(value):
-                    with builder.before(reader, value) as build:
-                        reader.replace_input_with(value, self.copy(value, build, heavy))
 
     def is_approximate(self, value: fx.Node) -> bool:
         """Whether the backward gets the value through a code, directly or by recomputation."""
-        memo: dict[fx.Node, bool] = self._changed
-        if value not in memo:
+        if value not in self.approximate:
             plan = self.plan
             if value in plan.anchors:
-                memo[value] = not isinstance(plan.anchors[value], Exact)
+                self.approximate[value] = plan.anchors[value].coded
             else:
-                memo[value] = value in plan.carried or any(map(self.is_approximate, plan.recompute.get(value, ())))
-        return memo[value]
+                sources = plan.recompute.get(value, ())
+                self.approximate[value] = value in plan.carried or any(map(self.is_approximate, sources))
+        return self.approximate[value]
 
-    _changed: dict[fx.Node, bool] = field(default_factory=dict)
-
-    def copy(self, value: fx.Node, build: Builder, heavy: int) -> fx.Node:
+    def copy(self, value: fx.Node, build: Builder, heavy: int, last: LastCopies) -> fx.Node:
         """The value as the backward sees it: itself if exact, else a decoded or recomputed copy."""
         if not self.is_approximate(value):
             return value
-        if value in self.copies and heavy - self.copies[value][1] <= self.window:
-            return self.copies[value][0]
+        if value in last and heavy - last[value][1] <= self.window:
+            return last[value][0]
         build = Builder(build.graph, build.mode, True, value)
-        clone = self._make(value, build, heavy)
-        self.copies[value] = (clone, heavy)
-        self.originals[clone] = value
-        return clone
+        copy = self._make(value, build, heavy, last)
+        last[value] = (copy, heavy)
+        self.originals[copy] = value
+        return copy
 
-    def _make(self, value: fx.Node, build: Builder, heavy: int) -> fx.Node:
+    def _make(self, value: fx.Node, build: Builder, heavy: int, last: LastCopies) -> fx.Node:
         plan = self.plan
         if value in plan.anchors:
-            return plan.anchors[value].dequantize(build, self.stored[value], value)
+            return plan.anchors[value].decode(build, self.stored[value], value)
         if value in plan.carried:
             anchor = plan.carried[value]
-            owner: Any = plan.anchors[anchor]
-            return owner.dequantize_mask(build, self.stored[anchor], anchor)
+            return plan.anchors[anchor].decode_mask(build, self.stored[anchor], anchor)
         if value.target is aten.cat.default:
             return self._cat(value, build, heavy)
-        env = {source: self.copy(source, build, heavy) for source in plan.recompute[value]}
+        env = {source: self.copy(source, build, heavy, last) for source in plan.recompute[value]}
         args = fx.map_arg(value.args, lambda node: env.get(node, node))
         kwargs = fx.map_arg(value.kwargs, lambda node: env.get(node, node))
-        clone = build.call(value.target, *args, **kwargs)  # type: ignore[arg-type]
+        copy = build.call(value.target, *args, **kwargs)  # type: ignore[arg-type]
         mask = plan.relu_masks.get(value)
-        return clone if mask is None else self._masked(clone, env[mask.node], mask.positive, build)
+        return copy if mask is None else _masked(copy, env[mask.node], mask.positive, build)
 
     def _cat(self, value: fx.Node, build: Builder, heavy: int) -> fx.Node:
         """The pieces of a recomputed cat in one: a cat of cats would write what it copies once more at every level.
@@ -97,29 +109,29 @@ class Decoder:
         would be a view that keeps all of the cat.
         """
         dim = _dim_of(value)
-        others, self.copies = self.copies, {}
-        pieces = [self.copy(piece, build, heavy) for piece in self._pieces(value, dim)]
-        self.copies = others
+        last: LastCopies = {}
+        pieces = [self.copy(piece, build, heavy, last) for piece in self._pieces(value, dim)]
         return build.call(aten.cat.default, pieces, dim)
 
     def _pieces(self, value: fx.Node, dim: Any) -> list[fx.Node]:
         """What a cat along `dim` is made of, cats that are recomputed for it taken apart."""
-        found: list[fx.Node] = []
+        pieces: list[fx.Node] = []
         sources: Any = value.args[0]
         for source in sources:
             recomputed = source in self.plan.recompute and source not in self.plan.anchors
             if recomputed and source.target is aten.cat.default and _dim_of(source) == dim:
-                found.extend(self._pieces(source, dim))
+                pieces.extend(self._pieces(source, dim))
             else:
-                found.append(source)
-        return found
+                pieces.append(source)
+        return pieces
 
-    def _masked(self, value: fx.Node, mask: fx.Node, positive: bool, build: Builder) -> fx.Node:
-        """where(mask, max(recomputed, 0), 0): the value may be approximate, its zeros may not."""
-        own = value.meta["val"]
-        zero = build.call(aten.full.default, [], 0.0, dtype=own.dtype, device=own.device)
-        picked = (value, zero) if positive else (zero, value)
-        return build.call(aten.where.self, mask, *picked)
+
+def _masked(value: fx.Node, mask: fx.Node, positive: bool, build: Builder) -> fx.Node:
+    """where(mask, max(recomputed, 0), 0): the value may be approximate, its zeros may not."""
+    own = value.meta["val"]
+    zero = build.call(aten.full.default, [], 0.0, dtype=own.dtype, device=own.device)
+    picked = (value, zero) if positive else (zero, value)
+    return build.call(aten.where.self, mask, *picked)
 
 
 def _dim_of(cat: fx.Node) -> Any:

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from torch import fx
 
 from ..encode.base import Stored
-from ..plan.plan import Plan
+from ..joint.graph import JointGraph
 from .node_builder import Builder
+from .state import Partition
 
 
-def insert_quantizers(plan: Plan) -> dict[fx.Node, Stored]:
-    """Insert the quantize nodes of all anchors; returns anchor -> the nodes to save."""
-    builder = Builder.on(plan.joint.module.graph)
-    stored: dict[fx.Node, Stored] = {}
-    for value, quantizer in plan.anchors.items():
-        inputs = quantizer.inputs(value)
-        for node in inputs:
-            hoist(plan, node)
-        with builder.behind(inputs, origin=value) as build:
-            stored[value] = quantizer.quantize(build, value)
-    return stored
+@dataclass(frozen=True)
+class InsertQuantize:
+    """Behind each anchor go the nodes that encode it; those that are saved for it are noted in the partition."""
+
+    def __call__(self, partition: Partition) -> Partition:
+        """Insert them, in the order of the anchors."""
+        joint = partition.plan.joint
+        builder = Builder.on(joint.module.graph)
+        stored: dict[fx.Node, Stored] = {}
+        for value, encoding in partition.plan.anchors.items():
+            inputs = encoding.inputs(value)
+            for node in inputs:
+                _hoist(joint, node)
+            with builder.behind(inputs, origin=value) as build:
+                stored[value] = encoding.encode(build, value)
+        return replace(partition, stored=stored)
 
 
-def hoist(plan: Plan, node: fx.Node) -> None:
+def _hoist(joint: JointGraph, node: fx.Node) -> None:
     """Move an either-side node, and what it needs of that side, up to right behind its inputs."""
-    joint = plan.joint
     if node in joint.forward or node.op != "call_function":
         return
     for source in node.all_input_nodes:
-        hoist(plan, source)
+        _hoist(joint, source)
     if node.all_input_nodes:
         last = max(node.all_input_nodes)
         if last.op == "placeholder":

@@ -8,6 +8,7 @@ layout follows from its own operands, not from the input's: where the two would 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,39 +17,48 @@ from torch import fx
 from ..joint.fake_values import tensor
 from ..joint.ops import name_of
 from .node_builder import Builder
+from .state import Partition
 
 aten = torch.ops.aten
 
 
-def split_conv_backward(backward: fx.GraphModule) -> None:
-    """Where a convolution's input is decoded or computed again, find the weight's gradient first, then the input's.
+@dataclass(frozen=True)
+class SplitConvBackward:
+    """Where a convolution's input is decoded or computed again, find the weight's gradient first, then the input's."""
 
-    In place. Not for grouped convolutions, nor where a size is a symbol or the gradient would have other strides.
-    """
+    def __call__(self, partition: Partition) -> Partition:
+        """Rewrite the backward, if anything is decoded in it."""
+        if partition.stored:
+            split_conv_backward(partition.backward)
+        return partition
+
+
+def split_conv_backward(backward: fx.GraphModule) -> None:
+    """In place. Not for grouped convolutions, nor where a size is a symbol or the gradient would have other strides."""
     graph = backward.graph
     builder = Builder.on(graph, True)
     for node in list(graph.nodes):
         if name_of(node) != "convolution_backward":
             continue
         grad, data, weight, _, stride, padding, dilation, transposed, _, groups, wanted = _arguments(node)
-        room = _output_padding(node)
-        if not (wanted[0] and wanted[1]) or groups != 1 or room is None or data.op == "placeholder":
+        output_padding = _output_padding(node)
+        if not (wanted[0] and wanted[1]) or groups != 1 or output_padding is None or data.op == "placeholder":
             continue
         builder.origin = node
         with graph.inserting_before(node):
-            shape = (stride, padding, dilation, not transposed, room, groups)
-            mine = builder.call(aten.convolution.default, grad, weight, None, *shape)
-            if mine.meta["val"].stride() != node.meta["val"][0].stride():
-                graph.erase_node(mine)
+            shape = (stride, padding, dilation, not transposed, output_padding, groups)
+            grad_input = builder.call(aten.convolution.default, grad, weight, None, *shape)
+            if grad_input.meta["val"].stride() != node.meta["val"][0].stride():
+                graph.erase_node(grad_input)
                 continue
-            rest = builder.call(node.target, *node.args[:-1], [False, *wanted[1:]])
-            mine.prepend(rest)
+            grad_weight = builder.call(node.target, *node.args[:-1], [False, *wanted[1:]])
+            grad_input.prepend(grad_weight)
         for user in list(node.users):
             if user.args[1] == 0:
-                user.replace_all_uses_with(mine)
+                user.replace_all_uses_with(grad_input)
                 graph.erase_node(user)
             else:
-                user.replace_input_with(node, rest)
+                user.replace_input_with(node, grad_weight)
         graph.erase_node(node)
     graph.lint()
     backward.recompile()
@@ -63,10 +73,14 @@ def _output_padding(node: fx.Node) -> list[int] | None:
     stride, padding, dilation, transposed = _arguments(node)[4:8]
     if transposed:
         return [0] * len(grad)
-    steps = zip(grad, data, weight, stride, padding, dilation, strict=True)
-    room = [size - ((out - 1) * step - 2 * pad + far * (taps - 1) + 1) for out, size, taps, step, pad, far in steps]
-    allowed = all(0 <= more < max(step, far) for more, step, far in zip(room, stride, dilation, strict=True))
-    return room if allowed else None
+    dims = zip(grad, data, weight, stride, padding, dilation, strict=True)
+    output_padding = [
+        size - ((out - 1) * step - 2 * pad + spread * (kernel - 1) + 1) for out, size, kernel, step, pad, spread in dims
+    ]
+    allowed = all(
+        0 <= more < max(step, spread) for more, step, spread in zip(output_padding, stride, dilation, strict=True)
+    )
+    return output_padding if allowed else None
 
 
 def _arguments(node: fx.Node) -> tuple[Any, ...]:

@@ -10,22 +10,13 @@ from torch import fx
 
 from ..errors import PassFailed
 from ..joint.fake_values import is_bool, shape, sizes, tensor
-from ..joint.ops import COMPARISONS, name_of
-from ..ops import reference_of
-from ..plan.plan import Plan
+from ..joint.op_table import COMPARISONS
+from ..joint.ops import name_of
+from ..ops import approximates, op_of
+from .state import Partition
 
 
-@dataclass(frozen=True)
-class Rewritten:
-    """The pass's outcome. copies: clone in the joint graph -> the value it stands for."""
-
-    plan: Plan
-    forward: fx.GraphModule
-    backward: fx.GraphModule
-    copies: dict[fx.Node, fx.Node]
-
-
-def topological(done: Rewritten) -> Iterator[str]:
+def topological(done: Partition) -> Iterator[str]:
     """Every node comes behind its inputs."""
     for name, module in (("forward", done.forward), ("backward", done.backward)):
         seen: set[fx.Node] = set()
@@ -36,25 +27,22 @@ def topological(done: Rewritten) -> Iterator[str]:
             seen.add(node)
 
 
-def forward_is_exact(done: Rewritten) -> Iterator[str]:
+def forward_is_exact(done: Partition) -> Iterator[str]:
     """No forward node reads a dequantized value, and no code is read in the forward but to be saved."""
     for node in done.forward.graph.nodes:
-        if reference_of(node.target) is not None and name_of(node).startswith("dequantize"):
+        op = op_of(node.target)
+        if op is not None and op.kind in ("decode", "mask"):
             yield f"forward: {node.name} dequantizes"
 
 
-def masks_are_exact(done: Rewritten) -> Iterator[str]:
+def masks_are_exact(done: Partition) -> Iterator[str]:
     """No comparison in the backward reads a value that is approximate."""
     approximate: set[fx.Node] = set()
-    exact = ("dequantize_bitmask", "dequantize_channel_side", "dequantize_relu_side", "dequantize_index")
     for node in done.backward.graph.nodes:
         inherits = any(source in approximate for source in node.all_input_nodes)
         if inherits and name_of(node) in COMPARISONS and _forward_only(node):
             yield f"backward: the mask {node.name} is computed from an approximate value"
-        own = reference_of(node.target) is not None
-        if (own and name_of(node).startswith("dequantize") and name_of(node) not in exact) or (
-            inherits and not is_bool(node)
-        ):
+        if approximates(node.target) or (inherits and not is_bool(node)):
             approximate.add(node)
 
 
@@ -72,7 +60,7 @@ def _forward_only(node: fx.Node) -> bool:
     return True
 
 
-def copies_match_originals(done: Rewritten) -> Iterator[str]:
+def copies_match_originals(done: Partition) -> Iterator[str]:
     """Every copy has the shape, dtype and strides of the value it stands for."""
     for copy, value in done.copies.items():
         mine, theirs = tensor(copy), tensor(value)
@@ -90,7 +78,7 @@ def _strides(value: torch.Tensor) -> tuple[object, ...]:
     return tuple(str(stride) for size, stride in zip(sizes(value), value.stride(), strict=True) if size != 1)
 
 
-RULES: tuple[Callable[[Rewritten], Iterator[str]], ...] = (
+RULES: tuple[Callable[[Partition], Iterator[str]], ...] = (
     topological,
     forward_is_exact,
     masks_are_exact,
@@ -98,7 +86,17 @@ RULES: tuple[Callable[[Rewritten], Iterator[str]], ...] = (
 )
 
 
-def verify(done: Rewritten) -> None:
+@dataclass(frozen=True)
+class Verify:
+    """Behind all other passes."""
+
+    def __call__(self, partition: Partition) -> Partition:
+        """Raises PassFailed with the first thing that is wrong."""
+        verify(partition)
+        return partition
+
+
+def verify(done: Partition) -> None:
     """Raise PassFailed with the first thing that is wrong."""
     for rule in RULES:
         for problem in rule(done):

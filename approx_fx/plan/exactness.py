@@ -9,35 +9,38 @@ from torch import fx
 
 from ..config import Config
 from ..joint.attribution import module_of
+from ..joint.facts import Facts
 from ..joint.fake_values import is_bool, is_float, is_size
-from ..joint.graph import Joint, is_random
+from ..joint.graph import JointGraph, is_random
 from ..joint.module_patterns import last_match, named
-from ..joint.ops import VIEWS, name_of
-from ..joint.statistics import is_statistic
+from ..joint.op_table import traits
 from ..torch_compat import aot_partitioner as aot
-from .rules import SEEDED, derived_from_inputs, exact_again, of_parameters, tolerates
+from .rules import derived_from_inputs, exact_again, of_parameters, tolerates
 
 
 @dataclass(frozen=True)
 class Exactness:
     """What is exact.
 
-    free: values the backward has or derives by itself. again: exact wherever they are, kept or computed again. region:
-    computed again in the backward because torch.utils.checkpoint wants it. reasons: value -> why it is not coded.
+    available: values the backward has or derives by itself. again: exact wherever they are, kept or computed again.
+    region: computed again in the backward because torch.utils.checkpoint wants it. reasons: value -> why it is not
+    coded. facts: what is known of the values.
     """
 
-    free: frozenset[fx.Node]
+    available: frozenset[fx.Node]
     again: frozenset[fx.Node]
     region: frozenset[fx.Node]
     reasons: Mapping[fx.Node, str]
+    facts: Facts
 
-    def sure(self, value: fx.Node) -> bool:
+    def exact_in_backward(self, value: fx.Node) -> bool:
         """Whether the backward's copy of the value is exact, however it gets it."""
-        known = value in self.free or value in self.again or value in self.region or value in self.reasons
-        return known or is_statistic(value)
+        return any(value in nodes for nodes in (self.available, self.again, self.region, self.reasons)) or (
+            value in self.facts.statistics
+        )
 
 
-def exactness(joint: Joint, config: Config) -> Exactness:
+def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
     """Everything that is known to be exact, or has to be, before the cut is made."""
     sizes = {node for node in joint.order if is_size(node) or node.op == "get_attr"}
     free = frozenset(derived_from_inputs(joint) | sizes)
@@ -56,21 +59,21 @@ def exactness(joint: Joint, config: Config) -> Exactness:
             reasons[node] = "checkpoint"
         elif _is_user_exact(config, node, readers):
             reasons[node] = "asked"
-        elif not all(tolerates(reader, node) for reader in readers):
-            reasons[node] = "statistic" if is_statistic(node) else "reader"
+        elif not all(tolerates(reader, node, facts) for reader in readers):
+            reasons[node] = "statistic" if node in facts.statistics else "reader"
     for node in reversed(joint.order):
-        if node in reasons and name_of(node) in VIEWS:  # a view is had exactly from what it is a view of
+        if node in reasons and traits(node).view:  # a view is had exactly from what it is a view of
             source = node.all_input_nodes[0]
             if is_float(source) and source not in free and source not in joint.backward:
                 reasons.setdefault(source, reasons[node])
-    return Exactness(free, again, region, reasons)
+    return Exactness(free, again, region, reasons, facts)
 
 
-def _in_region(joint: Joint, node: fx.Node, seeded: bool) -> bool:
+def _in_region(joint: JointGraph, node: fx.Node, seeded: bool) -> bool:
     """Random numbers are drawn once, and so are the masks made of them."""
 
     def drawn(value: fx.Node) -> bool:
-        return is_random(value) or (not seeded and name_of(value) in SEEDED)
+        return is_random(value) or (not seeded and traits(value).seeded)
 
     if node.op != "call_function" or node in joint.backward or not aot.must_recompute(node):
         return False

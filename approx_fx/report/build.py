@@ -6,16 +6,16 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from ..encode.exact import Exact
-from ..encode.expected_error import expected_error
 from ..joint.attribution import module_of, source_of
 from ..joint.fake_values import is_size, nbytes, sizes, tensor
-from ..joint.ops import COMPUTE_BOUND, VIEWS, name_of, skip_ops
-from ..passes.pipeline import Partition
+from ..joint.op_table import TABLE, VIEWS, traits
+from ..joint.ops import name_of, skip_ops
+from ..passes.state import Partition
 from ..plan.plan import Plan
 from .data import GraphReport, Kept, Row
 
-_COPYING = frozenset({"reshape", "_unsafe_view", "unfold"})
+# Views that share their memory with what they are views of.
+ALIASES = frozenset(name for name in VIEWS if not TABLE[name].may_copy)
 
 
 def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> GraphReport:
@@ -26,31 +26,31 @@ def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> 
     rows: list[Row] = []
     kept: list[Kept] = []
     # Codes may share what is stored: the statistics of a row, which its norm's backward keeps anyway.
-    counted = {value for value, quantizer in done.plan.anchors.items() if isinstance(quantizer, Exact)}
+    counted = {value for value, encoding in done.plan.anchors.items() if not encoding.coded}
     for value, nodes in done.stored.items():
-        quantizer, own = done.plan.anchors[value], tensor(value)
+        encoding, own = done.plan.anchors[value], tensor(value)
         if own is None or not any(node.name in used for node in nodes):
             continue
         readings = reading.get(value, [])
         ops = tuple(sorted({name_of(node) for node in readings} - {""}))
         where = (value.name, module_of(value), name_of(value), sizes(own), str(own.dtype).removeprefix("torch."))
         used_in = tuple(dict.fromkeys(map(module_of, readings)))
-        if isinstance(quantizer, Exact):
-            if quantizer.reason != "output":
-                kept.append(Kept(*where, nbytes(value), quantizer.reason, ops, source_of(value), used_in))
+        if not encoding.coded:
+            if encoding.why_exact() != "output":
+                kept.append(Kept(*where, nbytes(value), encoding.why_exact(), ops, source_of(value), used_in))
             continue
         rows.append(
             Row(
                 *where,
-                quantizer.name,
-                quantizer.bits,
+                encoding.name,
+                encoding.bits,
                 nbytes(value),
                 sum(nbytes(node) for node in set(nodes) - counted),
                 ops,
                 source_of(value),
                 value in done.plan.carried.values(),
                 used_in,
-                expected_error(quantizer, own),
+                encoding.expected_error(own),
                 early.get(value, 0),
             )
         )
@@ -68,7 +68,7 @@ def earliness(done: Partition) -> dict[fx.Node, int]:
     for node in done.backward.graph.nodes:
         for source in node.all_input_nodes:
             first.setdefault(source.name, heavy)
-        heavy += name_of(node) in COMPUTE_BOUND
+        heavy += traits(node).compute_bound
         position[node.name] = heavy
     found: dict[fx.Node, int] = {}
     for copy, value in done.copies.items():
@@ -85,10 +85,10 @@ def saved_bytes(saved: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> int:
 
 def saved_roots(saved: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> dict[fx.Node, int]:
     """The values that saved nodes are views of, each with its bytes; see `saved_bytes`."""
-    alive = {skip_ops(node, VIEWS - _COPYING) for node in outputs}
+    alive = {skip_ops(node, ALIASES) for node in outputs}
     roots: dict[fx.Node, int] = {}
     for node in saved:
-        root = skip_ops(node, VIEWS - _COPYING)
+        root = skip_ops(node, ALIASES)
         if root.op != "placeholder" and root.op != "get_attr" and root not in alive and not is_size(node):
             roots[root] = max(roots.get(root, 0), nbytes(node))
     return roots

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from ..passes.pipeline import Partition
+from ..passes.state import Partition
 from ..torch_compat.aot_partitioner import Halves
 from .data import GraphReport
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..joint.fake_values import nbytes, tensor
-from ..joint.ops import CASTS, VIEWS, name_of, skip_ops
+from ..joint.op_table import VIEWS, traits
+from ..joint.ops import name_of, skip_ops
 from ..ops import reference_of
-from ..plan.rules import recomputable
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _storage(node: fx.Node) -> fx.Node:
 
 
 def _materialised(node: fx.Node) -> bool:
-    if tensor(node) is None or name_of(node) in VIEWS or name_of(node) in ("full", "scalar_tensor"):
+    if tensor(node) is None or traits(node).view or name_of(node) in ("full", "scalar_tensor"):
         return False
-    fuses = recomputable(node) or name_of(node) in CASTS or reference_of(node.target) is not None
+    fuses = traits(node).fuses or reference_of(node.target) is not None
     return not (fuses and len(node.users) == 1 and next(iter(node.users)).op != "output")

@@ -52,10 +52,14 @@ def command(arguments: list[str]) -> str:
 
 
 def revision() -> str | None:
-    """The commit that is measured, with '-dirty' where files differ from it; None outside a checkout."""
+    """The commit that is measured, with '-dirty' where files other than results differ; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        asked = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-        return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() or None
+        commit = git("rev-parse", "--short=7", "HEAD")
+        return commit + ("-dirty" if git("status", "--porcelain", "--", ":!tools/results") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

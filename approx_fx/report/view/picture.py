@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import fx
 
-from ...encode.exact import Exact
 from ...joint.attribution import module_of, source_of
 from ...joint.fake_values import sizes, tensor
-from ...joint.ops import VIEWS, name_of, skip_ops
+from ...joint.op_table import VIEWS
+from ...joint.ops import name_of, skip_ops
 from ..data import GraphReport
 from ..partitions import BothPartitions
 from .moments import Moments, moments_of
@@ -67,7 +67,7 @@ class Picture:
 def picture(seen: BothPartitions) -> Picture:
     """All that is drawn of a graph. Where its exact partition is not known, that side is empty."""
     report, saved, theirs, ours = seen.report, seen.exact.saved, seen.exact.halves, seen.ours
-    chains = chain_members(ours.plan.chains) if ours is not None else {}
+    chains = chain_members(ours.plan.batch_norms) if ours is not None else {}
     if theirs is None:
         nothing = Side((), Moments((), 0, ()), ())
         return Picture(nothing, nothing, ())
@@ -80,12 +80,7 @@ def picture(seen: BothPartitions) -> Picture:
     after = before
     if ours is not None:
         copies = {copy.name for copy in ours.copies}
-        codes = {
-            node.name
-            for value, nodes in ours.stored.items()
-            if not isinstance(ours.plan.anchors[value], Exact)
-            for node in nodes
-        }
+        codes = {node.name for value, nodes in ours.stored.items() if ours.plan.anchors[value].coded for node in nodes}
         halves = ours.forward, ours.backward
         after = Side(_coded(report), moments_of(*halves, codes, copies), nodes_of(*halves, copies, chains))
     order = dict.fromkeys(node.module for side in (before, after) for node in side.nodes if node.side == "forward")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...errors import ApproxFxError, did_you_mean
-from ...joint.ops import VIEWS
+from ...joint.op_table import VIEWS
 from ..data import Report
 from ..text import size
 from .colours import TITLES

@@ -1,0 +1,70 @@
+"""What the choice of an encoding may look at, beside the value itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import fx
+
+from ..config import Config
+from ..joint.attribution import module_of
+from ..joint.batch_norm import BatchNorm
+from ..joint.facts import Facts
+from ..joint.graph import JointGraph
+from ..joint.masks import Mask
+from ..joint.module_patterns import last_match
+from ..joint.op_table import ELEMENT_PRESERVING
+from ..joint.ops import name_of
+from ..joint.row_norms import RowNorms, find_row_norms
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known of the graph.
+
+    batch_norms: value -> the batch normalisation that it enters. relu_masks: ReLU output -> its mask. reasons: value ->
+    why it is to be exact. row_norms: normalisations over rows.
+    """
+
+    joint: JointGraph
+    config: Config
+    facts: Facts
+    batch_norms: dict[fx.Node, BatchNorm]
+    relu_masks: dict[fx.Node, Mask]
+    reasons: Mapping[fx.Node, str]
+    row_norms: RowNorms
+
+    @classmethod
+    def of(
+        cls,
+        joint: JointGraph,
+        config: Config,
+        facts: Facts,
+        batch_norms: list[BatchNorm],
+        masks: list[Mask],
+        reasons: Mapping[fx.Node, str],
+    ) -> Context:
+        """Index batch normalisations and masks by the values they apply to, casts seen through."""
+        by_value: dict[fx.Node, BatchNorm] = {}
+        for norm in batch_norms:
+            value = norm.x
+            by_value.setdefault(value, norm)
+            while name_of(value) in ELEMENT_PRESERVING and isinstance(value.args[0], fx.Node):
+                value = value.args[0]
+                by_value.setdefault(value, norm)
+        relu_masks = {mask.value: mask for mask in masks if _is_relu_mask(mask)}
+        return cls(joint, config, facts, by_value, relu_masks, reasons, find_row_norms(joint))
+
+    def bits(self, value: fx.Node) -> int:
+        """The width of the value's codes: its module's."""
+        bits = self.config.bits
+        return (last_match(bits, module_of(value), 4) if isinstance(bits, Mapping) else bits) or 8
+
+    def along(self, value: fx.Node) -> str:
+        """What the tiles of the value lie along; see `Tile.of`."""
+        return "channels" if value in self.facts.images else "memory"
+
+
+def _is_relu_mask(mask: Mask) -> bool:
+    return name_of(mask.value) == "relu" and mask.threshold == 0 and mask.op in ("le", "gt")

@@ -1,0 +1,24 @@
+"""The joint graph becomes a forward and a backward that hand over exactly what the plan keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..joint.fake_values import is_size
+from ..torch_compat import aot_partitioner as aot
+from .state import Partition
+
+
+@dataclass(frozen=True)
+class SplitHalves:
+    """Split by torch's own extraction, which gets the saved nodes as they are: a second cut would undo decisions."""
+
+    def __call__(self, partition: Partition) -> Partition:
+        """Split. Dead code goes."""
+        joint = partition.plan.joint
+        graph = joint.module.graph
+        saved = list(dict.fromkeys(node for nodes in partition.stored.values() for node in nodes))
+        inputs = [node for node in graph.find_nodes(op="placeholder") if node in joint.inputs and not is_size(node)]
+        sizes = [node for node in joint.order if is_size(node) and node not in joint.backward]
+        halves = aot.split_joint_graph(joint.module, inputs + saved, sizes, joint.num_fwd_outputs)
+        return replace(partition, halves=halves)
