@@ -8,11 +8,11 @@ BIN := .venv/bin
 # environment apart (5 GB). CHOSEN: more arguments for pytest.
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
-RESTS_ON := tests/test_exact_mode.py tests/test_leaks.py tests/test_patches.py tests/test_fallback.py \
-            tests/test_lowering.py tests/test_packed_store.py tests/test_materialize.py tests/test_code_conversion.py \
-            tests/test_peak_estimate.py tests/test_dynamic.py tests/test_gradients.py tests/test_cut.py \
-            tests/test_masks.py tests/test_expected_graphs.py tests/test_torch_compat.py tests/test_late.py \
-            tests/test_attention.py tests/test_filled.py tests/test_gpu_code.py tests/test_gpu_traffic.py
+RESTS_ON := tests/inductor/test_exact_mode.py tests/inductor/test_leaks.py tests/inductor/test_patches.py tests/inductor/test_fallback.py \
+            tests/inductor/test_lowering.py tests/inductor/test_packed_store.py tests/inductor/test_materialize.py tests/inductor/test_code_conversion.py \
+            tests/inductor/test_peak_estimate.py tests/e2e/test_dynamic.py tests/e2e/test_gradients.py tests/plan/test_cut.py \
+            tests/joint/test_masks.py tests/passes/test_expected_graphs.py tests/inductor/test_torch_compat.py tests/inductor/test_live_ranges.py \
+            tests/joint/test_attention.py tests/joint/test_masked_fill.py tests/inductor/test_gpu_code.py tests/inductor/test_gpu_traffic.py
 REST := -m pytest -o addopts= -q -n auto --dist worksteal --timeout=600 --show-capture=no
 
 .PHONY: install demo test lint bench reproduce gpu oldest newest clean

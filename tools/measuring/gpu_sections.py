@@ -20,7 +20,7 @@ from tools.root import ROOT
 
 Json = dict[str, Any]
 Save = Callable[[Json], None]
-TESTS = ("tests/test_ops.py", "tests/test_pack.py", "tests/test_launches.py", "tests/test_kernels.py")
+TESTS = ("tests/ops/test_ops.py", "tests/ops/test_pack.py", "tests/ops/test_launches.py", "tests/ops/test_kernels.py")
 PROCESSES = 8
 INDEX_LIMIT = 2**31 // (64 * 112 * 112)
 """Beyond this batch ResNet-50's first activation has more elements than a 32-bit index counts."""

@@ -1,0 +1,111 @@
+"""torch.utils.checkpoint under the pass: its regions are recomputed, from exact values; the rest is coded."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+import approx_fx
+from approx_fx.bench.compare import flat_gradients
+from approx_fx.bench.target import noise_loss
+from tests.support.nets import conv, images
+
+
+class Body(nn.Module):
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = conv(16, 16), nn.BatchNorm2d(16, momentum=0.0), conv(16, 16)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.dropout(torch.relu(self.norm(self.a(x)))))
+
+
+class Net(nn.Module):
+    def __init__(self, context: Any = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.first, self.norm = conv(3, 16), nn.BatchNorm2d(16, momentum=0.0)
+        self.body, self.last, self.context = Body(dropout), conv(16, 8), context
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        options = {"context_fn": self.context} if self.context else {}
+        return self.last(torch.relu(checkpoint(self.body, x, use_reentrant=False, **options)))
+
+
+def step(model: nn.Module, **options: Any) -> tuple[nn.Module, Tensor]:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = approx_fx.convert(copy.deepcopy(model), **{"compiler": "eager", "min_bytes": 256, **options})
+    noise_loss(model(images())).backward()
+    return model, flat_gradients(model)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def test_a_region_is_recomputed_from_its_exact_input() -> None:
+    model = Net()
+    ours, found = step(model, bits=4, strict=True)
+    _, exact = step(model, bits=None)
+    report = approx_fx.report(ours)
+    assert {row.reason for row in report.kept} >= {"checkpoint"}
+    assert not any("body" in row.module for row in report.tensors)
+    assert any(row.module == "body.b" or row.op == "relu" for row in [*report.tensors, *report.kept])
+    assert cosine(found, exact) > 0.99
+    region = dict(ours.named_parameters())["body.a.weight"].grad
+    assert region is not None and region.isfinite().all()
+
+
+def test_nothing_of_the_region_is_saved() -> None:
+    """What is left is the region's input, exact, and what lies outside of it."""
+    ours, _ = step(Net(), bits=4, strict=True)
+    found = approx_fx.report(ours)
+    assert not [row.name for row in (*found.tensors, *found.kept) if "body" in row.module]
+    assert found.saved_before > found.saved_after
+
+
+def test_the_region_is_exact_where_nothing_else_is_coded() -> None:
+    model = Net()
+    _, exact = step(model, bits=None)
+    _, ours = step(model, bits=4, strict=True, min_bytes=10**9)
+    torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-6)
+
+
+def save_convolutions(_: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    convolution = op == torch.ops.aten.convolution.default
+    return CheckpointPolicy.MUST_SAVE if convolution else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def test_a_selective_policy_is_honoured() -> None:
+    model = Net(partial(create_selective_checkpoint_contexts, save_convolutions))
+    ours, found = step(model, bits=4, strict=True)
+    _, exact = step(model, bits=None)
+    convolutions = [row for row in approx_fx.report(ours).kept if row.op == "convolution"]
+    assert any(row.module == "body.a" and row.reason == "checkpoint" for row in convolutions)
+    assert cosine(found, exact) > 0.99
+
+
+@pytest.mark.parametrize("compiler", ["eager", "inductor"])
+def test_dropout_in_a_region_is_drawn_once(compiler: str) -> None:
+    """The same mask in the recomputation: else the gradients would have nothing to do with each other."""
+    model = Net(dropout=0.5)
+    ours, found = step(model, bits=8, strict=True, compiler=compiler)
+    _, exact = step(model, bits=8, compiler=compiler, min_bytes=10**9)
+    assert cosine(found, exact) > 0.999
+    weight = dict(ours.named_parameters())["body.b.weight"].grad
+    assert weight is not None and weight.isfinite().all()
+
+
+def test_no_word_is_lost_about_it(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "approx_fx"):
+        step(Net(), bits=4)
+    assert not caplog.records

@@ -1,0 +1,1 @@
+"""Networks, captured graphs, strategies of hypothesis, processes and browsers for the tests."""
