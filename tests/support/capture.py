@@ -18,6 +18,7 @@ from approx_fx.joint.ops import name_of
 from approx_fx.passes.pipeline import partition
 from approx_fx.passes.state import Partition
 from approx_fx.torch_compat import aot_partitioner as aot
+from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
 
 
 class Record(fx.Interpreter):
@@ -51,13 +52,25 @@ class Captured:
         return record.values
 
 
-def capture(model: nn.Module, *inputs: Any, run: bool = True, dtype: Any = None, **options: Any) -> Captured:
-    """Partition the model's graph under Config(**options), and run one step if asked to."""
+def capture(
+    model: nn.Module,
+    *inputs: Any,
+    run: bool = True,
+    dtype: Any = None,
+    look: Callable[[fx.GraphModule, int], None] | None = None,
+    **options: Any,
+) -> Captured:
+    """Partition the model's graph under Config(**options), and run one step if asked to.
+
+    look: gets the simplified joint graph, to change as it likes, and how many of its outputs are the forward's.
+    """
     seen = Captured()
 
     def hook(module: fx.GraphModule, joint_inputs: Any, **given: Any) -> Any:
         aot.simplify_joint_graph(module)
         seen.joint = fx.GraphModule(module, copy.deepcopy(module.graph))
+        if look is not None:
+            look(copy_graph_module(module), given["num_fwd_outputs"])
         seen.done = partition(module, given["num_fwd_outputs"], Config(**options))
         return seen.done.forward, seen.done.backward
 

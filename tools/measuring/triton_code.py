@@ -73,7 +73,7 @@ def triton_code(
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
         def written(joint: fx.GraphModule, joint_inputs: Sequence[object], **given: Any) -> aot.Halves:
-            _move(joint)
+            moved_to_gpu(joint)
             with pretended():
                 halves = _halves(joint, joint_inputs, config, given)
                 graphs = [copy_graph_module(half) for half in halves[0]]
@@ -113,7 +113,7 @@ def _halves(
     return visible, lower(done, config.lowering)
 
 
-def _move(joint: fx.GraphModule) -> None:
+def moved_to_gpu(joint: fx.GraphModule) -> None:
     """Say of every value, and of every argument, that it lies on the GPU."""
 
     def moved(value: Any) -> Any:
