@@ -64,7 +64,7 @@ def index_bits(value: fx.Node) -> int | None:
     if not isinstance(pool, fx.Node):
         return None
     name = name_of(pool)
-    if name in ("_low_memory_max_pool_with_offsets", "_low_memory_max_pool2d_with_offsets"):
+    if name == "_low_memory_max_pool_with_offsets":
         bound = math.prod(pool.args[1])  # type: ignore[arg-type]
     elif name in ("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "fractional_max_pool2d"):
         image = tensor(pool.args[0])  # type: ignore[arg-type]
