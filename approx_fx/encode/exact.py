@@ -28,7 +28,7 @@ REASONS = {
     "reader": "read by a backward op that is not known to tolerate approximation",
     "parameter": "computed from parameters alone: an error in a weight is the same for every sample",
     "checkpoint": "read by a region under torch.utils.checkpoint, which is recomputed from exact values",
-    "asked": "its module is named in the option `exact`, or has no bits",
+    "user": "its module is named in the option `exact`, or has no bits",
     "output": "returned by the model, so it is alive anyway",
     "dtype": "a floating point type of 8 bits or less is stored as it is",
 }

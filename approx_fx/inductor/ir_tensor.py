@@ -1,7 +1,7 @@
 """torch._inductor.lowering: a stand-in for tensors, on which a reference of ours gives Inductor's IR.
 
 Its operations are Inductor's own lowerings of aten, by the tables below. Codes before packing, and scales, are always
-kept in memory: see `_reused` and `_as_stored`.
+kept in memory: see `_materialization_hint` and `_rounded_to_storage`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class IRTensor:
         return self.to(torch.float32)
 
     def contiguous(self) -> IRTensor:
-        """Itself: see `in_order`."""
+        """Itself: see `as_memory_order_of`."""
         return self
 
     def clamp(self, low: Any, high: Any) -> IRTensor:
@@ -221,12 +221,12 @@ def _arange_like(like: IRTensor, stop: int, step: int, dtype: torch.dtype) -> IR
     return call(torch.ops.prims.iota.default, len(range(0, stop, step)), **options)
 
 
-def _as_stored(scale: IRTensor) -> IRTensor:
+def _rounded_to_storage(scale: IRTensor) -> IRTensor:
     scale.box.realize()
     return scale
 
 
-def _reused(values: IRTensor) -> IRTensor:
+def _materialization_hint(values: IRTensor) -> IRTensor:
     """Codes are kept as bytes: a loop over each of a byte's parts would read again what they are computed from.
 
     Where convolutions are laid out channels-last, so are the codes, which are then written along with their source.
@@ -246,7 +246,7 @@ def _reused(values: IRTensor) -> IRTensor:
     return values
 
 
-def _apart(x: IRTensor, bits: int, dim: int, tile: int) -> list[IRTensor]:
+def _split_by_byte(x: IRTensor, bits: int, dim: int, tile: int) -> list[IRTensor]:
     """On a GPU the parts whose codes share bytes, where whole tiles fit into each; else x alone.
 
     A kernel reduces them side by side and writes the bytes: else it writes codes, for another to read and pack.
@@ -267,10 +267,10 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "full_like": _full_like,
     "ones_like": lambda like: _full_like(like, 1.0),
     "zeros_like": lambda like: _full_like(like, 0.0),
-    "apart": _apart,
+    "split_by_byte": _split_by_byte,
     "arange_like": _arange_like,
-    "as_stored": _as_stored,
-    "reused": _reused,
-    "in_order": lambda result, like: result,
-    "in_plain_order": lambda result: result,
+    "rounded_to_storage": _rounded_to_storage,
+    "materialization_hint": _materialization_hint,
+    "as_memory_order_of": lambda result, like: result,
+    "as_contiguous": lambda result: result,
 }

@@ -89,19 +89,19 @@ def _functions(parts: int, order: Sequence[int] | None) -> Functions:
     """
     from torch._inductor import ir
 
-    def in_order(codes: IRTensor, like: IRTensor) -> IRTensor:
-        made = _store_in_parts(codes.box, parts, order) if parts > 1 else None
-        if made is not None:
-            return IRTensor(made[0], codes.functions)
+    def as_memory_order_of(codes: IRTensor, like: IRTensor) -> IRTensor:
+        stored = _store_in_parts(codes.box, parts, order) if parts > 1 else None
+        if stored is not None:
+            return IRTensor(stored[0], codes.functions)
         if order is not None:
             return IRTensor(ir.ExternKernel.require_stride_order(codes.box, list(order)), codes.functions)
         return codes
 
     return {
         **FUNCTIONS,
-        "reused": lambda codes: codes.as_float or codes,
-        "apart": lambda x, *_: [x],
-        "in_order": in_order,
+        "materialization_hint": lambda codes: codes.as_float or codes,
+        "split_by_byte": lambda x, *_: [x],
+        "as_memory_order_of": as_memory_order_of,
     }
 
 

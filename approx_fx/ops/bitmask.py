@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import empty_in_order, in_order, pack, packed_length, unpack
+from .pack import as_memory_order_of, empty_in_order, pack, packed_length, unpack
 from .registry import define
 
 
@@ -18,7 +18,7 @@ def _fake_quantize(mask: Tensor, pack_dim: int) -> Tensor:
 @define(_fake_quantize, kind="encode")
 def quantize_bitmask(mask: Tensor, pack_dim: int) -> Tensor:
     """Eight elements a byte, uint8, packed along `pack_dim`. mask: bool."""
-    return in_order(pack(mask, 1, pack_dim), mask)
+    return as_memory_order_of(pack(mask, 1, pack_dim), mask)
 
 
 def _fake_dequantize(codes: Tensor, pack_dim: int, length: int) -> Tensor:
@@ -30,4 +30,4 @@ def _fake_dequantize(codes: Tensor, pack_dim: int, length: int) -> Tensor:
 @define(_fake_dequantize, kind="decode", exact=True)
 def dequantize_bitmask(codes: Tensor, pack_dim: int, length: int) -> Tensor:
     """The mask, bool, bit for bit."""
-    return in_order(unpack(codes, 1, pack_dim, length).to(torch.bool), codes)
+    return as_memory_order_of(unpack(codes, 1, pack_dim, length).to(torch.bool), codes)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import bounded, empty_in_order, in_order, pack, packed_length, unpack
+from .pack import as_memory_order_of, clamp_code, empty_in_order, pack, packed_length, unpack
 from .registry import define
 
 # Steps in sigmas that minimise the mean square error of a uniform quantizer of a Gaussian (Max 1960, Table II).
@@ -87,7 +87,7 @@ def channel_grid(
     ratio = torch.where(constant, 0.0, ratio)
     level = torch.round(half - ratio) if grid == "gaussian" else half - torch.floor(ratio)
     # A NaN in gamma or beta makes the values NaN by the lower edge; the level stays a number, and so the side exact.
-    level = bounded(level, 1, top)
+    level = clamp_code(level, 1, top)
     inverse = torch.where(gamma < 0, -1.0 / step, 1.0 / step) * r
     step_of = torch.where(gamma < 0, -step, step)
     signed = step_of * sigma if sigma is not None else 1.0 / inverse
@@ -113,12 +113,12 @@ def quantize_channel(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, di
     """
     low, level, inverse = (_along(grid[row], x.ndim, dim) for row in (0, 2, 3))
     top = 2**bits - 1
-    codes = bounded(torch.floor((x.float() - low) * inverse), 0, top)
+    codes = clamp_code(torch.floor((x.float() - low) * inverse), 0, top)
     if side is not None:
         # Each value is used once: Inductor would give one that reads so many tensors memory of its own, as float32.
         codes = torch.maximum(codes, torch.where(side, level, 0.0))
         codes = torch.minimum(codes, torch.where(side, float(top), (level - 1).clamp_min(0)))
-    return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x)
+    return as_memory_order_of(pack(codes.to(torch.uint8), bits, pack_dim), x)
 
 
 def _fake_dequantize(
@@ -136,7 +136,9 @@ def dequantize_channel(
     """The middle of each code's bin, in `dtype`; a channel whose statistics are NaN or Inf comes out as NaN."""
     middle, step = grid[0] + 0.5 * grid[1], grid[1]
     values = unpack(codes, bits, pack_dim, length).float()
-    return in_order((_along(middle, codes.ndim, dim) + values * _along(step, codes.ndim, dim)).to(dtype), codes)
+    return as_memory_order_of(
+        (_along(middle, codes.ndim, dim) + values * _along(step, codes.ndim, dim)).to(dtype), codes
+    )
 
 
 def _fake_centred(
@@ -177,7 +179,7 @@ def dequantize_centred(
     else:
         known = None if sigmas else grid
         centred = (values + (0.5 - 2 ** (bits - 1))) * (step if known is None else _along(known[1], codes.ndim, dim))
-    return in_order(centred.to(dtype), codes)
+    return as_memory_order_of(centred.to(dtype), codes)
 
 
 def _fake_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int) -> Tensor:
@@ -187,4 +189,4 @@ def _fake_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, 
 @define(_fake_side, kind="mask", exact=True)
 def dequantize_channel_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int) -> Tensor:
     """The `side` given to `quantize_channel`, exactly: code >= level."""
-    return in_order(unpack(codes, bits, pack_dim, length).float() >= _along(grid[2], codes.ndim, dim), codes)
+    return as_memory_order_of(unpack(codes, bits, pack_dim, length).float() >= _along(grid[2], codes.ndim, dim), codes)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import bounded, empty_in_order, in_order, pack, packed_length, reused, unpack
+from .pack import as_memory_order_of, clamp_code, empty_in_order, materialization_hint, pack, packed_length, unpack
 from .registry import define
 
 
@@ -35,15 +35,15 @@ def _fake_quantize(x: Tensor, low: float, high: float, bits: int, pack_dim: int)
 @define(_fake_quantize, kind="encode")
 def quantize_unit(x: Tensor, low: float, high: float, bits: int, pack_dim: int) -> tuple[Tensor, Tensor]:
     """(codes uint8 packed along `pack_dim`, float32 [1]: 0, or NaN if x holds a NaN or Inf). x: any float dtype."""
-    x = reused(x)
-    poison = (x.float() * 0.0).sum().reshape(1)
+    x = materialization_hint(x)
+    nan_flag = (x.float() * 0.0).sum().reshape(1)
     edge, step = grid_of(low, high, bits)
-    codes = bounded(torch.floor((x.float() - edge) * (1 / step)), 0, 2**bits - 1)
-    return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x), poison
+    codes = clamp_code(torch.floor((x.float() - edge) * (1 / step)), 0, 2**bits - 1)
+    return as_memory_order_of(pack(codes.to(torch.uint8), bits, pack_dim), x), nan_flag
 
 
 def _fake_dequantize(
-    codes: Tensor, poison: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
+    codes: Tensor, nan_flag: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
 ) -> Tensor:
     shape = list(codes.shape)
     shape[pack_dim] = length
@@ -52,9 +52,9 @@ def _fake_dequantize(
 
 @define(_fake_dequantize, kind="decode")
 def dequantize_unit(
-    codes: Tensor, poison: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
+    codes: Tensor, nan_flag: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
 ) -> Tensor:
     """The value of each code, in `dtype`."""
     edge, step = grid_of(low, high, bits)
     values = unpack(codes, bits, pack_dim, length).float() * step + (edge + 0.5 * step)
-    return in_order((values + poison.reshape([1] * codes.ndim)).to(dtype), codes)
+    return as_memory_order_of((values + nan_flag.reshape([1] * codes.ndim)).to(dtype), codes)

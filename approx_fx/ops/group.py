@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from .pack import (
-    apart,
-    as_stored,
-    bounded,
+    as_contiguous,
+    as_memory_order_of,
+    clamp_code,
     empty_in_order,
-    in_order,
-    in_plain_order,
+    materialization_hint,
     pack,
-    pack_apart,
+    pack_by_byte,
     packed_length,
-    reused,
+    rounded_to_storage,
+    split_by_byte,
     unpack,
 )
 from .registry import define
@@ -64,7 +64,7 @@ def _largest(tiles: Tensor, reduced: list[int]) -> Tensor:
     return tiles.amax(reduced, keepdim=True)
 
 
-def _together(x: Tensor, dim: int, group: int, over: list[int], along: int) -> int:
+def _tile_extent(x: Tensor, dim: int, group: int, over: list[int], along: int) -> int:
     """How far a tile reaches along a dimension."""
     return x.shape[along] if along in over else group if along == dim else 1
 
@@ -93,22 +93,24 @@ def quantize_group(x: Tensor, bits: int, dim: int, group: int, over: list[int], 
     """(codes uint8 packed along `pack_dim`, scale bfloat16 [2, tiles]: low and step). x: any float dtype."""
     reduced = _reduced(dim, over)
     codes, lows, steps = [], [], []
-    for part in apart(reused(x.float()), bits, pack_dim, _together(x, dim, group, over, pack_dim)):
+    for part in split_by_byte(
+        materialization_hint(x.float()), bits, pack_dim, _tile_extent(x, dim, group, over, pack_dim)
+    ):
         tiles = _tiles(part, dim, group)
         low, high = _smallest(tiles, reduced), _largest(tiles, reduced)
-        low = as_stored((low - low.abs() * MARGIN).to(torch.bfloat16))
-        step = as_stored(((high - low.float()) * ((1 + MARGIN) / 2**bits)).to(torch.bfloat16))
+        low = rounded_to_storage((low - low.abs() * MARGIN).to(torch.bfloat16))
+        step = rounded_to_storage(((high - low.float()) * ((1 + MARGIN) / 2**bits)).to(torch.bfloat16))
         divisor = torch.where(step == 0, 1.0, step.float())
-        codes.append(bounded(torch.floor((tiles - low.float()) / divisor), 0, 2**bits - 1))
+        codes.append(clamp_code(torch.floor((tiles - low.float()) / divisor), 0, 2**bits - 1))
         lows.append(low)
         steps.append(step)
     if len(codes) == 1:  # rounded in the shape of the tiles, a compiler codes in the loop that finds their scale
         packed = pack(codes[0].to(torch.uint8).flatten(dim, dim + 1), bits, pack_dim)
         scale = torch.stack([*lows, *steps])
     else:
-        packed = pack_apart([each.flatten(dim, dim + 1) for each in codes], bits, pack_dim)
+        packed = pack_by_byte([each.flatten(dim, dim + 1) for each in codes], bits, pack_dim)
         scale = torch.cat([*lows, *steps], 0).reshape([2, *_scale_shape(x, dim, group, over)])
-    return in_order(packed, x), in_plain_order(scale)
+    return as_memory_order_of(packed, x), as_contiguous(scale)
 
 
 def _fake_dequantize_group(
@@ -138,7 +140,7 @@ def dequantize_group(
     """The middle of each code's bin, in `dtype`."""
     low, step = scale[0].float(), scale[1].float()
     tiles = _tiles(unpack(codes, bits, pack_dim, length).float(), dim, group)
-    return in_order((low + 0.5 * step + tiles * step).flatten(dim, dim + 1).to(dtype), codes)
+    return as_memory_order_of((low + 0.5 * step + tiles * step).flatten(dim, dim + 1).to(dtype), codes)
 
 
 def _fake_quantize_relu(
@@ -155,17 +157,17 @@ def quantize_relu(
 
     side: bool, the forward's own x > 0, or None to compare here. Code 0 exactly where it does not hold.
     """
-    levels, tile = 2**bits - 1, _together(x, dim, group, over, pack_dim)
-    sides = apart(~(x <= 0) if side is None else side, bits, pack_dim, tile)
+    levels, tile = 2**bits - 1, _tile_extent(x, dim, group, over, pack_dim)
+    sides = split_by_byte(~(x <= 0) if side is None else side, bits, pack_dim, tile)
     codes, steps = [], []
-    for part, own in zip(apart(reused(x.float()), bits, pack_dim, tile), sides, strict=True):
+    for part, own in zip(split_by_byte(materialization_hint(x.float()), bits, pack_dim, tile), sides, strict=True):
         tiles = _tiles(part, dim, group)
-        step = as_stored((_largest(tiles, _reduced(dim, over)) * ((1 + MARGIN) / levels)).to(torch.bfloat16))
+        step = rounded_to_storage((_largest(tiles, _reduced(dim, over)) * ((1 + MARGIN) / levels)).to(torch.bfloat16))
         divisor = torch.where(step == 0, 1.0, step.float())
-        rounded = bounded(torch.ceil(tiles / divisor), 1, levels).flatten(dim, dim + 1)
+        rounded = clamp_code(torch.ceil(tiles / divisor), 1, levels).flatten(dim, dim + 1)
         codes.append(torch.where(own, rounded, 0.0))
         steps.append(step)
-    return in_order(pack_apart(codes, bits, pack_dim), x), in_plain_order(
+    return as_memory_order_of(pack_by_byte(codes, bits, pack_dim), x), as_contiguous(
         steps[0] if len(steps) == 1 else torch.cat(steps, 0)
     )
 
@@ -197,7 +199,7 @@ def dequantize_relu(
     """0 for code 0, else the middle of the code's bin, in `dtype`."""
     tiles = _tiles(unpack(codes, bits, pack_dim, length).float(), dim, group)
     values = torch.where(tiles > 0, (tiles - 0.5) * scale.float(), 0.0)
-    return in_order(values.flatten(dim, dim + 1).to(dtype), codes)
+    return as_memory_order_of(values.flatten(dim, dim + 1).to(dtype), codes)
 
 
 def _fake_relu_side(codes: Tensor, bits: int, pack_dim: int, length: int) -> Tensor:
@@ -207,4 +209,4 @@ def _fake_relu_side(codes: Tensor, bits: int, pack_dim: int, length: int) -> Ten
 @define(_fake_relu_side, kind="mask", exact=True)
 def dequantize_relu_side(codes: Tensor, bits: int, pack_dim: int, length: int) -> Tensor:
     """The `side` given to `quantize_relu`, exactly: code > 0."""
-    return in_order(unpack(codes, bits, pack_dim, length) > 0, codes)
+    return as_memory_order_of(unpack(codes, bits, pack_dim, length) > 0, codes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .pack import empty_in_order, in_order, pack, packed_length, unpack
+from .pack import as_memory_order_of, empty_in_order, pack, packed_length, unpack
 from .registry import define
 
 
@@ -18,7 +18,7 @@ def _fake_quantize(x: Tensor, bits: int, pack_dim: int) -> Tensor:
 @define(_fake_quantize, kind="encode")
 def quantize_index(x: Tensor, bits: int, pack_dim: int) -> Tensor:
     """Codes, uint8, packed along `pack_dim`. x: any integer dtype, 0 <= x < 2**bits."""
-    return in_order(pack(x.to(torch.uint8, copy=True), bits, pack_dim), x)
+    return as_memory_order_of(pack(x.to(torch.uint8, copy=True), bits, pack_dim), x)
 
 
 def _fake_dequantize(codes: Tensor, bits: int, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:
@@ -31,4 +31,4 @@ def _fake_dequantize(codes: Tensor, bits: int, pack_dim: int, length: int, dtype
 def dequantize_index(codes: Tensor, bits: int, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:
     """The numbers given to `quantize_index`, in `dtype`."""
     values = unpack(codes, bits, pack_dim, length).to(dtype)
-    return in_order(values.clone() if bits == 8 and values is codes else values, codes)
+    return as_memory_order_of(values.clone() if bits == 8 and values is codes else values, codes)

@@ -78,17 +78,17 @@ def _laid_out(result: Tensor, order: Sequence[int]) -> Tensor:
     return result.permute(*order).clone(memory_format=torch.contiguous_format).permute(inverse)
 
 
-def in_order(result: Tensor, x: Tensor) -> Tensor:
+def as_memory_order_of(result: Tensor, x: Tensor) -> Tensor:
     """`result`, laid out as `empty_in_order(x, ...)`. Seldom a copy: elementwise ops keep their input's order."""
     if has_torch_function((result,)):
-        return handle_torch_function(in_order, (result,), result, x)  # type: ignore[no-any-return]
+        return handle_torch_function(as_memory_order_of, (result,), result, x)  # type: ignore[no-any-return]
     return _laid_out(result, memory_order(x))
 
 
-def in_plain_order(result: Tensor) -> Tensor:
+def as_contiguous(result: Tensor) -> Tensor:
     """`result`, laid out as `torch.empty`: with strides that its shape alone decides, also along lengths of 1."""
     if has_torch_function((result,)):
-        return handle_torch_function(in_plain_order, (result,), result)  # type: ignore[no-any-return]
+        return handle_torch_function(as_contiguous, (result,), result)  # type: ignore[no-any-return]
     return _laid_out(result, range(result.ndim))
 
 
@@ -99,31 +99,31 @@ def arange_like(x: Tensor, stop: int, step: int, dtype: torch.dtype) -> Tensor:
     return torch.arange(0, stop, step, dtype=dtype, device=x.device)
 
 
-def as_stored(scale: Tensor) -> Tensor:
+def rounded_to_storage(scale: Tensor) -> Tensor:
     """A scale as it is read back. A compiler that keeps it in a register may keep more digits than its dtype has."""
     if has_torch_function((scale,)):
-        return handle_torch_function(as_stored, (scale,), scale)  # type: ignore[no-any-return]
+        return handle_torch_function(rounded_to_storage, (scale,), scale)  # type: ignore[no-any-return]
     return scale
 
 
-def reused(values: Tensor) -> Tensor:
+def materialization_hint(values: Tensor) -> Tensor:
     """Values that are read more than once. A compiler decides whether to keep them or to compute them each time."""
     if has_torch_function((values,)):
-        return handle_torch_function(reused, (values,), values)  # type: ignore[no-any-return]
+        return handle_torch_function(materialization_hint, (values,), values)  # type: ignore[no-any-return]
     return values
 
 
-def apart(x: Tensor, bits: int, dim: int, tile: int) -> list[Tensor]:
+def split_by_byte(x: Tensor, bits: int, dim: int, tile: int) -> list[Tensor]:
     """x alone; or the parts of x, along `dim`, whose codes share bytes: a compiler may make each byte at once.
 
     tile: how many neighbours along `dim` have to stay together.
     """
     if has_torch_function((x,)):
-        return handle_torch_function(apart, (x,), x, bits, dim, tile)  # type: ignore[no-any-return]
+        return handle_torch_function(split_by_byte, (x,), x, bits, dim, tile)  # type: ignore[no-any-return]
     return [x]
 
 
-def bounded(codes: Tensor, low: int, high: int) -> Tensor:
+def clamp_code(codes: Tensor, low: int, high: int) -> Tensor:
     """Float codes within [low, high]; a NaN becomes `low`. A comparison: isnan is scalar code in Inductor's C++."""
     return torch.where(codes > low, codes, float(low)).clamp_max(high)
 
@@ -140,7 +140,7 @@ def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
     padding = padded_length(length, bits) - length
     if padding:
         codes = torch.nn.functional.pad(codes, [0, 0] * (codes.ndim - 1 - dim) + [0, padding])
-    codes, total = reused(codes), length + padding
+    codes, total = materialization_hint(codes), length + padding
     packed, shift = [], 0
     for width in PLANES[bits]:
         plane = codes >> shift if shift else codes
@@ -152,8 +152,8 @@ def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
     return packed[0] if len(packed) == 1 else torch.cat(packed, dim)
 
 
-def pack_apart(parts: Sequence[Tensor], bits: int, dim: int) -> Tensor:
-    """`pack` of float codes of what `apart` gave."""
+def pack_by_byte(parts: Sequence[Tensor], bits: int, dim: int) -> Tensor:
+    """`pack` of float codes of what `split_by_byte` gave."""
     if len(parts) == 1:
         return pack(parts[0].to(torch.uint8), bits, dim)
     return _byte(parts, bits).to(torch.uint8)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .channel import step_in_sigmas
-from .pack import bounded, empty_in_order, in_order, pack, packed_length, unpack
+from .pack import as_memory_order_of, clamp_code, empty_in_order, pack, packed_length, unpack
 from .registry import define
 
 
@@ -36,8 +36,8 @@ def quantize_row(x: Tensor, mean: Tensor | None, rstd: Tensor | None, bits: int,
     if rstd is not None:
         z = z * rstd.float()
     codes = torch.floor(z * (1.0 / step_in_sigmas(bits, grid))) + 2.0 ** (bits - 1)
-    codes = bounded(codes, 0, 2**bits - 1).to(torch.uint8)
-    return in_order(pack(codes, bits, pack_dim), x)
+    codes = clamp_code(codes, 0, 2**bits - 1).to(torch.uint8)
+    return as_memory_order_of(pack(codes, bits, pack_dim), x)
 
 
 def _fake_dequantize(
@@ -75,4 +75,4 @@ def dequantize_row(
     if mean is not None:
         shift = shift + mean.float()
     values = unpack(codes, bits, pack_dim, length).float() * scale + shift
-    return in_order(values.to(dtype), codes)
+    return as_memory_order_of(values.to(dtype), codes)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .group import MARGIN, _largest, _packed, _reduced, _scale_shape, _smallest, _tiles, _unpacked
-from .pack import arange_like, bounded, in_order, in_plain_order, pack, reused, unpack
+from .pack import arange_like, as_contiguous, as_memory_order_of, clamp_code, materialization_hint, pack, unpack
 from .registry import NAMESPACE, define
 
 BITS = 2**31 - 1  # hashes have 31 bits, so that their products with a 31-bit constant fit int64
@@ -90,7 +90,7 @@ def quantize_stochastic(
 
     side: bool, the forward's own x > 0 for x >= 0, or None; code 0 exactly where it does not hold. key: int64 [].
     """
-    tiles = _tiles(reused(x.float()), dim, group)
+    tiles = _tiles(materialization_hint(x.float()), dim, group)
     reduced = _reduced(dim, over)
     noise = _tiles(uniform(x, key), dim, group)
     high, first = _largest(tiles, reduced), 0 if side is None else 1
@@ -99,10 +99,10 @@ def quantize_stochastic(
     levels = 2**bits - 1 - first
     step = _short((high - low) * ((1 + MARGIN) / max(levels, 1)))
     codes = torch.floor((tiles - low) / torch.where(step == 0, 1.0, step) + noise) + first
-    codes = bounded(codes, first, 2**bits - 1).flatten(dim, dim + 1)
+    codes = clamp_code(codes, first, 2**bits - 1).flatten(dim, dim + 1)
     if side is not None:
         codes = torch.where(side, codes, 0.0)
-    return in_order(pack(codes.to(torch.uint8), bits, pack_dim), x), in_plain_order(
+    return as_memory_order_of(pack(codes.to(torch.uint8), bits, pack_dim), x), as_contiguous(
         torch.stack([low, step]).to(torch.bfloat16)
     )
 
@@ -137,4 +137,4 @@ def dequantize_stochastic(
     low, step = scale[0].float(), scale[1].float()
     tiles = _tiles(unpack(codes, bits, pack_dim, length).float(), dim, group)
     values = torch.where(tiles > 0, low + (tiles - 1) * step, 0.0) if sided else low + tiles * step
-    return in_order(values.flatten(dim, dim + 1).to(dtype), codes)
+    return as_memory_order_of(values.flatten(dim, dim + 1).to(dtype), codes)

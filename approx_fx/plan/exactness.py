@@ -58,7 +58,7 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
         elif node in region or any(user in region for user in node.users):
             reasons[node] = "checkpoint"
         elif _is_user_exact(config, node, readers):
-            reasons[node] = "asked"
+            reasons[node] = "user"
         elif not all(tolerates(reader, node, facts) for reader in readers):
             reasons[node] = "statistic" if node in facts.statistics else "reader"
     for node in reversed(joint.order):

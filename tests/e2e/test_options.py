@@ -70,7 +70,7 @@ def test_bits_by_module() -> None:
     found = approx_fx.explain(Net(), rows(), bits={"*": 4, "*attn": 8, "norm": None}, min_bytes=256, strict=True)
     bits = {row.module.split(".")[1]: row.bits for row in found.tensors}
     assert bits == {"attn": 8, "mlp": 4}
-    assert {row.module for row in found.kept if row.reason == "asked"} == {"norm"}
+    assert {row.module for row in found.kept if row.reason == "user"} == {"norm"}
     everything = approx_fx.explain(Net(), rows(), bits=4, min_bytes=256)
     assert everything.saved_after < found.saved_after
 

@@ -19,7 +19,7 @@ from .pack import empty_word, extract, floor_code, insert, load_word, locate, na
 def _quantize(
     x,
     codes,
-    poison,
+    nan_flag,
     low,
     inverse,
     slots,
@@ -44,13 +44,13 @@ def _quantize(
         within += row
     store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
     # Every program that writes here writes the same.
-    tl.store(poison, float("nan"), mask=tl.max(poisoned, 0) != 0)
+    tl.store(nan_flag, float("nan"), mask=tl.max(poisoned, 0) != 0)
 
 
 @triton.jit
 def _dequantize(
     codes,
-    poison,
+    nan_flag,
     out,
     step,
     middle,
@@ -65,7 +65,7 @@ def _dequantize(
 ):
     outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = load_word(codes, outer, rest, row, live, BITS, PER_SLOT, BLOCK)
-    added = tl.load(poison)
+    added = tl.load(nan_flag)
     within = rest
     for j in tl.static_range(PER_SLOT):
         code = extract(word, j, BITS, PER_SLOT, BLOCK).to(tl.float32)
@@ -79,17 +79,17 @@ def quantize_unit(x: Tensor, low: float, high: float, bits: int, pack_dim: int) 
     """See `approx_fx.ops.fixed_range.quantize_unit`."""
     order = Order.of(x)
     codes = empty_packed(x, bits, pack_dim)
-    poison = x.new_zeros((1,), dtype=torch.float32)
+    nan_flag = x.new_zeros((1,), dtype=torch.float32)
     source = order.apply(x)
     slots = Slots.of(source.shape, bits, order.index(pack_dim))
     edge, step = fixed_range.grid_of(low, high, bits)
-    run_slots(_quantize, slots, x, x=source, codes=order.apply(codes), poison=poison, low=edge, inverse=1 / step)
-    return codes, poison
+    run_slots(_quantize, slots, x, x=source, codes=order.apply(codes), nan_flag=nan_flag, low=edge, inverse=1 / step)
+    return codes, nan_flag
 
 
 @fixed_range.dequantize_unit.definition.register_kernel("cuda")
 def dequantize_unit(
-    codes: Tensor, poison: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
+    codes: Tensor, nan_flag: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
 ) -> Tensor:
     """See `approx_fx.ops.fixed_range.dequantize_unit`."""
     order = Order.of(codes)
@@ -98,5 +98,7 @@ def dequantize_unit(
     slots = Slots.of(target.shape, bits, order.index(pack_dim))
     edge, step = fixed_range.grid_of(low, high, bits)
     middle = edge + 0.5 * step
-    run_slots(_dequantize, slots, codes, codes=order.apply(codes), poison=poison, out=target, step=step, middle=middle)
+    run_slots(
+        _dequantize, slots, codes, codes=order.apply(codes), nan_flag=nan_flag, out=target, step=step, middle=middle
+    )
     return out

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..pack import in_plain_order
+from ..pack import as_contiguous
 from .launch import Order, Slots
 
 
@@ -100,7 +100,7 @@ class Tiles:
 
     def to_plain(self, scale: Tensor) -> Tensor:
         """A scale in memory order, `shape`, as the op returns it: contiguous in plain order, `dim` split."""
-        return in_plain_order(self.order.undo(scale).unsqueeze(self.dim + 1))
+        return as_contiguous(self.order.undo(scale).unsqueeze(self.dim + 1))
 
     def to_memory(self, scale: Tensor) -> Tensor:
         """The reverse of `to_plain`."""
