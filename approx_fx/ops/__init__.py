@@ -1,4 +1,4 @@
-"""Ops of the approximate graph: `quantize_*`, `dequantize_*`, and functions of decoded values."""
+"""The `torch.library` ops that encode and decode saved tensors, and cheap functions of decoded values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from . import bitmask, channel, fixed_range, group, index, row, smooth, stochast
 from .registry import OPS, Op, approximates, op_of, reference_of
 
 with suppress(ImportError):
-    from . import triton  # noqa: F401  Registers the kernels, where triton can be imported.
+    from . import triton  # noqa: F401  Registers the Triton kernels where triton is installed.
 
 __all__ = [
     "OPS",

@@ -1,4 +1,4 @@
-"""Bitmask: a bool tensor in one bit an element, exactly."""
+"""Bitmask ops: a bool tensor stored losslessly in one bit per element."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _fake_quantize(mask: Tensor, pack_dim: int) -> Tensor:
 
 @define(_fake_quantize, kind="encode")
 def quantize_bitmask(mask: Tensor, pack_dim: int) -> Tensor:
-    """Eight elements a byte, uint8, packed along `pack_dim`. mask: bool."""
+    """Pack a bool mask, eight elements per byte. Returns uint8 of mask's shape, `pack_dim` an eighth as long."""
     return as_memory_order_of(pack(mask, 1, pack_dim), mask)
 
 
@@ -29,5 +29,5 @@ def _fake_dequantize(codes: Tensor, pack_dim: int, length: int) -> Tensor:
 
 @define(_fake_dequantize, kind="decode", exact=True)
 def dequantize_bitmask(codes: Tensor, pack_dim: int, length: int) -> Tensor:
-    """The mask, bool, bit for bit."""
+    """Unpack the bool mask given to `quantize_bitmask`, bit for bit. length: size of `pack_dim` before packing."""
     return as_memory_order_of(unpack(codes, 1, pack_dim, length).to(torch.bool), codes)

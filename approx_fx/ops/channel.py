@@ -1,4 +1,4 @@
-"""Channel quantizer: a uniform grid per channel in units of the batch sigma.
+"""Channel ops: codes on a uniform grid per channel, in units of the channel's standard deviation over the batch.
 
 Source: Chakrabarti & Moseley, NeurIPS 2019, Eq. 9, with sigma-optimal steps (Max 1960) as the default grid.
 
@@ -12,8 +12,8 @@ b is clamped to +-(2^(K-1) - 1) D first: beyond that the threshold leaves the da
 and one code is left for the other side. level = round(2^(K-1) - b / D) then lies in [1, 2^K - 1]. For gamma = 0 the
 whole channel lies on one side: level = 0 or 2^K.
 
-A grid's rows: x at code 0's lower edge, signed step in x, level, 1 / step. For a GPU, where there is a threshold, two
-more: the middle of code 0 less the mean, (1/2 - level - b / D) s D, in x and in sigmas.
+The rows of a grid tensor are: x at the lower edge of code 0, the signed step in x, the level, and 1 / step. On a GPU, a
+grid with a threshold has two more: the middle of code 0 minus the mean, (1/2 - level - b / D) s D, in x and in sigmas.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ GRIDS = ("gaussian", "blpa")
 
 
 def step_in_sigmas(bits: int, grid: str) -> float:
-    """The width of a bin in sigmas: Max's optimum, or BLPA's 6 / 2^K (a range of +-3 sigma for every K)."""
+    """The bin width in sigmas: Max's optimum for "gaussian"; 6 / 2^K, a range of +-3 sigma, for "blpa"."""
     return GAUSSIAN_STEP[bits] if grid == "gaussian" else 6.0 / 2**bits
 
 
 def _along(row: Tensor, ndim: int, dim: int) -> Tensor:
+    """A vector reshaped to broadcast along dimension `dim` of a tensor with `ndim` dimensions."""
     return row.reshape([-1 if index == dim else 1 for index in range(ndim)])
 
 
@@ -63,13 +64,12 @@ def channel_grid(
     grid: str,
     deviation: Tensor | None = None,
 ) -> Tensor:
-    """Per-channel grid, float32 [4, C]: lower edge of code 0, signed step, level, 1 / step; or [6, C], see below.
+    """The grid of each channel, float32 [4, C] or [6, C]; the module's docstring lists the rows.
 
     mean, rstd: C elements, the batch statistics (rstd = 1 / sqrt(var + eps)); weight, bias: gamma and beta, C elements.
-    threshold: the value of gamma z + beta that decides a mask, or None where no mask is read from the codes.
-    deviation: sqrt(var + eps), C elements, or None for 1 / rstd; a step then follows without a division, and with a
-    threshold there are two more rows, from which `dequantize_centred` reads: the middle of code 0 less the mean, in x
-    and in sigmas.
+    threshold: the value of gamma z + beta at which a mask switches, or None where no mask is read from the codes.
+    deviation: sqrt(var + eps), C elements, which saves a division; None to use 1 / rstd. With both a deviation and a
+    threshold the grid has six rows; `dequantize_centred` reads the last two.
     """
     step = step_in_sigmas(bits, grid)
     half, top = 2 ** (bits - 1), 2**bits - 1
@@ -86,7 +86,7 @@ def channel_grid(
     ratio = (distance * (1.0 / step) / torch.where(constant, 1.0, gamma.abs())).clamp(1 - half, half - 1)
     ratio = torch.where(constant, 0.0, ratio)
     level = torch.round(half - ratio) if grid == "gaussian" else half - torch.floor(ratio)
-    # A NaN in gamma or beta makes the values NaN by the lower edge; the level stays a number, and so the side exact.
+    # A NaN in gamma or beta reaches decoded values through the lower edge; the level stays finite, so masks are exact.
     level = clamp_code(level, 1, top)
     inverse = torch.where(gamma < 0, -1.0 / step, 1.0 / step) * r
     step_of = torch.where(gamma < 0, -step, step)
@@ -107,15 +107,16 @@ def _fake_quantize(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, dim:
 
 @define(_fake_quantize, kind="encode")
 def quantize_channel(x: Tensor, grid: Tensor, side: Tensor | None, bits: int, dim: int, pack_dim: int) -> Tensor:
-    """Codes, uint8, packed along `pack_dim`. x: any float dtype, channels on `dim`; grid: from `channel_grid`.
+    """Encode x as uint8 codes packed along `pack_dim`. x: any float dtype, channels on `dim`; grid: `channel_grid`'s.
 
-    side: bool, x's shape, the forward's own comparison, or None. Where given, code >= level exactly where it holds.
+    side: bool, x's shape, the forward's own comparison with the threshold, or None. If given, code >= level exactly
+    where it is True.
     """
     low, level, inverse = (_along(grid[row], x.ndim, dim) for row in (0, 2, 3))
     top = 2**bits - 1
     codes = clamp_code(torch.floor((x.float() - low) * inverse), 0, top)
     if side is not None:
-        # Each value is used once: Inductor would give one that reads so many tensors memory of its own, as float32.
+        # Each value is used once: Inductor would materialize a reused value that reads so many tensors, as float32.
         codes = torch.maximum(codes, torch.where(side, level, 0.0))
         codes = torch.minimum(codes, torch.where(side, float(top), (level - 1).clamp_min(0)))
     return as_memory_order_of(pack(codes.to(torch.uint8), bits, pack_dim), x)
@@ -133,7 +134,10 @@ def _fake_dequantize(
 def dequantize_channel(
     codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int, dtype: torch.dtype
 ) -> Tensor:
-    """The middle of each code's bin, in `dtype`; a channel whose statistics are NaN or Inf comes out as NaN."""
+    """Decode to the middle of each code's bin, in `dtype`; a channel with NaN or Inf statistics decodes to NaN.
+
+    length: size of `pack_dim` before packing.
+    """
     middle, step = grid[0] + 0.5 * grid[1], grid[1]
     values = unpack(codes, bits, pack_dim, length).float()
     return as_memory_order_of(
@@ -167,18 +171,19 @@ def dequantize_centred(
     length: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """What `dequantize_channel` gives, less the mean; with sigmas: (x - mean) rstd.
+    """Decode to x - mean, in `dtype`, without adding the mean and subtracting it again; if `sigmas`, (x - mean) rstd.
 
-    grid: of six rows, or one made without a threshold, whose level is 2^(K-1); that is not needed for sigmas, and may
-    be None. kind: its name, see `step_in_sigmas`. Without sigmas a channel of NaNs is NaN.
+    grid: six rows, or four made without a threshold, whose level is 2^(K-1); the latter is not read if `sigmas`, and
+    may be None. kind: the grid's name in `step_in_sigmas`. Unless `sigmas`, a channel with NaN statistics decodes to
+    NaN.
     """
     values, step = unpack(codes, bits, pack_dim, length).float(), step_in_sigmas(bits, kind)
     if grid is not None and grid.shape[0] == 6:
         signed = torch.where(grid[1] < 0, -step, step) if sigmas else grid[1]
         centred = _along(grid[5 if sigmas else 4], codes.ndim, dim) + values * _along(signed, codes.ndim, dim)
     else:
-        known = None if sigmas else grid
-        centred = (values + (0.5 - 2 ** (bits - 1))) * (step if known is None else _along(known[1], codes.ndim, dim))
+        scale = step if sigmas or grid is None else _along(grid[1], codes.ndim, dim)
+        centred = (values + (0.5 - 2 ** (bits - 1))) * scale
     return as_memory_order_of(centred.to(dtype), codes)
 
 
@@ -188,5 +193,5 @@ def _fake_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, 
 
 @define(_fake_side, kind="mask", exact=True)
 def dequantize_channel_side(codes: Tensor, grid: Tensor, bits: int, dim: int, pack_dim: int, length: int) -> Tensor:
-    """The `side` given to `quantize_channel`, exactly: code >= level."""
+    """The `side` given to `quantize_channel`, bit for bit: code >= level, as bool."""
     return as_memory_order_of(unpack(codes, bits, pack_dim, length).float() >= _along(grid[2], codes.ndim, dim), codes)

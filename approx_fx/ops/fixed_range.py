@@ -1,12 +1,12 @@
-"""Unit-range quantizer: a fixed grid over a known range, such as [0, 1] for a sigmoid or [-1, 1] for tanh.
+"""Fixed-range ops: codes on a fixed grid over a known range, such as [0, 1] for a sigmoid or [-1, 1] for tanh.
 
     q = round((x - low) / step),   x~ = low + q step,   step = (high - low) / (2^K - 1)
 
 Both ends are on the grid: a saturated gate decodes to 0 or 1, and its derivative s (1 - s) to 0. The middles of 2^K
-equal bins would make it about 2^-(K+1), many times too much, and in the same direction for every sample. One bit has
-no room for that, and keeps the middles.
+equal bins would make it about 2^-(K+1), many times too much, and in the same direction for every sample. With one bit
+the two codes decode to the middles of the two half ranges instead.
 
-No scale is stored; one element says whether the tensor held a NaN or Inf, and makes every value NaN if it did.
+No scale is stored. One float32 flag is NaN if the tensor held a NaN or Inf, and then every decoded value is NaN.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .registry import define
 
 
 def grid_of(low: float, high: float, bits: int) -> tuple[float, float]:
-    """(lower edge of code 0, step): a code's value lies half a step above its lower edge."""
+    """(lower edge of code 0, step) of the grid; a code decodes to half a step above its lower edge."""
     if bits == 1:
         return low, (high - low) / 2
     step = (high - low) / (2**bits - 1)
@@ -34,7 +34,10 @@ def _fake_quantize(x: Tensor, low: float, high: float, bits: int, pack_dim: int)
 
 @define(_fake_quantize, kind="encode")
 def quantize_unit(x: Tensor, low: float, high: float, bits: int, pack_dim: int) -> tuple[Tensor, Tensor]:
-    """(codes uint8 packed along `pack_dim`, float32 [1]: 0, or NaN if x holds a NaN or Inf). x: any float dtype."""
+    """Encode x, of any float dtype, whose elements lie in [low, high].
+
+    Returns codes, uint8 packed along `pack_dim`, and the NaN flag, float32 [1]: 0, or NaN if x holds a NaN or Inf.
+    """
     x = materialization_hint(x)
     nan_flag = (x.float() * 0.0).sum().reshape(1)
     edge, step = grid_of(low, high, bits)
@@ -54,7 +57,7 @@ def _fake_dequantize(
 def dequantize_unit(
     codes: Tensor, nan_flag: Tensor, low: float, high: float, bits: int, pack_dim: int, length: int, dtype: torch.dtype
 ) -> Tensor:
-    """The value of each code, in `dtype`."""
+    """Decode to the grid point of each code, in `dtype`. length: size of `pack_dim` before packing."""
     edge, step = grid_of(low, high, bits)
     values = unpack(codes, bits, pack_dim, length).float() * step + (edge + 0.5 * step)
     return as_memory_order_of((values + nan_flag.reshape([1] * codes.ndim)).to(dtype), codes)

@@ -1,12 +1,12 @@
-"""Group quantizers: a scale for each tile of a tensor, found by its smallest and largest value.
+"""Group ops: codes with one scale per tile of a tensor, taken from the tile's minimum and maximum.
 
-A tile is `group` neighbours along `dim` (which `group` divides), times everything along the dimensions `over`.
+A tile is `group` neighbours along `dim` (which `group` divides), times all elements along the dimensions `over`.
 Scales are stored as bfloat16, rounded outwards, so that no value of the tile is clipped.
 
     group   low <= min, step >= (max - low) / 2^K,   q = floor((x - low) / step),   x~ = low + (q + 1/2) step
     relu    step >= max / (2^K - 1), 0 has code 0,    q = ceil(x / step) >= 1 where x > 0,   x~ = (q - 1/2) step
 
-A NaN or Inf makes its tile's scale NaN or Inf, and so every value of the tile that is not an exact zero.
+A NaN or Inf makes its tile's scale NaN or Inf, and with it every decoded value of the tile that is not an exact zero.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ MARGIN = 2.0**-7
 
 
 def _tiles(x: Tensor, dim: int, group: int) -> Tensor:
+    """x with `dim` split into [number of groups, group]."""
     return x.unflatten(dim, (x.shape[dim] // group, group))
 
 
@@ -43,6 +44,7 @@ def _reduced(dim: int, over: list[int]) -> list[int]:
 
 
 def _scale_shape(x: Tensor, dim: int, group: int, over: list[int]) -> list[int]:
+    """The shape of one scale per tile, which broadcasts against `_tiles(x, dim, group)`."""
     shape = list(x.shape)
     shape[dim : dim + 1] = [shape[dim] // group, 1]
     for index in _reduced(dim, over):
@@ -65,17 +67,19 @@ def _largest(tiles: Tensor, reduced: list[int]) -> Tensor:
 
 
 def _tile_extent(x: Tensor, dim: int, group: int, over: list[int], along: int) -> int:
-    """How far a tile reaches along a dimension."""
+    """The length of a tile along the dimension `along`."""
     return x.shape[along] if along in over else group if along == dim else 1
 
 
 def _packed(x: Tensor, bits: int, pack_dim: int) -> Tensor:
+    """An empty uint8 tensor for the packed codes of x."""
     shape = list(x.shape)
     shape[pack_dim] = packed_length(shape[pack_dim], bits)
     return empty_in_order(x, shape, torch.uint8)
 
 
 def _unpacked(codes: Tensor, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:
+    """An empty tensor for the decoded values of `codes`."""
     shape = list(codes.shape)
     shape[pack_dim] = length
     return empty_in_order(codes, shape, dtype)
@@ -90,7 +94,10 @@ def _fake_quantize_group(
 
 @define(_fake_quantize_group, kind="encode")
 def quantize_group(x: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int) -> tuple[Tensor, Tensor]:
-    """(codes uint8 packed along `pack_dim`, scale bfloat16 [2, tiles]: low and step). x: any float dtype."""
+    """Encode x, of any float dtype, with a low and a step per tile.
+
+    Returns codes, uint8 packed along `pack_dim`, and the scale, bfloat16 [2, *tiles]: low and step.
+    """
     reduced = _reduced(dim, over)
     codes, lows, steps = [], [], []
     for part in split_by_byte(
@@ -104,11 +111,11 @@ def quantize_group(x: Tensor, bits: int, dim: int, group: int, over: list[int], 
         codes.append(clamp_code(torch.floor((tiles - low.float()) / divisor), 0, 2**bits - 1))
         lows.append(low)
         steps.append(step)
-    if len(codes) == 1:  # rounded in the shape of the tiles, a compiler codes in the loop that finds their scale
+    if len(codes) == 1:  # rounding in the tiles' shape lets a compiler encode in the loop that reduces the tile
         packed = pack(codes[0].to(torch.uint8).flatten(dim, dim + 1), bits, pack_dim)
         scale = torch.stack([*lows, *steps])
     else:
-        packed = pack_by_byte([each.flatten(dim, dim + 1) for each in codes], bits, pack_dim)
+        packed = pack_by_byte([tile_codes.flatten(dim, dim + 1) for tile_codes in codes], bits, pack_dim)
         scale = torch.cat([*lows, *steps], 0).reshape([2, *_scale_shape(x, dim, group, over)])
     return as_memory_order_of(packed, x), as_contiguous(scale)
 
@@ -137,7 +144,7 @@ def dequantize_group(
     length: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The middle of each code's bin, in `dtype`."""
+    """Decode to the middle of each code's bin, in `dtype`. length: size of `pack_dim` before packing."""
     low, step = scale[0].float(), scale[1].float()
     tiles = _tiles(unpack(codes, bits, pack_dim, length).float(), dim, group)
     return as_memory_order_of((low + 0.5 * step + tiles * step).flatten(dim, dim + 1).to(dtype), codes)
@@ -153,19 +160,20 @@ def _fake_quantize_relu(
 def quantize_relu(
     x: Tensor, side: Tensor | None, bits: int, dim: int, group: int, over: list[int], pack_dim: int
 ) -> tuple[Tensor, Tensor]:
-    """(codes uint8 packed along `pack_dim`, scale bfloat16 [tiles]: step). x: any float dtype, x >= 0.
+    """Encode x >= 0, of any float dtype, with a step per tile; code 0 stands for an exact zero.
 
-    side: bool, the forward's own x > 0, or None to compare here. Code 0 exactly where it does not hold.
+    side: bool, the forward's own x > 0, or None to compare here; a code is 0 exactly where it is False.
+    Returns codes, uint8 packed along `pack_dim`, and the scale, bfloat16 [*tiles]: the step.
     """
     levels, tile = 2**bits - 1, _tile_extent(x, dim, group, over, pack_dim)
     sides = split_by_byte(~(x <= 0) if side is None else side, bits, pack_dim, tile)
     codes, steps = [], []
-    for part, own in zip(split_by_byte(materialization_hint(x.float()), bits, pack_dim, tile), sides, strict=True):
+    for part, positive in zip(split_by_byte(materialization_hint(x.float()), bits, pack_dim, tile), sides, strict=True):
         tiles = _tiles(part, dim, group)
         step = rounded_to_storage((_largest(tiles, _reduced(dim, over)) * ((1 + MARGIN) / levels)).to(torch.bfloat16))
         divisor = torch.where(step == 0, 1.0, step.float())
         rounded = clamp_code(torch.ceil(tiles / divisor), 1, levels).flatten(dim, dim + 1)
-        codes.append(torch.where(own, rounded, 0.0))
+        codes.append(torch.where(positive, rounded, 0.0))
         steps.append(step)
     return as_memory_order_of(pack_by_byte(codes, bits, pack_dim), x), as_contiguous(
         steps[0] if len(steps) == 1 else torch.cat(steps, 0)
@@ -196,7 +204,7 @@ def dequantize_relu(
     length: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """0 for code 0, else the middle of the code's bin, in `dtype`."""
+    """Decode code 0 to 0, any other to the middle of its bin, in `dtype`. length: size of `pack_dim` before packing."""
     tiles = _tiles(unpack(codes, bits, pack_dim, length).float(), dim, group)
     values = torch.where(tiles > 0, (tiles - 0.5) * scale.float(), 0.0)
     return as_memory_order_of(values.flatten(dim, dim + 1).to(dtype), codes)
@@ -208,5 +216,5 @@ def _fake_relu_side(codes: Tensor, bits: int, pack_dim: int, length: int) -> Ten
 
 @define(_fake_relu_side, kind="mask", exact=True)
 def dequantize_relu_side(codes: Tensor, bits: int, pack_dim: int, length: int) -> Tensor:
-    """The `side` given to `quantize_relu`, exactly: code > 0."""
+    """The `side` given to `quantize_relu`, bit for bit: code > 0, as bool."""
     return as_memory_order_of(unpack(codes, bits, pack_dim, length) > 0, codes)

@@ -1,4 +1,4 @@
-"""Index quantizer: whole numbers from 0 to a known bound, in the fewest bits, exactly."""
+"""Index ops: non-negative integers below a known bound, stored losslessly in the fewest bits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _fake_quantize(x: Tensor, bits: int, pack_dim: int) -> Tensor:
 
 @define(_fake_quantize, kind="encode")
 def quantize_index(x: Tensor, bits: int, pack_dim: int) -> Tensor:
-    """Codes, uint8, packed along `pack_dim`. x: any integer dtype, 0 <= x < 2**bits."""
+    """Pack x into uint8 codes along `pack_dim`. x: any integer dtype, 0 <= x < 2**bits; bits: 1 to 8."""
     return as_memory_order_of(pack(x.to(torch.uint8, copy=True), bits, pack_dim), x)
 
 
@@ -29,6 +29,7 @@ def _fake_dequantize(codes: Tensor, bits: int, pack_dim: int, length: int, dtype
 
 @define(_fake_dequantize, kind="decode", exact=True)
 def dequantize_index(codes: Tensor, bits: int, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:
-    """The numbers given to `quantize_index`, in `dtype`."""
+    """Unpack the integers given to `quantize_index`, in `dtype`. length: size of `pack_dim` before packing."""
+    # 8-bit codes of dtype uint8 are returned by `unpack` unchanged, but an op must not return its own input
     values = unpack(codes, bits, pack_dim, length).to(dtype)
     return as_memory_order_of(values.clone() if bits == 8 and values is codes else values, codes)

@@ -1,9 +1,12 @@
 """Packing codes of 1 to 8 bits into bytes, along one dimension.
 
-A byte holds codes that lie L / f apart along the packed dimension, not neighbours: then both packing and unpacking are
-elementwise on whole slices, stay contiguous in any memory format, and fuse with their producers.
+With f codes per byte and a packed dimension of length L, a byte holds codes that are L / f apart, not neighbours. Then
+packing and unpacking are elementwise on whole slices, stay contiguous in any memory format, and fuse with producers.
 
-A width is a sum of planes, each a power of two wide, stored one behind the other: 3 = 2 + 1, 5 = 4 + 1, 8 = 8.
+A width that is no power of two is split into planes that are, stored one behind the other: 3 = 2 + 1, 5 = 4 + 1.
+
+Functions that call `has_torch_function` are hooks for Inductor: on tensors they follow their docstrings, and
+`inductor.ir_tensor` lowers them in a way of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ PLANES: dict[int, tuple[int, ...]] = {1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (
 
 
 def multiple(bits: int) -> int:
-    """The number that the packed dimension's length is padded to a multiple of."""
+    """The packed dimension is padded to a multiple of this: the number of codes in a byte of the narrowest plane."""
     return 8 // min(PLANES[bits])
 
 
@@ -34,7 +37,7 @@ def packed_length(length: int, bits: int) -> int:
 
 
 def pack_dim(shape: Sequence[int], bits: int) -> int:
-    """The dimension that wastes least by padding; of equals the first whose size is no symbol."""
+    """The dimension of `shape` to pack along: the one with the least padding; among equals, the first of fixed size."""
     unit = multiple(bits)
 
     def waste(dim: int) -> float:
@@ -47,9 +50,9 @@ def pack_dim(shape: Sequence[int], bits: int) -> int:
 
 
 def memory_order(x: Tensor) -> list[int]:
-    """The dimensions of x from the outermost to the innermost in memory; plain order if some are expanded or empty.
+    """The dimensions of x from the outermost to the innermost in memory; row-major if any is expanded or empty.
 
-    A dimension of length 1 goes behind one of the same stride: there its place survives `empty_in_order` and packing.
+    A dimension of length 1 goes behind one of the same stride, so that `empty_in_order` and packing keep its place.
     """
     stride, shape = x.stride(), x.shape
     if any(shape[dim] == 0 or (stride[dim] == 0 and shape[dim] != 1) for dim in range(x.ndim)):
@@ -58,7 +61,7 @@ def memory_order(x: Tensor) -> list[int]:
 
 
 def dense_strides(shape: Sequence[int], order: Sequence[int]) -> list[int]:
-    """The strides of a dense tensor whose dimensions lie in memory in this order, the outermost first."""
+    """The strides of a dense tensor of this shape. order: its dimensions from the outermost to the innermost."""
     strides, size = [1] * len(shape), 1
     for dim in reversed(order):
         strides[dim] = size
@@ -67,11 +70,12 @@ def dense_strides(shape: Sequence[int], order: Sequence[int]) -> list[int]:
 
 
 def empty_in_order(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An empty dense tensor of this shape, its dimensions in memory in the order of x's: what ops return."""
+    """An empty dense tensor of this shape and dtype in the memory order of x, which is the layout that ops return."""
     return x.new_empty_strided(shape, dense_strides(shape, memory_order(x)), dtype=dtype)
 
 
-def _laid_out(result: Tensor, order: Sequence[int]) -> Tensor:
+def _with_order(result: Tensor, order: Sequence[int]) -> Tensor:
+    """`result` as a dense tensor with its dimensions in this order in memory, copied if it is not one already."""
     if list(result.stride()) == dense_strides(result.shape, order):
         return result
     inverse = [order.index(dim) for dim in range(len(order))]
@@ -79,44 +83,44 @@ def _laid_out(result: Tensor, order: Sequence[int]) -> Tensor:
 
 
 def as_memory_order_of(result: Tensor, x: Tensor) -> Tensor:
-    """`result`, laid out as `empty_in_order(x, ...)`. Seldom a copy: elementwise ops keep their input's order."""
+    """`result`, dense in the memory order of x. Seldom a copy, because elementwise ops keep their input's order."""
     if has_torch_function((result,)):
         return handle_torch_function(as_memory_order_of, (result,), result, x)  # type: ignore[no-any-return]
-    return _laid_out(result, memory_order(x))
+    return _with_order(result, memory_order(x))
 
 
 def as_contiguous(result: Tensor) -> Tensor:
-    """`result`, laid out as `torch.empty`: with strides that its shape alone decides, also along lengths of 1."""
+    """`result` with row-major strides as `torch.empty` gives, also along dimensions of length 1."""
     if has_torch_function((result,)):
         return handle_torch_function(as_contiguous, (result,), result)  # type: ignore[no-any-return]
-    return _laid_out(result, range(result.ndim))
+    return _with_order(result, range(result.ndim))
 
 
 def arange_like(x: Tensor, stop: int, step: int, dtype: torch.dtype) -> Tensor:
-    """0, step, 2 step, ... below `stop`, where x lies."""
+    """0, step, 2 step, ... below `stop`, on x's device."""
     if has_torch_function((x,)):
         return handle_torch_function(arange_like, (x,), x, stop, step, dtype)  # type: ignore[no-any-return]
     return torch.arange(0, stop, step, dtype=dtype, device=x.device)
 
 
 def rounded_to_storage(scale: Tensor) -> Tensor:
-    """A scale as it is read back. A compiler that keeps it in a register may keep more digits than its dtype has."""
+    """`scale`, rounded to its dtype. Compiler hook: a scale kept in a register may have more digits than its dtype."""
     if has_torch_function((scale,)):
         return handle_torch_function(rounded_to_storage, (scale,), scale)  # type: ignore[no-any-return]
     return scale
 
 
 def materialization_hint(values: Tensor) -> Tensor:
-    """Values that are read more than once. A compiler decides whether to keep them or to compute them each time."""
+    """`values`, which have several readers. Compiler hook: decides whether to materialize or to recompute them."""
     if has_torch_function((values,)):
         return handle_torch_function(materialization_hint, (values,), values)  # type: ignore[no-any-return]
     return values
 
 
 def split_by_byte(x: Tensor, bits: int, dim: int, tile: int) -> list[Tensor]:
-    """x alone; or the parts of x, along `dim`, whose codes share bytes: a compiler may make each byte at once.
+    """[x]. Compiler hook: may return the slices of x along `dim` whose codes share bytes, to write whole bytes at once.
 
-    tile: how many neighbours along `dim` have to stay together.
+    bits: the width of a code. tile: how many neighbours along `dim` have to stay in one slice.
     """
     if has_torch_function((x,)):
         return handle_torch_function(split_by_byte, (x,), x, bits, dim, tile)  # type: ignore[no-any-return]
@@ -124,15 +128,16 @@ def split_by_byte(x: Tensor, bits: int, dim: int, tile: int) -> list[Tensor]:
 
 
 def clamp_code(codes: Tensor, low: int, high: int) -> Tensor:
-    """Float codes within [low, high]; a NaN becomes `low`. A comparison: isnan is scalar code in Inductor's C++."""
+    """Float codes clamped to [low, high]; a NaN becomes `low`."""
+    # a comparison, not isnan, which Inductor's C++ computes one element at a time
     return torch.where(codes > low, codes, float(low)).clamp_max(high)
 
 
 def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
     """Pack uint8 codes in [0, 2**bits) along `dim`: length L becomes packed_length(L, bits), dtype uint8.
 
-    One bit may be given as bool. A byte's parts are added up as float32, which holds such numbers exactly: on the CPU,
-    shifts of bytes take dozens of instructions, and what leads from bool, or int32 on AVX2, to bytes is scalar code.
+    One-bit codes may be bool. The codes of a byte are added up as float32, which is exact: on a CPU, shifts of bytes
+    take dozens of instructions, and conversions to bytes from bool, or from int32 on AVX2, are not vectorized.
     """
     if bits == 8:
         return codes
@@ -153,13 +158,14 @@ def pack(codes: Tensor, bits: int, dim: int) -> Tensor:
 
 
 def pack_by_byte(parts: Sequence[Tensor], bits: int, dim: int) -> Tensor:
-    """`pack` of float codes of what `split_by_byte` gave."""
+    """Pack float codes along `dim`. parts: the codes of each slice that `split_by_byte` returned, in its order."""
     if len(parts) == 1:
         return pack(parts[0].to(torch.uint8), bits, dim)
     return _byte(parts, bits).to(torch.uint8)
 
 
 def _byte(parts: Sequence[Tensor], width: int) -> Tensor:
+    """Bytes as float32; part k of `parts` holds the code of `width` bits at bit k * width."""
     byte = parts[0].to(torch.float32)
     for index, part in enumerate(parts[1:], 1):
         byte = byte + part.to(torch.float32) * float(2 ** (index * width))
@@ -167,9 +173,9 @@ def _byte(parts: Sequence[Tensor], width: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, dim: int, length: int) -> Tensor:
-    """The codes, int32, that `pack` packed; `length` is the unpacked length of `dim`.
+    """The int32 codes that `pack` packed. length: size of `dim` before packing.
 
-    One shift a part of the dimension, as an outer dimension of its own: an index of the consumer's loop, not a copy.
+    The shifts lie along an outer dimension, so that in a fused loop a shift is an index and nothing is copied.
     """
     total = padded_length(length, bits)
     codes, shift, start = None, 0, 0
@@ -177,8 +183,8 @@ def unpack(packed: Tensor, bits: int, dim: int, length: int) -> Tensor:
         step, parts = total * width // 8, 8 // width
         byte = packed.narrow(dim, start, step).to(torch.int32)
         if parts > 1:
-            row = [-1 if index == dim else 1 for index in range(packed.ndim + 1)]
-            shifts = arange_like(packed, 8, width, torch.int32).reshape(row)
+            along_dim = [-1 if index == dim else 1 for index in range(packed.ndim + 1)]
+            shifts = arange_like(packed, 8, width, torch.int32).reshape(along_dim)
             byte = ((byte.unsqueeze(dim) >> shifts) & (2**width - 1)).flatten(dim, dim + 1)
         plane = byte << shift if shift else byte
         codes = plane if codes is None else codes | plane

@@ -1,7 +1,7 @@
-"""Defining an op: schema, reference and fake implementation in one place, and the table of all ops.
+"""`define` registers an op with its schema, reference and fake implementation; `OPS` is the table of all ops.
 
-The reference is what every device without a kernel of its own runs, what Inductor gets inlined, and what kernels are
-tested against bit for bit.
+The reference is plain torch code. It runs on every device that has no kernel of its own, Inductor lowers the op by it,
+and kernels are tested against it bit for bit.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ NAMESPACE = "approx_fx"
 
 @dataclass(frozen=True)
 class Op:
-    """One op of ours. reference: plain torch code that says what it does.
+    """One op of this package. reference: plain torch code that computes it. definition: torch's custom op object.
 
-    kind: 'encode', 'decode' a value, decode its 'mask', or '' for an op that prepares codes or computes with values.
-    exact: whether what it decodes is the original, bit for bit. fused_only: as a kernel of its own it would read and
-    write what its neighbours read and write.
+    kind: 'encode'; 'decode' for a decoder of values; 'mask' for a decoder of a mask; '' for any other op, which
+    computes scales or works on decoded values.
+    exact: whether a decoder restores the original bit for bit. fused_only: never run as a kernel of its own, because
+    it would read and write the same memory as its neighbours.
     """
 
     name: str
@@ -43,9 +44,9 @@ OPS: dict[str, Op] = {}
 def define(
     fake: Callable[..., Any], kind: str = "", exact: bool = False, fused_only: bool = False
 ) -> Callable[[Callable[..., Any]], Op]:
-    """Register the decorated reference as `torch.ops.approx_fx.<its name>`; see `Op`.
+    """Register the decorated function as the reference of `torch.ops.approx_fx.<function name>`; see `Op`.
 
-    fake: gives the outputs' shapes and dtypes for tracing.
+    fake: the same signature; returns empty tensors with the outputs' shapes, strides and dtypes, for tracing.
     """
 
     def register(reference: Callable[..., Any]) -> Op:
@@ -59,19 +60,19 @@ def define(
 
 
 def op_of(target: Any) -> Op | None:
-    """Our op that a node's target is, or None for any other target."""
+    """The entry of `OPS` that a node's target is, or None for any other target."""
     if isinstance(target, torch._ops.OpOverload) and target.namespace == NAMESPACE:
         return OPS.get(target._schema.name.split("::")[1])
     return None
 
 
 def reference_of(target: Any) -> Callable[..., Any] | None:
-    """The reference of a node's target, or None if the target is not one of our ops."""
+    """The reference of a node's target, or None if the target is not in `OPS`."""
     op = op_of(target)
     return op.reference if op is not None else None
 
 
 def approximates(target: Any) -> bool:
-    """Whether a node's target is an op of ours that decodes an approximation."""
+    """Whether a node's target is a decoder in `OPS` that restores its value only approximately."""
     op = op_of(target)
     return op is not None and op.kind == "decode" and not op.exact

@@ -1,11 +1,11 @@
-"""Row quantizer: a uniform grid in units of a row's own sigma, from statistics that the forward computes anyway.
+"""Row ops: codes on a uniform grid in units of each row's sigma, from statistics that the forward computes anyway.
 
-With z = (x - mean) rstd (or x itself where it is normalised already), K bits and Max's step D:
+With z = (x - mean) rstd (or z = x where x is normalised already), K bits and Max's step D:
 
     q = clip(floor(z / D) + 2^(K-1), 0, 2^K - 1),    z~ = (q + 1/2 - 2^(K-1)) D,    x~ = z~ / rstd + mean
 
-A NaN or Inf in a row makes its rstd NaN, and so every value of the row. A variance that float32 cannot hold makes it 0:
-such a row is its mean, as its normalisation takes it to be.
+A NaN or Inf in a row makes its rstd NaN, and with it every decoded value of the row. A variance that overflows float32
+makes rstd 0; every element of such a row decodes to the mean, because the forward's normalised row is 0 as well.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def _fake_quantize(x: Tensor, mean: Tensor | None, rstd: Tensor | None, bits: in
 
 @define(_fake_quantize, kind="encode")
 def quantize_row(x: Tensor, mean: Tensor | None, rstd: Tensor | None, bits: int, grid: str, pack_dim: int) -> Tensor:
-    """Codes, uint8, packed along `pack_dim`. x: any float dtype; mean, rstd: broadcast against x, or None.
+    """Encode x, of any float dtype, as uint8 codes packed along `pack_dim`.
 
-    rstd None: x is normalised already. mean None: it is taken to be 0.
+    mean, rstd: broadcast against x. mean None: the mean is 0. rstd None: x is normalised already.
     """
     z = x.float()
     if mean is not None:
@@ -68,7 +68,10 @@ def dequantize_row(
     length: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The middle of each code's bin, in `dtype`. normal: give z itself; rstd then only says where it is NaN."""
+    """Decode to the middle of each code's bin, in `dtype`. length: size of `pack_dim` before packing.
+
+    normal: return the normalised z instead of x; rstd is then only read to make rows with NaN statistics NaN.
+    """
     step = step_in_sigmas(bits, grid)
     scale = rstd.float() * 0.0 + step if normal else torch.where(rstd == 0, 0.0, step / rstd.float())
     shift = scale * (0.5 - 2.0 ** (bits - 1))

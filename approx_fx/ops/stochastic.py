@@ -1,10 +1,10 @@
-"""Stochastic rounding: a code is drawn so that its value is right on average.
+"""Stochastic rounding ops: a code is drawn at random, so that the expected decoded value is the value itself.
 
     group   q = floor((x - low) / step + u),   x~ = low + q step,     low <= min,  step >= (max - low) / (2^K - 1)
     side    q = 1 + floor(x / step + u),       x~ = (q - 1) step,     code 0 where the mask does not hold,  K >= 2
 
-u in [0, 1) is a hash of the element's index and a key, and the key one of (seed, step, tensor): the same in eager code
-and in compiled code, whatever the strides, and again after a resume. The global generator is left alone.
+u in [0, 1) is a hash of the element's index and a key; the key is a hash of (seed, step, tensor). Eager and compiled
+code, any strides, and a run resumed from a checkpoint give the same u. Torch's global generator is not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .group import MARGIN, _largest, _packed, _reduced, _scale_shape, _smallest,
 from .pack import arange_like, as_contiguous, as_memory_order_of, clamp_code, materialization_hint, pack, unpack
 from .registry import NAMESPACE, define
 
-BITS = 2**31 - 1  # hashes have 31 bits, so that their products with a 31-bit constant fit int64
+HASH_MASK = 2**31 - 1  # hashes have 31 bits, so that their products with a 31-bit constant fit int64
 FACTORS = (0x2C1B3C6D, 0x297A2D39)
 
 _step: ContextVar[int] = ContextVar("approx_fx_step", default=0)
@@ -28,7 +28,7 @@ _step: ContextVar[int] = ContextVar("approx_fx_step", default=0)
 
 @contextlib.contextmanager
 def at_step(step: int) -> Iterator[None]:
-    """Draw the keys of this training step: the forward calls that a model has had before."""
+    """Context in which `rounding_key` hashes this training step. step: number of forward calls the model had before."""
     token = _step.set(step)
     try:
         yield
@@ -38,16 +38,17 @@ def at_step(step: int) -> Iterator[None]:
 
 @torch.library.custom_op(f"{NAMESPACE}::rounding_key", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def rounding_key(seed: int, tensor: int, device: torch.device) -> Tensor:
-    """int64 [], a hash of (seed, the current step, tensor). Never inlined: it reads the step when it runs.
+    """A hash of (seed, the current step, tensor), int64 []. tensor: a number that tells saved tensors apart.
 
-    No CUDA graph may hold it: a replay would draw the numbers of the step in which the graph was recorded.
+    It is never inlined, because it reads the step when it runs, and it is kept out of CUDA graphs: a replay would reuse
+    the random numbers of the step in which the graph was recorded.
     """
     key = 0
     for part in (seed, _step.get(), tensor):
         key = (key ^ part) & (2**64 - 1)
         for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
             key = ((key ^ (key >> 30)) * factor + 0x9E3779B97F4A7C15) & (2**64 - 1)
-    return torch.full((), (key >> 32) & BITS, dtype=torch.int64, device=device)
+    return torch.full((), (key >> 32) & HASH_MASK, dtype=torch.int64, device=device)
 
 
 @rounding_key.register_fake
@@ -56,22 +57,22 @@ def _(seed: int, tensor: int, device: torch.device) -> Tensor:
 
 
 def uniform(x: Tensor, key: Tensor) -> Tensor:
-    """float32 in [0, 1), x's shape: a hash of each element's index in plain order, and the key."""
+    """Random numbers in [0, 1), float32, x's shape: a hash of each element's row-major index and the key, int64 []."""
     shape = x.shape
     index: Tensor | int = 0
     for dim, length in enumerate(shape):
-        along = arange_like(x, length, 1, torch.int64).reshape([-1 if d == dim else 1 for d in range(x.ndim)])
-        index = index * length + along
-    mixed = (index + key) & BITS
+        position = arange_like(x, length, 1, torch.int64).reshape([-1 if d == dim else 1 for d in range(x.ndim)])
+        index = index * length + position
+    mixed = (index + key) & HASH_MASK
     for factor in FACTORS:
-        mixed = ((mixed ^ (mixed >> 15)) * factor) & BITS
+        mixed = ((mixed ^ (mixed >> 15)) * factor) & HASH_MASK
     mixed = mixed ^ (mixed >> 14) ^ key
-    mixed = (mixed * FACTORS[0]) & BITS
+    mixed = (mixed * FACTORS[0]) & HASH_MASK
     return ((mixed ^ (mixed >> 13)) >> 7).float() * 2.0**-24
 
 
-def _short(x: Tensor) -> Tensor:
-    """float32 cut to what bfloat16 holds: what a compiler keeps in a register then is what is stored."""
+def _truncate_to_bfloat16(x: Tensor) -> Tensor:
+    """float32 truncated to bfloat16's digits, so that a scale in a register equals the scale that is stored."""
     return (x.contiguous().view(torch.int32) & -65536).view(torch.float32)
 
 
@@ -86,18 +87,20 @@ def _fake_quantize(
 def quantize_stochastic(
     x: Tensor, side: Tensor | None, key: Tensor, bits: int, dim: int, group: int, over: list[int], pack_dim: int
 ) -> tuple[Tensor, Tensor]:
-    """(codes uint8 packed along `pack_dim`, scale bfloat16 [2, tiles]: low and step). x: any float dtype.
+    """Encode x, of any float dtype, by stochastic rounding, with a low and a step per tile. key: int64 [].
 
-    side: bool, the forward's own x > 0 for x >= 0, or None; code 0 exactly where it does not hold. key: int64 [].
+    side: None, or for x >= 0 the forward's own x > 0, bool; a code is then 0 exactly where it is False.
+    Returns codes, uint8 packed along `pack_dim`, and the scale, bfloat16 [2, *tiles]: low and step.
     """
     tiles = _tiles(materialization_hint(x.float()), dim, group)
     reduced = _reduced(dim, over)
     noise = _tiles(uniform(x, key), dim, group)
-    high, first = _largest(tiles, reduced), 0 if side is None else 1
+    high = _largest(tiles, reduced)
+    first = 0 if side is None else 1  # the lowest code of a drawn value; with a side, code 0 is the exact zero
     low = _smallest(tiles, reduced) if side is None else high * 0.0
-    low = _short(low - low.abs() * MARGIN)
+    low = _truncate_to_bfloat16(low - low.abs() * MARGIN)
     levels = 2**bits - 1 - first
-    step = _short((high - low) * ((1 + MARGIN) / max(levels, 1)))
+    step = _truncate_to_bfloat16((high - low) * ((1 + MARGIN) / max(levels, 1)))
     codes = torch.floor((tiles - low) / torch.where(step == 0, 1.0, step) + noise) + first
     codes = clamp_code(codes, first, 2**bits - 1).flatten(dim, dim + 1)
     if side is not None:
@@ -133,7 +136,7 @@ def dequantize_stochastic(
     length: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The value of each code, in `dtype`. sided: the codes were drawn with a side."""
+    """Decode to the grid point of each code, in `dtype`. sided: whether `quantize_stochastic` was given a side."""
     low, step = scale[0].float(), scale[1].float()
     tiles = _tiles(unpack(codes, bits, pack_dim, length).float(), dim, group)
     values = torch.where(tiles > 0, low + (tiles - 1) * step, 0.0) if sided else low + tiles * step

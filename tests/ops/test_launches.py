@@ -140,7 +140,7 @@ def test_the_fastest_launch_is_found_once() -> None:
     tuner, options = tune.Tuner(clock), tune.choices(8)
     tuner.run(("a",), tune.SMALL - 1, options, launched.append, still=False)
     tuner.run(("a",), tune.SMALL, options, launched.append, still=True)
-    assert launched == [options[0]] * 2 and not clocked and not tuner.found
+    assert launched == [options[0]] * 2 and not clocked and not tuner.fastest
     tuner.run(("a",), tune.SMALL, options, launched.append, still=False)
     tuner.run(("a",), tune.SMALL, options, launched.append, still=True)
     assert clocked == list(options) and launched[2:] == [tune.Choice(256, 4)] * 2

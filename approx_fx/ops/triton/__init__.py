@@ -1,6 +1,6 @@
 """Triton kernels of the ops for CUDA tensors, each equal to its reference bit for bit. Importing needs triton.
 
-Without triton the references run on CUDA tensors, too. `channel_grid` has no kernel: its tensors hold C elements.
+Without triton, CUDA tensors are handled by the references. `channel_grid` has no kernel: its tensors are of C elements.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kernels of `quantize_bitmask`, and of the two ops that decode "the code is not 0"."""
+"""Kernels of `quantize_bitmask`, and of `dequantize_bitmask` and `dequantize_relu_side`, which decode code != 0."""
 
 # Triton gives kernel parameters their types at each launch.
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -28,7 +28,7 @@ def pack_bytes(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Pack the codes x, uint8."""
+    """Pack the codes x, uint8, into `codes`."""
     outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = empty_word(BITS, PER_SLOT, BLOCK)
     within = rest
@@ -52,7 +52,7 @@ def unpack_nonzero(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out, uint8: 1 where the code is not 0, else 0."""
+    """Write `out`, uint8: 1 where the code is not 0, else 0."""
     outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = load_word(codes, outer, rest, row, live, BITS, PER_SLOT, BLOCK)
     within = rest
@@ -74,7 +74,7 @@ def quantize_bitmask(mask: Tensor, pack_dim: int) -> Tensor:
 
 
 def _nonzero(codes: Tensor, bits: int, pack_dim: int, length: int) -> Tensor:
-    """bool: where the code is not 0."""
+    """A bool tensor, True where the code is not 0."""
     order = Order.of(codes)
     out = empty_unpacked(codes, bits, pack_dim, length, torch.bool)
     target = order.apply(out)

@@ -1,7 +1,7 @@
-"""Kernels of the channel quantizer: `quantize_channel`, `dequantize_channel`, `dequantize_channel_side`.
+"""Kernels of the channel ops: `quantize_channel`, `dequantize_channel`, `dequantize_channel_side`.
 
 An element's channel is (element // inner) % channels, in memory order. The codes of a slot lie along the packed
-dimension: in one channel, unless that dimension is the channels' own (ALONG); then they are `apart` channels apart.
+dimension, all in one channel, unless the channels are packed (ALONG): then each is `channel_step` channels further on.
 """
 
 # Triton gives kernel parameters their types at each launch.
@@ -22,7 +22,7 @@ from .launch import Order, Slots, as_bytes, empty_packed, empty_unpacked, run_sl
 from .pack import empty_word, extract, floor_code, insert, load_word, locate, narrow, store_word, widen
 
 
-@triton.jit(do_not_specialize=["channels", "apart"])
+@triton.jit(do_not_specialize=["channels", "channel_step"])
 def _quantize(
     x,
     rows,
@@ -30,7 +30,7 @@ def _quantize(
     codes,
     inner,
     channels,
-    apart,
+    channel_step,
     slots,
     row,
     full,
@@ -52,7 +52,7 @@ def _quantize(
     for j in tl.static_range(PER_SLOT):
         valid = live & (within < full)
         if ALONG and j > 0:
-            row_of += apart
+            row_of += channel_step
             low = tl.load(row_of, mask=valid, other=0.0)
             inverse = tl.load(row_of + 3 * channels, mask=valid, other=0.0)
             level = tl.load(row_of + 2 * channels, mask=valid, other=0.0).to(tl.int32)
@@ -67,14 +67,14 @@ def _quantize(
     store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
 
 
-@triton.jit(do_not_specialize=["channels", "apart"])
+@triton.jit(do_not_specialize=["channels", "channel_step"])
 def _dequantize(
     codes,
     rows,
     out,
     inner,
     channels,
-    apart,
+    channel_step,
     slots,
     row,
     full,
@@ -86,7 +86,7 @@ def _dequantize(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out: the values, or for SIDE, as uint8, code >= level."""
+    """Write `out`: the decoded values, or if SIDE, code >= level as uint8."""
     outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = load_word(codes, outer, rest, row, live, BITS, PER_SLOT, BLOCK)
     within = rest
@@ -97,7 +97,7 @@ def _dequantize(
     for j in tl.static_range(PER_SLOT):
         valid = live & (within < full)
         if ALONG and j > 0:
-            row_of += apart
+            row_of += channel_step
             low = tl.load(row_of, mask=valid, other=0.0)
             step = tl.load(row_of + channels, mask=valid, other=0.0)
             level = tl.load(row_of + 2 * channels, mask=valid, other=0.0)
@@ -111,10 +111,15 @@ def _dequantize(
 
 
 def _channels(shape: torch.Size, slots: Slots, dim: int, pack_dim: int) -> dict[str, Any]:
-    """The kernels' arguments that say which channel an element of a tensor of this shape, contiguous, is in."""
+    """The kernel arguments that give the channel of each element of a contiguous tensor of this shape."""
     inner = math.prod(shape[dim + 1 :])
     along = dim == pack_dim
-    return {"inner": inner, "channels": shape[dim], "apart": slots.row // max(inner, 1) if along else 0, "ALONG": along}
+    return {
+        "inner": inner,
+        "channels": shape[dim],
+        "channel_step": slots.row // max(inner, 1) if along else 0,
+        "ALONG": along,
+    }
 
 
 @channel.quantize_channel.definition.register_kernel("cuda")

@@ -1,4 +1,4 @@
-"""Kernels of the unit-range quantizer: `quantize_unit`, `dequantize_unit`."""
+"""Kernels of the fixed-range ops: `quantize_unit`, `dequantize_unit`."""
 
 # Triton gives kernel parameters their types at each launch.
 # mypy: allow-untyped-defs, allow-incomplete-defs
@@ -33,18 +33,18 @@ def _quantize(
 ):
     outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = empty_word(BITS, PER_SLOT, BLOCK)
-    poisoned = tl.zeros([BLOCK], tl.int32)
+    has_nan = tl.zeros([BLOCK], tl.int32)
     within = rest
     for j in tl.static_range(PER_SLOT):
         valid = live & (within < full)
         value = widen(tl.load(x + (outer * full + within), mask=valid, other=0.0))
-        poisoned = tl.where(value * 0.0 == 0.0, poisoned, 1)
+        has_nan = tl.where(value * 0.0 == 0.0, has_nan, 1)
         code = floor_code((value - low) * inverse, BITS)
         word = insert(word, tl.where(valid, code, 0), j, BITS, PER_SLOT)
         within += row
     store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
     # Every program that writes here writes the same.
-    tl.store(nan_flag, float("nan"), mask=tl.max(poisoned, 0) != 0)
+    tl.store(nan_flag, float("nan"), mask=tl.max(has_nan, 0) != 0)
 
 
 @triton.jit
@@ -65,11 +65,11 @@ def _dequantize(
 ):
     outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = load_word(codes, outer, rest, row, live, BITS, PER_SLOT, BLOCK)
-    added = tl.load(nan_flag)
+    flag = tl.load(nan_flag)
     within = rest
     for j in tl.static_range(PER_SLOT):
         code = extract(word, j, BITS, PER_SLOT, BLOCK).to(tl.float32)
-        value = (code * step + middle) + added
+        value = (code * step + middle) + flag
         tl.store(out + (outer * full + within), narrow(value, out.dtype.element_ty), mask=live & (within < full))
         within += row
 

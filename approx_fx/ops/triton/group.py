@@ -1,6 +1,6 @@
-"""Kernels of the group quantizers: `quantize_group`, `quantize_relu` and their decoders.
+"""Kernels of the group ops: `quantize_group`, `quantize_relu` and their decoders.
 
-Two steps: one program for some tiles finds their scales, then each slot is quantized or decoded by its tiles' scales.
+Encoding takes two kernels: the first reduces tiles to their scales, the second encodes slots with them.
 """
 
 # Triton gives kernel parameters their types at each launch.
@@ -23,7 +23,7 @@ from .tiles import Tiles
 
 @triton.jit
 def tile_of(element, reduced1, kept2, reduced2):
-    """The tile that an element lies in, both counted in memory order. See `Tiles` for the rest."""
+    """The index of the tile that holds an element, both counted in memory order. Other arguments: see `Tiles`."""
     return element // (reduced1 * kept2 * reduced2) * kept2 + element // reduced2 % kept2
 
 
@@ -43,7 +43,7 @@ def _find_scales(
     TILES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """scale, bfloat16: the step of each tile, or unless RELU each tile's low and then each tile's step."""
+    """Write `scale`, bfloat16: the steps of all tiles if RELU, else their lows and then their steps."""
     tile = tl.program_id(0) * TILES + tl.arange(0, TILES)
     if WIDE:
         tile = tl.program_id(0).to(tl.int64) * TILES + tl.arange(0, TILES)
@@ -59,7 +59,7 @@ def _find_scales(
         offset = base[:, None] + (index // reduced2 * kept2 * reduced2 + index % reduced2)[None, :]
         valid = exists[:, None] & (index < size)[None, :]
         value = widen(tl.load(x + offset, mask=valid, other=0.0))
-        # The hardware's minimum and maximum pass a NaN over, and so a tile's NaN is kept track of apart.
+        # The hardware's minimum and maximum ignore a NaN, so each tile's NaN is recorded in a variable of its own.
         number = valid & (value == value)
         missing = tl.where(valid & (value != value), 1, missing)
         low = tl.minimum(low, tl.where(number, value, float("inf")))
@@ -75,7 +75,7 @@ def _find_scales(
         tl.store(scale + tiles + tile, narrow((highest - widen(rounded)) * shrink, tl.bfloat16), mask=exists)
 
 
-@triton.jit(do_not_specialize=["tiles", "reduced1", "apart"])
+@triton.jit(do_not_specialize=["tiles", "reduced1", "tile_step"])
 def _quantize(
     x,
     scale,
@@ -85,7 +85,7 @@ def _quantize(
     reduced1,
     kept2,
     reduced2,
-    apart,
+    tile_step,
     slots,
     row,
     full,
@@ -121,11 +121,11 @@ def _quantize(
             code = floor_code(tl.math.div_rn(value - low, tl.where(step == 0.0, 1.0, step)), BITS)
         word = insert(word, tl.where(valid, code, 0), j, BITS, PER_SLOT)
         within += row
-        tile += apart
+        tile += tile_step
     store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
 
 
-@triton.jit(do_not_specialize=["tiles", "reduced1", "apart"])
+@triton.jit(do_not_specialize=["tiles", "reduced1", "tile_step"])
 def _dequantize(
     codes,
     scale,
@@ -134,7 +134,7 @@ def _dequantize(
     reduced1,
     kept2,
     reduced2,
-    apart,
+    tile_step,
     slots,
     row,
     full,
@@ -164,7 +164,7 @@ def _dequantize(
             value = (low + 0.5 * step) + code * step
         tl.store(out + (outer * full + within), narrow(value, out.dtype.element_ty), mask=valid)
         within += row
-        tile += apart
+        tile += tile_step
 
 
 def _scales(x: Tensor, tiles: Tiles, bits: int, relu: bool) -> Tensor:
@@ -200,7 +200,7 @@ def _scales(x: Tensor, tiles: Tiles, bits: int, relu: bool) -> Tensor:
 def _encode(
     x: Tensor, tiles: Tiles, side: Tensor | None, bits: int, pack_dim: int, relu: bool
 ) -> tuple[Tensor, Tensor]:
-    """(codes, scale in memory order)."""
+    """The codes of x, and the scale in memory order."""
     codes = empty_packed(x, bits, pack_dim)
     source = tiles.order.apply(x)
     scale = _scales(source, tiles, bits, relu)
@@ -224,7 +224,7 @@ def _encode(
 def _decode(
     codes: Tensor, scale: Tensor, tiles: Tiles, bits: int, pack_dim: int, length: int, dtype: torch.dtype, relu: bool
 ) -> Tensor:
-    """The values. scale: in memory order."""
+    """The decoded values. scale: in memory order."""
     out = empty_unpacked(codes, bits, pack_dim, length, dtype)
     target = tiles.order.apply(out)
     slots = Slots.of(target.shape, bits, tiles.order.index(pack_dim))

@@ -1,8 +1,8 @@
-"""What surrounds a kernel: tensors in memory order, the split of a tensor into slots, and the launch itself.
+"""Launching kernels: tensors in memory order, the split of a tensor into slots, and the launch itself.
 
 A kernel sees a tensor as [outer, per_slot, row] and its codes as [outer, bytes, row]: a row is a `per_slot`-th of the
-packed dimension, padding included, times all dimensions inside it. A slot is one place of [outer, row]: its `per_slot`
-codes, each a row apart, share its bytes, each a row apart. So neighbouring slots access neighbouring memory.
+packed dimension, padding included, times all dimensions inside it. A slot is one index of [outer, row]. Its `per_slot`
+codes are a row apart, as are the bytes that they share, so neighbouring slots access neighbouring memory.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Slots:
-    """The arguments by which a kernel finds its slots.
+    """The slots of a tensor, as arguments of a kernel.
 
-    count: slots; row: slots in a row; full: elements from one outer index to the next; bits: the width of a code.
+    count: number of slots; row: slots in a row; full: elements from one outer index to the next; bits: the code's
+    width.
     """
 
     count: int
@@ -68,7 +69,7 @@ class Slots:
         return cls(math.prod(shape[:pack_dim]) * row, row, shape[pack_dim] * inner, bits)
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments by these names that every kernel over slots takes."""
+        """The arguments, by name, that every kernel over slots takes."""
         per_slot = multiple(self.bits)
         return {
             "slots": self.count,
@@ -87,35 +88,38 @@ def packed_shape(shape: Sequence[int], bits: int, pack_dim: int) -> list[int]:
 
 
 def empty_packed(x: Tensor, bits: int, pack_dim: int) -> Tensor:
-    """The codes of x, yet to be filled: uint8, in x's memory order."""
+    """An empty uint8 tensor for the packed codes of x, in x's memory order."""
     return empty_in_order(x, packed_shape(x.shape, bits, pack_dim), torch.uint8)
 
 
 def empty_unpacked(codes: Tensor, bits: int, pack_dim: int, length: int, dtype: torch.dtype) -> Tensor:
-    """What `codes` decode to, yet to be filled, in their memory order."""
+    """An empty tensor for the decoded values of `codes`, in their memory order.
+
+    Raises RuntimeError if `codes` has another size along `pack_dim` than `length` packed codes have.
+    """
     if codes.shape[pack_dim] != packed_length(length, bits):
-        found = f"{codes.shape[pack_dim]} bytes along dimension {pack_dim}"
-        raise RuntimeError(f"{length} codes of {bits} bits take {packed_length(length, bits)} bytes, not {found}.")
+        actual = f"{codes.shape[pack_dim]} bytes along dimension {pack_dim}"
+        raise RuntimeError(f"{length} codes of {bits} bits take {packed_length(length, bits)} bytes, not {actual}.")
     shape = [length if dim == pack_dim else size for dim, size in enumerate(codes.shape)]
     return empty_in_order(codes, shape, dtype)
 
 
 def as_bytes(x: Tensor) -> Tensor:
-    """A bool tensor's own memory as uint8."""
+    """A bool tensor viewed as uint8."""
     return x.view(torch.uint8)
 
 
 def run(kernel: Any, programs: int, arguments: dict[str, Any], device: Tensor, warps: int = 4) -> None:
-    """Start `programs` programs of a kernel, of so many warps each, on `device`'s device.
+    """Launch `programs` programs of a kernel with `warps` warps each, on the device of the tensor `device`.
 
-    The references round every product before they add to it; a fused multiply-add would not.
+    Fused multiply-adds are off, because the references round every product before they add to it.
     """
     with torch.cuda.device_of(device):
         kernel[(programs,)](**arguments, enable_fp_fusion=False, num_warps=warps)
 
 
 def run_slots(kernel: Any, slots: Slots, device: Tensor, **arguments: Any) -> None:
-    """Start a kernel that handles each slot once, with the fastest block size and number of warps."""
+    """Launch a kernel that handles each slot once, with the fastest block size and number of warps."""
     if not slots.count:
         return
     everything = {**arguments, **slots.arguments()}

@@ -12,13 +12,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Triton's interpreter, which the tests use, truncates to bfloat16 and loses subnormals: there it is done on the bits.
+# Triton's interpreter, used by tests, truncates to bfloat16 and flushes subnormals: there conversions are done on bits.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 @triton.jit
 def widen(x):
-    """float32 of a loaded value."""
+    """A loaded value as float32."""
     if INTERPRETED and x.dtype == tl.bfloat16:
         value = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
     else:
@@ -40,13 +40,13 @@ def narrow(x, dtype: tl.constexpr):
 
 @triton.jit
 def _clamped(ratio, BITS: tl.constexpr):
-    """ratio, float32, within the range of codes; NaN becomes 0."""
+    """`ratio`, float32, clamped to the range of codes; NaN becomes 0."""
     return tl.minimum(tl.maximum(tl.where(ratio == ratio, ratio, 0.0), 0.0), (1 << BITS) - 1.0)
 
 
 @triton.jit
 def floor_code(ratio, BITS: tl.constexpr):
-    """clamp(floor(ratio)), int32. Where nothing is negative, truncation is floor: tl.floor would flush subnormals."""
+    """clamp(floor(ratio)), int32, by truncation of a non-negative number: tl.floor would flush subnormals."""
     return _clamped(ratio, BITS).to(tl.int32)
 
 
@@ -60,7 +60,7 @@ def ceil_code(ratio, BITS: tl.constexpr):
 
 @triton.jit
 def locate(slots, row, FLAT: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """(outer index, place in the row, whether the slot exists) of this program's slots, int32 or int64 [BLOCK]."""
+    """(outer index, index in the row, whether the slot exists) of this program's slots, int32 or int64 [BLOCK]."""
     program = tl.program_id(0)
     if WIDE:
         program = program.to(tl.int64)
@@ -94,13 +94,13 @@ def _extract_plane(code, word, J: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.co
 
 @triton.jit
 def empty_word(BITS: tl.constexpr, PER_SLOT: tl.constexpr, BLOCK: tl.constexpr):
-    """Words of no codes, [BLOCK]: int32, or int64 where a slot has more than four bytes."""
+    """Words without codes, [BLOCK]: int32, or int64 where a slot has more than four bytes."""
     return tl.zeros([BLOCK], tl.int64 if BITS * PER_SLOT > 32 else tl.int32)
 
 
 @triton.jit
 def insert(word, code, J: tl.constexpr, BITS: tl.constexpr, PER_SLOT: tl.constexpr):
-    """The words with `code`, int32, as code J of each slot."""
+    """The words with `code`, int32, inserted as code J of each slot."""
     word = _insert_plane(word, code, J, 8, BITS, PER_SLOT)
     word = _insert_plane(word, code, J, 4, BITS, PER_SLOT)
     word = _insert_plane(word, code, J, 2, BITS, PER_SLOT)

@@ -1,7 +1,7 @@
 """Tiles: which elements of a tensor share a scale, for any choice of dimensions, as four numbers.
 
-In memory order the dimensions alternate between those that tell tiles apart (kept) and those inside a tile (reduced).
-Neighbours of a kind merge, so that [kept1, reduced1, kept2, reduced2], each 1 or more, covers all common cases.
+In memory order the dimensions alternate between those that index tiles (kept) and those inside a tile (reduced).
+Adjacent ones of the same kind are merged; [kept1, reduced1, kept2, reduced2], each 1 or more, covers all common cases.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .launch import Order, Slots
 
 @dataclass(frozen=True)
 class Tiles:
-    """A tensor's tiles. memory, shape: the tensor's and the scale's shapes in memory order, `dim` not split."""
+    """The tiles of a tensor. memory, shape: shapes of the tensor and of the scale in memory order, `dim` not split."""
 
     kept1: int
     reduced1: int
@@ -32,7 +32,7 @@ class Tiles:
 
     @classmethod
     def of(cls, shape: Sequence[int], order: Order, dim: int, group: int, over: Sequence[int]) -> Tiles | None:
-        """The tiles of a tensor of this shape, or None: four numbers can't tell them, or they don't fit."""
+        """The tiles of a tensor of this shape; None if they need more than four numbers, or `group` doesn't divide."""
         if shape[dim] % group:
             return None
         sizes: list[tuple[bool, int]] = []
@@ -65,7 +65,7 @@ class Tiles:
     def of_codes(
         cls, codes: Tensor, scale: Sequence[int], dim: int, group: int, pack_dim: int, length: int
     ) -> Tiles | None:
-        """The tiles of the tensor that `codes` decode to, given its scale's shape: reduced where its length is 1."""
+        """The tiles of the tensor that `codes` decode to. scale: shape of its scale, 1 along reduced dimensions."""
         shape = [length if index == pack_dim else size for index, size in enumerate(codes.shape)]
         kept = [size // group if index == dim else size for index, size in enumerate(shape)]
         plain = [*scale[: dim + 1], *scale[dim + 2 :]]
@@ -74,18 +74,18 @@ class Tiles:
 
     @property
     def count(self) -> int:
-        """Tiles."""
+        """Number of tiles."""
         return self.kept1 * self.kept2
 
     @property
     def size(self) -> int:
-        """Elements in a tile."""
+        """Number of elements in a tile."""
         return self.reduced1 * self.reduced2
 
     def arguments(self, slots: Slots, pack_dim: int) -> dict[str, Any]:
-        """The arguments that say which tile a code of a slot is in.
+        """The kernel arguments that give the tile of each code of a slot.
 
-        From one code of a slot to the next the tile moves by `apart`, unless the tiled dimension is packed (ALONG).
+        The next code of a slot is `tile_step` tiles further on, unless the tiled dimension is packed (ALONG).
         """
         place = self.order.index(pack_dim)
         inside, steps = math.prod(self.memory[place + 1 :]), math.prod(self.shape[place + 1 :])
@@ -94,14 +94,14 @@ class Tiles:
             "reduced1": self.reduced1,
             "kept2": self.kept2,
             "reduced2": self.reduced2,
-            "apart": slots.row // max(inside, 1) * steps if moves else 0,
+            "tile_step": slots.row // max(inside, 1) * steps if moves else 0,
             "ALONG": pack_dim == self.dim,
         }
 
     def to_plain(self, scale: Tensor) -> Tensor:
-        """A scale in memory order, `shape`, as the op returns it: contiguous in plain order, `dim` split."""
+        """A scale of shape `shape`, in memory order, as the op returns it: row-major, with `dim` split in two."""
         return as_contiguous(self.order.undo(scale).unsqueeze(self.dim + 1))
 
     def to_memory(self, scale: Tensor) -> Tensor:
-        """The reverse of `to_plain`."""
+        """A scale that the op returned, in memory order: the inverse of `to_plain`."""
         return self.order.apply(scale.squeeze(self.dim + 1)).expand(self.shape).contiguous()

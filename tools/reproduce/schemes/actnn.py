@@ -49,7 +49,7 @@ def with_codes(forward: Callable[..., Any], model: nn.Module, bits: int) -> Call
         def pack(x: Tensor) -> Tensor | Coded:
             if x.dtype != torch.float32 or 4 * x.numel() < SMALLEST or x.data_ptr() in own:
                 return x
-            key = torch.randint(stochastic.BITS, (), device=x.device)
+            key = torch.randint(stochastic.HASH_MASK, (), device=x.device)
             flat = nn.functional.pad(x.flatten(), (0, -x.numel() % GROUP))
             codes, scale = stochastic.quantize_stochastic.overload(flat, None, key, bits, 0, GROUP, [], 0)
             return Coded(codes, scale, x.shape)
