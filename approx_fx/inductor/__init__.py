@@ -1,1 +1,1 @@
-"""Compiling a half with Inductor: lowerings of our ops, passes over its graph, choices, options, a table of patches."""
+"""Compiling one half with Inductor: lowerings of our ops, graph passes, fusion choices, options, a table of patches."""

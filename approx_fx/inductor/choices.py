@@ -1,10 +1,10 @@
-"""torch._inductor: refuse a fusion that decodes long before the first use, or holds an operand back from its reader.
+"""Fusion choice: refuse a horizontal fusion that extends live ranges by more bytes than it saves reading.
 
-Inductor fuses kernels that read the same bytes, wherever their results go. If a convolution or matrix product runs
-between the two, either the later one's results live through it (decoded early), or the earlier one's wait until after
-it, and what reads them holds its other operands so long. The fusion saves reading what both read, for codes a few bits
-an element; it is refused where it holds more bytes than that, on a GPU more than 3/4 of it: ResNet-50 in bfloat16 then
-moves 27.9 GiB with 1.06 alive, 27.6 and 1.82 at the whole of it, 29.3 and 1.04 at nothing (`tools/gpu_code.py`).
+Inductor fuses kernels that read the same bytes, wherever their results are used. If a convolution or matrix product
+runs between the two, then either the later kernel's results are computed early and live through it, or the earlier
+kernel is delayed, and the other operands of its readers live longer. The fusion saves one read of the shared bytes, few
+for codes; it is refused if it holds more bytes than that, on a GPU more than 3/4 of that: ResNet-50 in bfloat16 then
+moves 27.9 GiB with 1.06 alive; 27.6 and 1.82 with the factor 1; 29.3 and 1.04 with 0 (`tools/gpu_code.py`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from sympy import sympify
 
 @dataclass(frozen=True)
 class ExternKernels:
-    """Convolutions and matrix products of a graph; they are never fused, so that they stay the same.
+    """The convolutions and matrix products that a graph calls from libraries. They are never fused.
 
-    ops: by name, in their order. places: where a kernel runs, as far as it was asked for.
+    ops: the scheduler's nodes by name, in their order. places: the cache of `schedule_position`.
     """
 
     ops: Mapping[str, Any]
     places: dict[Any, int] = field(default_factory=dict)
 
     def schedule_position(self, kernel: Any) -> int:
-        """Where a kernel runs: where the first of what is fused in it is, or behind a heavy op that it waits for."""
+        """The position of a kernel: that of the first node fused in it, or of the last extern kernel that it needs."""
         if kernel not in self.places:
             awaited = (op.min_order for name, op in reversed(list(self.ops.items())) if name in kernel.ancestors)
             self.places[kernel] = max(kernel.min_order, next(awaited, 0))
@@ -36,52 +36,53 @@ class ExternKernels:
 
 
 def extends_live_ranges(one: Any, other: Any, extern: ExternKernels, buffers: Mapping[str, Any], shared: int) -> bool:
-    """Whether fusing two kernels may hold more bytes through a heavy op between than the `shared` it saves reading.
+    """Whether fusing two kernels may keep more than `shared` bytes alive through an extern kernel between them.
 
-    buffers: what the graph computes, by name.
+    buffers: the scheduler's buffers by name.
     """
     early, late = sorted((one, other), key=extern.schedule_position)
     first, last = extern.schedule_position(early), extern.schedule_position(late)
     between = [name for name, op in extern.ops.items() if first < op.min_order < last]
     if not between:
         return False
-    made = early.get_operation_names()
-    behind = [name for name in between if any(op in extern.ops[name].ancestors for op in made)]
-    waiting = (_reads(extern.ops[name]) & buffers.keys() - _reads(late) for name in behind)
-    held = max((sum(size(buffers[name]) for name in operands) for operands in waiting), default=0)
+    early_ops = early.get_operation_names()
+    dependent = [name for name in between if any(op in extern.ops[name].ancestors for op in early_ops)]
+    delayed = (_reads(extern.ops[name]) & buffers.keys() - _reads(late) for name in dependent)
+    held = max((sum(size(buffers[name]) for name in operands) for operands in delayed), default=0)
     if not any(name in late.ancestors for name in between):
-        names = made | late.get_operation_names()
-        added = sum(size(buffer) for buffer in late.get_outputs() if _readers(buffer) - names)
-        freed = sum(size(buffers[name]) for name in _reads(late) & buffers.keys() if _readers(buffers[name]) <= names)
-        held = max(held, added - freed)
+        fused_ops = early_ops | late.get_operation_names()
+        added = sum(size(buffer) for buffer in late.get_outputs() if _readers(buffer) - fused_ops)
+        inputs = [buffers[name] for name in _reads(late) & buffers.keys()]
+        held = max(held, added - sum(size(buffer) for buffer in inputs if _readers(buffer) <= fused_ops))
     return held > shared
 
 
 def size(buffer: Any) -> int:
-    """Bytes of a buffer; 0 where its size is a symbol, or it has none."""
+    """Bytes of a scheduler's buffer; 0 if its size is symbolic or it holds no tensor."""
     if not buffer.node.has_tensor_output():
         return 0
     lengths = [sympify(length) for length in buffer.node.get_size()]
-    known = all(length.is_number for length in lengths)
-    return math.prod(map(int, lengths)) * int(buffer.node.get_dtype().itemsize) if known else 0
+    is_static = all(length.is_number for length in lengths)
+    return math.prod(map(int, lengths)) * int(buffer.node.get_dtype().itemsize) if is_static else 0
 
 
 def _readers(buffer: Any) -> set[str]:
-    """The names of the operations that read a buffer, and of the graph's output if it is one."""
+    """The names of the operations that read a buffer; the graph's output is one of them."""
     return {user.get_name() for user in buffer.users if not user.is_weak}
 
 
 def _reads(kernel: Any) -> set[str]:
+    """The names of the buffers that a kernel reads."""
     return {read.name for read in kernel.read_writes.reads}
 
 
 def peak_aware_choices() -> Any:
-    """Inductor's choices for one half, with such fusions refused; None where the user has set choices of their own."""
+    """Inductor's choices without fusions that extend live ranges too far; None if the user has set other choices."""
     from torch._inductor.choices import InductorChoices
     from torch._inductor.virtualized import V
 
     class PeakAwareChoices(InductorChoices):
-        """Inductor's own heuristics but for one. extern: the extern kernels of the half's scheduler, once asked for."""
+        """Inductor's heuristics with one changed. extern: the half's extern kernels, filled in at the first query."""
 
         extern: ExternKernels | None = None
 
@@ -94,7 +95,7 @@ def peak_aware_choices() -> Any:
             return not extends_live_ranges(node1, node2, self.extern, scheduler.name_to_buf, saved)
 
         def uuid(self) -> str:
-            """Constant: this package's sources are in the partitioner's key."""
+            """A constant, because the partitioner's cache key covers this package's sources."""
             return "approx_fx.peak_aware_choices"
 
     return PeakAwareChoices() if type(V.choices) is InductorChoices else None

@@ -1,7 +1,7 @@
-"""torch._inductor: compiling a traced module with a partitioner of our own.
+"""Compiling a traced module with Inductor and a partitioner of our own.
 
-A half that holds none of our ops is compiled as torch.compile compiles it, and its code is the same, text for text: the
-exact mode, graphs that fall back, inference. A half that holds some is compiled with what `half.settings_for` adds.
+A half without our ops is compiled exactly as by torch.compile, and its code is the same, text for text: exact mode,
+graphs that fall back, inference. A half with our ops is compiled with the settings of `half.settings_for`.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ OnFailure = Callable[[str, Exception], None]
 
 @dataclass(frozen=True)
 class Partitioner(CustomPartitionerFn):
-    """A partitioner for one compile: `run` gets the joint graph, its inputs and torch's keyword arguments.
+    """A partitioner for one compile. run: called with the joint graph, its inputs and torch's keyword arguments.
 
-    key: part of the key under which compiled graphs are cached; it names everything that `run` depends on.
+    key: part of the key under which Inductor caches compiled graphs; it must name everything that `run` depends on.
     """
 
     key: str
     run: Callable[..., Halves] = field(compare=False, repr=False)
 
     def __call__(self, gm: fx.GraphModule, joint_inputs: Sequence[object], **kwargs: Any) -> Halves:
-        """(forward, backward) of the joint graph."""
+        """Split the joint graph `gm` into (forward, backward)."""
         return self.run(gm, joint_inputs, **kwargs)
 
     def uuid(self) -> str:
-        """The cache key's part."""
+        """`key`, by the name that torch asks for."""
         return self.key
 
 
@@ -56,11 +56,11 @@ def compile_inductor(
     patches: Sequence[str] | None = None,
     on_failure: OnFailure | None = None,
 ) -> Callable[..., Any]:
-    """Compile with Inductor, partitioned by `partitioner`.
+    """Compile `module` with Inductor, the joint graph split by `partitioner`.
 
-    options: of Inductor's config, by name. patches: rows of `patches.PATCHES` to be used, by name, all if None.
-    on_failure: gets 'forward' or 'backward' and why Inductor cannot compile that half, which then runs op by op;
-    without it, that raises.
+    options: of Inductor's config, by name. patches: names of the rows of `patches.PATCHES` to apply; None for all.
+    on_failure: called with 'forward' or 'backward' and the exception if Inductor cannot compile that half, which then
+    runs op by op; if None, the exception is raised.
     """
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
@@ -69,15 +69,15 @@ def compile_inductor(
     if any(isinstance(value, torch.Tensor) and value.device.type == "cpu" for value in inputs):
         cpu_instructions.start_asking()
 
-    def compile_half(half: fx.GraphModule, *args: Any, **given: Any) -> Any:
-        is_backward = bool(given.get("is_backward"))
+    def compile_half(half: fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
+        is_backward = bool(kwargs.get("is_backward"))
 
         def as_torch_does(graph: fx.GraphModule) -> Any:
-            return compile_fx_inner(graph, *args, **given)
+            return compile_fx_inner(graph, *args, **kwargs)
 
         def with_our_settings(graph: fx.GraphModule) -> Any:
             with settings_for(graph, is_backward, patches):
-                return compile_fx_inner(graph, *args, **given)
+                return compile_fx_inner(graph, *args, **kwargs)
 
         ways = [with_our_settings, as_torch_does] if is_coded(half) else [as_torch_does]
         if on_failure is None:
@@ -98,9 +98,9 @@ def compile_halves(
     partitioner: Partitioner,
     compiler: Callable[..., Callable[..., Any]] = lambda half, _: run_op_by_op(half),
 ) -> Callable[..., Any]:
-    """Trace as Inductor does, its joint passes included, partition by `partitioner`, and hand each half to `compiler`.
+    """Trace as Inductor does, with its joint passes; split by `partitioner`; compile each half by `compiler`.
 
-    compiler: (module, inputs) -> a boxed callable; the default runs a half as it is, op by op.
+    compiler: (half, inputs) -> a boxed callable; the default runs a half op by op.
     """
     from torch._dynamo.backends.common import aot_autograd
     from torch._inductor import config
@@ -117,9 +117,9 @@ def compile_halves(
 
 
 def load() -> None:
-    """Import Inductor, which takes a second, and tell it how our ops are lowered, once a process.
+    """Import Inductor, which takes a second, and register the lowerings of our ops; only the first call does anything.
 
-    torch.compile, too, imports it as it wraps a model, not in the first step.
+    torch.compile imports Inductor at the same point, when it wraps a model, not in the first step.
     """
     import torch._inductor.compile_fx  # noqa: F401
 
@@ -127,7 +127,7 @@ def load() -> None:
 
 
 def cache_dir() -> Path | None:
-    """Where Inductor keeps compiled graphs between processes, or None if caching is off."""
+    """The folder in which Inductor caches compiled graphs across processes, or None if caching is off."""
     from torch._inductor import config
     from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
 

@@ -1,10 +1,10 @@
-"""Ops that exist between our post-grad passes and Inductor's lowering alone: they say how a value is to be written.
+"""Ops that exist only between our post-grad passes and Inductor's lowering, to control what is materialized.
 
-    materialize(x, readers)           x, written to memory or computed by each reader, see `materialize`
-    upcast(x, dtype, readers)         x as another dtype, by each reader where one of both has to be in memory
+    materialize(x, readers)           x itself, materialized or recomputed by each reader; see `materialize.py`
+    upcast(x, dtype, readers)         x cast to dtype; if one must be materialized, then x, cast by each reader
 
-Each is a torch.library op with the meaning of its aten counterpart, so that torch's passes can evaluate it on fake
-tensors; `lowering` registers what Inductor makes of them.
+readers: how many nodes read the result. Each op computes what its aten counterpart does, so that torch's passes can
+evaluate it on fake tensors; `lowering.py` registers its lowering.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A half that Inductor, or Triton behind it, can't compile: compiled in a plainer way, at last run op by op."""
+"""Fallback for a half that Inductor or Triton fails to compile: plainer compiles in turn, op by op as the last."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Way = Callable[[fx.GraphModule], Any]
 
 
 def first_that_compiles(half: fx.GraphModule, ways: Sequence[Way], on_last: Callable[[Exception], None]) -> Any:
-    """What the first of `ways` that does not raise makes of the half; only the last one's own exception comes through.
+    """The half compiled by the first of `ways` that does not raise. An exception of the last way is raised.
 
-    on_last: called with the last exception before the last way is taken. A compile changes the graph that it is given,
-    so each way gets a copy.
+    on_last: called with the exception of the last but one, before the last way is tried. A compile changes its graph in
+    place, so a copy is kept for the next way.
     """
     for number, way in enumerate(ways[:-1]):
-        spare = copy_graph_module(half)
+        backup = copy_graph_module(half)
         try:
             return way(half)
         except Exception as error:
-            half = spare
+            half = backup
             if number == len(ways) - 2:
                 on_last(error)
             else:
@@ -34,7 +34,7 @@ def first_that_compiles(half: fx.GraphModule, ways: Sequence[Way], on_last: Call
 
 
 def run_op_by_op(half: fx.GraphModule) -> Any:
-    """The half itself, boxed: slower, and with the same results."""
+    """The half as a boxed callable that runs each op by itself: slower, with the same results."""
     from functorch.compile import make_boxed_func
 
     return make_boxed_func(half.forward)

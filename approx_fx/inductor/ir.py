@@ -1,4 +1,4 @@
-"""torch._inductor.ir: questions about a value of Inductor's intermediate representation."""
+"""Queries about values of Inductor's intermediate representation: their strides, and the buffers that they read."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from unittest import mock
 
 
 def strides_of(x: Any) -> list[int] | None:
-    """How far apart in memory neighbours along each dimension of Inductor's value x lie; None if it reads no buffer."""
+    """Strides, 0 along lengths of 1, of the first buffer that Inductor's value x reads in full size, or None."""
     from torch._inductor.dependencies import MemoryDep, extract_read_writes
     from torch._inductor.ir import FlexibleLayout
 
     sizes = x.get_size()
-    with mock.patch.object(FlexibleLayout, "allow_indexing", True):  # as Inductor itself asks such questions
+    with mock.patch.object(FlexibleLayout, "allow_indexing", True):  # as Inductor itself does for such a query
         accesses = extract_read_writes(x.make_loader(), sizes)
-    variables: list[Any] = list(accesses.range_vars or ())  # of the dimensions that are longer than 1
+    variables: list[Any] = list(accesses.range_vars or ())  # one for each dimension that is longer than 1
     indices = [read.index for read in accesses.reads if isinstance(read, MemoryDep)]
-    whole = [index for index in indices if {*variables} <= index.free_symbols]
-    if not whole:
+    full_size = [index for index in indices if {*variables} <= index.free_symbols]
+    if not full_size:
         return None
     start = dict.fromkeys(variables, 0)
-    index = whole[0].expand(identity=True)  # of a cat, torch 2.11 wraps variables
-    steps = [index.subs({**start, v: 1}) - index.subs(start) for v in variables]
-    if not all(step.is_number for step in steps):
+    index = full_size[0].expand(identity=True)  # in a cat's index, torch 2.11 wraps variables
+    differences = [index.subs({**start, v: 1}) - index.subs(start) for v in variables]
+    if not all(difference.is_number for difference in differences):
         return None
-    numbers = iter(map(int, steps))
-    return [next(numbers) if size != 1 else 0 for size in sizes]
+    strides = iter(map(int, differences))
+    return [next(strides) if size != 1 else 0 for size in sizes]
 
 
 def full_size_reads(loops: Any) -> int:
-    """How many buffers as long as these loops' result, and at least as wide, they read."""
+    """The number of buffers that these loops read which have as many elements as their result, and no smaller ones."""
     from torch._inductor.virtualized import V
 
     buffers = [V.graph.try_get_buffer(name) for name in loops.inner_fn_opcount().read_buffers]

@@ -1,7 +1,7 @@
-"""torch._inductor.lowering: a stand-in for tensors, on which a reference of ours gives Inductor's IR.
+"""`IRTensor`, a stand-in for tensors: an op's reference, called on it, builds Inductor's IR.
 
 Its operations are Inductor's own lowerings of aten, by the tables below. Codes before packing, and scales, are always
-kept in memory: see `_materialization_hint` and `_rounded_to_storage`.
+materialized: see `_materialization_hint` and `_rounded_to_storage`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Functions = Mapping[str, Callable[..., Any]]
 
 
 def call(op: OpOverload, *args: Any, **options: Any) -> IRTensor:
-    """Inductor's lowering of `op`, for `IRTensor`s and plain arguments."""
+    """Call Inductor's lowering of `op` on `IRTensor`s and plain arguments."""
     from torch._inductor.lowering import lowerings
 
     functions = next((item.functions for item in _tensors(args)), FUNCTIONS)
@@ -34,20 +34,19 @@ def _tensors(args: Sequence[Any]) -> list[IRTensor]:
 
 
 def box_of(item: Any) -> Any:
-    """An IRTensor's TensorBox; lists are gone through, and anything else stays as it is."""
+    """The TensorBox of an IRTensor, also of those in lists; any other item as it is."""
     if isinstance(item, list):
-        return [box_of(part) for part in item]
+        return [box_of(entry) for entry in item]
     return item.box if isinstance(item, IRTensor) else item
 
 
 class IRTensor:
-    """Stands for a tensor of known shape while a reference is lowered; its methods are a tensor's.
+    """A stand-in for a tensor of static shape while a reference is lowered. Its methods are those of a tensor.
 
-    Its layout is Inductor's to choose.
+    Inductor chooses the layout.
 
-    box: Inductor's TensorBox. functions: name of a function -> what it does with IRTensors, `FUNCTIONS` or a variant;
-    what is computed from an IRTensor has the same. as_float: the same whole numbers as float32, if bytes were made of
-    such.
+    box: Inductor's TensorBox. functions: name of a function -> its implementation for IRTensors; `FUNCTIONS` or a
+    variant, passed on to results. as_float: the float32 tensor that a uint8 tensor was cast from, if it was.
     """
 
     def __init__(self, box: Any, functions: Functions, as_float: IRTensor | None = None) -> None:
@@ -55,8 +54,8 @@ class IRTensor:
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), options: Any = None) -> Any:
-        given = args[0] if isinstance(args[0], (list, tuple)) else args
-        functions = next((item.functions for item in _tensors(given)), FUNCTIONS)
+        operands = args[0] if isinstance(args[0], (list, tuple)) else args
+        functions = next((item.functions for item in _tensors(operands)), FUNCTIONS)
         if function.__name__ in functions:
             return functions[function.__name__](*args, **(options or {}))
         return getattr(args[0], function.__name__)(*args[1:], **(options or {}))
@@ -84,27 +83,27 @@ class IRTensor:
         return math.prod(self.shape)
 
     def to(self, dtype: torch.dtype, copy: bool = False) -> IRTensor:
-        """As of a tensor; values have no memory that a copy would be needed for."""
-        made = call(torch.ops.prims.convert_element_type.default, self, dtype)
-        whole = (self.dtype, dtype) == (torch.float32, torch.uint8)
-        return IRTensor(made.box, self.functions, self) if whole else made
+        """As `Tensor.to`; `copy` has no effect, because an IR value has no memory of its own."""
+        result = call(torch.ops.prims.convert_element_type.default, self, dtype)
+        to_bytes = (self.dtype, dtype) == (torch.float32, torch.uint8)
+        return IRTensor(result.box, self.functions, self) if to_bytes else result
 
     def float(self) -> IRTensor:
         return self.to(torch.float32)
 
     def contiguous(self) -> IRTensor:
-        """Itself: see `as_memory_order_of`."""
+        """The tensor itself, because Inductor chooses the layout."""
         return self
 
     def clamp(self, low: Any, high: Any) -> IRTensor:
-        """As of a tensor, with both bounds."""
+        """As `Tensor.clamp`; both bounds are required."""
         return call(aten.clamp_max.default, call(aten.clamp_min.default, self, low), high)
 
     def reshape(self, *shape: Any) -> IRTensor:
         return call(aten.reshape.default, self, list(shape[0] if isinstance(shape[0], (list, tuple)) else shape))
 
     def flatten(self, first: int, last: int) -> IRTensor:
-        """As of a tensor; no dimension is negative."""
+        """As `Tensor.flatten`; both dimensions are non-negative."""
         shape = self.shape
         return self.reshape([*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]])
 
@@ -115,14 +114,14 @@ class IRTensor:
         return call(aten.slice.Tensor, self, dim, start, start + length)
 
     def view(self, dtype: torch.dtype) -> IRTensor:
-        """As of a tensor: its bits, read as another dtype of the same size."""
+        """As `Tensor.view(dtype)`: the same bits, read as another dtype of the same size."""
         return call(aten.view.dtype, self, dtype)
 
     def amax(self, dims: list[int], keepdim: bool) -> IRTensor:
-        return _contiguous(call(aten.amax.default, self, dims, keepdim), self, dims)
+        return _hint_inner_reduction(call(aten.amax.default, self, dims, keepdim), self, dims)
 
     def amin(self, dims: list[int], keepdim: bool) -> IRTensor:
-        return _contiguous(call(aten.amin.default, self, dims, keepdim), self, dims)
+        return _hint_inner_reduction(call(aten.amin.default, self, dims, keepdim), self, dims)
 
     def sum(self, dims: list[int] | None = None, keepdim: bool = False) -> IRTensor:
         return call(aten.sum.dim_IntList, self, dims, keepdim)
@@ -172,11 +171,11 @@ for _name, _op in OPERATORS.items():
     setattr(IRTensor, _name, _operator(_op))
 
 
-def _contiguous(result: IRTensor, x: IRTensor, dims: Sequence[int]) -> IRTensor:
-    """A reduction along what lies side by side in memory, said to be one.
+def _hint_inner_reduction(result: IRTensor, x: IRTensor, dims: Sequence[int]) -> IRTensor:
+    """On a GPU, mark a reduction along contiguous memory as an inner reduction. result: the reduction of x over dims.
 
-    Inductor holds a row in registers, and so reads it once, where it sees that the row's elements are neighbours. It
-    does not see it behind an offset, as the second of two parts whose codes share bytes has.
+    Inductor keeps a row in registers, and so reads it once, if it sees that the row's elements are contiguous. It does
+    not see that behind an offset, as in the second of two slices whose codes share bytes.
     """
     from torch._inductor.ir import Reduction
     from torch._inductor.runtime.hints import ReductionHint
@@ -189,7 +188,7 @@ def _contiguous(result: IRTensor, x: IRTensor, dims: Sequence[int]) -> IRTensor:
     if isinstance(reduction, Reduction) and reduction.reduction_hint == ReductionHint.DEFAULT:
         strides = strides_of(x.box)
         if strides and 1 in [strides[dim] for dim in dims]:
-            object.__setattr__(reduction, "reduction_hint", ReductionHint.INNER)  # of a frozen dataclass
+            object.__setattr__(reduction, "reduction_hint", ReductionHint.INNER)  # the dataclass is frozen
     return result
 
 
@@ -200,18 +199,18 @@ def _where(condition: IRTensor, one: Any, other: Any) -> IRTensor:
 
 
 def _full_like(like: IRTensor, value: float, dtype: torch.dtype | None = None) -> IRTensor:
-    place = like.box.get_device()
-    return call(aten.full.default, list(like.shape), value, dtype=dtype or like.dtype, device=place)
+    device = like.box.get_device()
+    return call(aten.full.default, list(like.shape), value, dtype=dtype or like.dtype, device=device)
 
 
 def _cat(values: Sequence[IRTensor], dim: int) -> IRTensor:
-    """Each part is written in its place. Inductor's lowering of aten.cat copies bytes once more."""
+    """Concatenate by writing each part to its place; Inductor's lowering of aten.cat copies uint8 once more."""
     from torch._inductor.ir import ConcatKernel, TensorBox
     from torch._inductor.virtualized import V
 
-    # Inductor looks at what the node lists, which in torch 2.11 has to be the cat's parts; ours lists nothing.
-    nothing: Any = types.SimpleNamespace(args=([],))
-    with V.graph.set_current_node(nothing):
+    # ConcatKernel inspects the current node's list of operands, which torch 2.11 takes for the parts; ours has none.
+    empty_node: Any = types.SimpleNamespace(args=([],))
+    with V.graph.set_current_node(empty_node):
         cat = TensorBox(ConcatKernel.create([value.box for value in values], dim))
     return IRTensor(cat, values[0].functions)
 
@@ -227,9 +226,9 @@ def _rounded_to_storage(scale: IRTensor) -> IRTensor:
 
 
 def _materialization_hint(values: IRTensor) -> IRTensor:
-    """Codes are kept as bytes: a loop over each of a byte's parts would read again what they are computed from.
+    """Materialize uint8 codes: the packing loop would else recompute them once for each of a byte's codes.
 
-    Where convolutions are laid out channels-last, so are the codes, which are then written along with their source.
+    Where convolutions are channels-last, so are the codes, which can then be written in the loop of their source.
     """
     from torch._inductor import ir
     from torch._inductor.virtualized import V
@@ -247,9 +246,9 @@ def _materialization_hint(values: IRTensor) -> IRTensor:
 
 
 def _split_by_byte(x: IRTensor, bits: int, dim: int, tile: int) -> list[IRTensor]:
-    """On a GPU the parts whose codes share bytes, where whole tiles fit into each; else x alone.
+    """On a GPU the slices whose codes share bytes, if each holds whole tiles; else [x].
 
-    A kernel reduces them side by side and writes the bytes: else it writes codes, for another to read and pack.
+    One kernel can then reduce the slices and write packed bytes; else one would write codes and another pack them.
     """
     count = 8 // bits if 8 % bits == 0 else 1
     if x.box.get_device().type == "cpu" or count == 1 or dim != 0 or x.shape[0] % (count * tile):
@@ -258,7 +257,7 @@ def _split_by_byte(x: IRTensor, bits: int, dim: int, tile: int) -> list[IRTensor
     return [x.narrow(0, start, step) for start in range(0, x.shape[0], step)]
 
 
-# Function -> what it does with IRTensors, where that is not a method's doing.
+# Name of a function -> its implementation for IRTensors; a function that is not listed calls the method of its name.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "where": _where,
     "stack": lambda values: _cat([value.unsqueeze(0) for value in values], 0),

@@ -1,7 +1,7 @@
-"""torch._inductor.scheduler: a copy of a weight is made in the kernel before, not in one of its own between two calls.
+"""Scheduler pass: copies of weights move up to the last kernel before them, instead of making a kernel each.
 
-Inductor writes the loops between two calls of a library as one C++ function. Where a convolution's backward is split in
-two, the second half wants the weight in another layout: a loop between two calls, a C++ file for each convolution.
+Inductor writes the loops between two library calls as one C++ function. Where a convolution's backward is split in two,
+the second call reads the weight in another layout; that copy between two calls would cost a C++ file per convolution.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from .choices import size
 
 
 def reordering() -> dict[str, Any]:
-    """Inductor's options that have `advance_weight_copies` run last, behind passes that the user has set."""
+    """Inductor's options that run `advance_weight_copies` behind the reordering passes that the user has set."""
     from torch._inductor import config
 
     passes = config.reorder_for_compute_comm_overlap_passes if config.reorder_for_compute_comm_overlap else []
-    added = [*passes, advance_weight_copies]
-    return {"reorder_for_compute_comm_overlap": True, "reorder_for_compute_comm_overlap_passes": added}
+    passes = [*passes, advance_weight_copies]
+    return {"reorder_for_compute_comm_overlap": True, "reorder_for_compute_comm_overlap_passes": passes}
 
 
 def advance_weight_copies(nodes: Sequence[Any]) -> list[Any]:
-    """The scheduler's nodes, in order; copies of the graph's inputs go behind the last kernel before them."""
+    """The scheduler's nodes, reordered: copies of graph inputs go right behind the last generated kernel so far."""
     order: list[Any] = []
-    behind_kernel = 0  # the place right behind the last kernel that Inductor writes
+    behind_kernel = 0  # the position right behind the last kernel that Inductor generates
     for node in nodes:
         if behind_kernel and not node.is_extern() and order[-1].is_extern() and _copies_inputs(node):
             order.insert(behind_kernel, node)
@@ -36,12 +36,12 @@ def advance_weight_copies(nodes: Sequence[Any]) -> list[Any]:
 
 
 def _copies_inputs(node: Any) -> bool:
-    """Whether a kernel reads inputs of the graph alone and writes no more bytes than it reads: it decodes nothing."""
+    """Whether a kernel reads only graph inputs and writes no more bytes than it reads, so that it decodes nothing."""
     from torch._inductor.virtualized import V
 
     reads = [V.graph.try_get_buffer(read.name) for read in node.read_writes.reads]
     if node.unmet_dependencies or not reads or None in reads:
         return False
     read = sum(buffer.get_numel() * buffer.get_dtype().itemsize for buffer in reads if buffer is not None)
-    made = sum(map(size, node.get_outputs()))
-    return made > 0 and V.graph.sizevars.statically_known_leq(made, read)
+    written = sum(map(size, node.get_outputs()))
+    return written > 0 and V.graph.sizevars.statically_known_leq(written, read)

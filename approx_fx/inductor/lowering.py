@@ -1,7 +1,6 @@
-"""torch._inductor.lowering: each op of ours is lowered to Inductor's IR by its own reference, registered once.
+"""Inductor lowerings of our ops: each op's reference is called on `IRTensor`s and yields Inductor's IR.
 
-Traced to aten, one op is 20 to 40 nodes, and every pass over a graph, and the lowering, do their work for each. Here
-the reference is called on `IRTensor`s instead.
+Traced to aten, one op would be 20 to 40 nodes, for each of which every graph pass, and the lowering, take time.
 
 A node that carries torch's own mark "should_fallback" is not lowered: it runs as the op's kernel (`lowering="kernel"`).
 """
@@ -24,7 +23,7 @@ from .materialize import lower_materialize, lower_upcast
 def lower_reference(
     reference: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any], functions: Functions
 ) -> Any:
-    """What a reference computes, as Inductor's IR; tensors among the arguments are Inductor's TensorBoxes."""
+    """Call a reference on Inductor's TensorBoxes, and return its results as TensorBoxes. functions: see `IRTensor`."""
     from torch._inductor.ir import TensorBox
 
     def stand_in(item: Any) -> Any:
@@ -35,7 +34,7 @@ def lower_reference(
 
 @lru_cache(1)
 def register_lowerings() -> None:
-    """Tell Inductor, once a process, how our ops are lowered; no op of torch's is touched."""
+    """Register the lowerings of our ops with Inductor, once per process. No op of torch's is changed."""
     from torch._inductor import lowering
 
     def lowering_of(reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,7 +48,7 @@ def register_lowerings() -> None:
 
 
 def _kernel_layout(node: fx.Node, *args: Any, **options: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A kernel gets its arguments in the strides of the graph; what is lowered takes them in any."""
+    """Layout constraint: an op that runs as a kernel gets its arguments in the traced strides; a lowered one in any."""
     from torch._inductor.lowering import constrain_to_fx_strides
 
     if "should_fallback" in node.meta:

@@ -1,17 +1,16 @@
-"""When a value with several readers is written to memory, and when each reader computes it anew.
+"""When a value with several readers is materialized, and when each reader recomputes it.
 
-Inductor decides by counting: it writes what took many operations, or reads many buffers. `MATERIALIZE` stands behind an
-element-wise value, in a half that encodes or decodes, and decides by bytes. It says nothing of what is computed.
+Inductor decides by counting: it materializes a value that takes many operations or reads many buffers. In a half that
+encodes or decodes, the op `MATERIALIZE` behind an elementwise value decides by bytes instead. Results are the same.
 
-On a CPU a sum of tensors that is read again is written once. A residual stream is read by the statistics of the next
-normaliser, by the normaliser, and by the next sum: with a + b kept that is two reads, a write and two more reads, and a
-and b are free at once; computed anew it is six, and soon nine, with the branch before it.
+On a CPU a sum of tensors that is read again is materialized. A residual sum a + b is read by the statistics of the next
+normalisation, by the normalisation, and by the next sum. Materialized, that takes two reads, a write and two more
+reads, and a and b are freed at once; recomputed it takes six reads, and nine once the next branch is added.
 
-On a GPU what decodes codes on its way may do more than Inductor allows. Taking a code out of its byte, and a number out
-of the code, takes some 15 operations and a few vectors of channels. What is computed from two codes then counts as
-much, though next to nothing is read, and Inductor writes it: in float32, at twice the bytes of the bfloat16 activation
-that it is made of. A value that is made of no more bytes than it has is computed anew by each reader. Inductor's own
-limits are lifted for that (`half.GPU_OPTIONS`), and are the rule here for what is not light.
+On a GPU a value computed from codes may exceed Inductor's thresholds. Decoding one code takes some 15 operations and a
+few vectors of channels, so Inductor would materialize a value computed from two codes, though it reads next to nothing:
+in float32, at twice the bytes of the bfloat16 activation it comes from. Here each reader recomputes a value that has no
+fewer bytes than its inputs. Inductor's thresholds are lifted for that (`half.GPU_OPTIONS`); those below replace them.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from .compile_time_ops import MATERIALIZE, UPCAST
 from .ir import full_size_reads
 
 CAST = torch.ops.prims.convert_element_type.default
-# In fewer bits what is written would be rounded once more than torch.compile rounds it.
+# Storing a narrower dtype would round once more than torch.compile does.
 UNROUNDED = (torch.float32, torch.float64)
-# On a GPU: operations a value may take, buffers it may read, and those that a reader may do for a value it shares.
-OPERATIONS, READS, SHARED_READS = 100, 8, 4
-SMALL = 16  # a buffer with fewer elements than a 16th of the value's, as a byte of eight masks has, is not counted
+# On a GPU: a value is materialized if it takes more operations or reads more buffers; the last for one read repeatedly.
+MAX_OPERATIONS, MAX_READS, MAX_SHARED_READS = 100, 8, 4
+SMALL_RATIO = 16  # a buffer with fewer elements than 1/16 of the value's, such as packed masks, is not counted
 
 
 def mark_for_materialization(graph: fx.Graph, _: Collection[Any]) -> None:
-    """Put `MATERIALIZE` behind every element-wise value of which it may decide something, in place."""
+    """Put `MATERIALIZE` behind every elementwise value that it may have to materialize, in place."""
     for node in list(graph.nodes):
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor) or torch.Tag.pointwise not in getattr(node.target, "tags", ()):
@@ -49,10 +48,10 @@ def mark_for_materialization(graph: fx.Graph, _: Collection[Any]) -> None:
 
 
 def upcast_per_reader(graph: fx.Graph, _: Collection[Any]) -> None:
-    """Call `UPCAST` for a cast to float32 that several read, in place, on a GPU, in a backward.
+    """On a GPU, replace each cast from 16 bits to float32 that has several readers by `UPCAST`, in place.
 
-    Inductor gives what is read often memory of its own. Where that is a gradient cast up for batch normalisation, it is
-    the cast that gets it: twice the bytes of what was cast. Elsewhere than in a backward, a rounding more would show.
+    Inductor materializes a value with many readers. For a gradient that is cast up for batch normalisation that would
+    be the cast, with twice the bytes of its source. Only for backwards: a forward's results must not change.
     """
     for node in graph.find_nodes(op="call_function", target=CAST):
         source = node.args[0].meta["val"]
@@ -63,7 +62,7 @@ def upcast_per_reader(graph: fx.Graph, _: Collection[Any]) -> None:
 
 
 def lower_materialize(x: Any, readers: int) -> Any:
-    """Inductor's value itself, in memory or not."""
+    """Lowering of `MATERIALIZE`: Inductor's value x, materialized if `_should_materialize` says so."""
     loops = _loops(x)
     if loops is not None and _should_materialize(loops, readers):
         x.realize()
@@ -71,7 +70,7 @@ def lower_materialize(x: Any, readers: int) -> Any:
 
 
 def lower_upcast(x: Any, dtype: torch.dtype, readers: int) -> Any:
-    """Inductor's value as `dtype`: where that would be written, the value is, and is cast by each reader."""
+    """Lowering of `UPCAST`: x cast to `dtype`; if the cast should be materialized, x is, and each reader casts it."""
     from torch._inductor.lowering import lowerings
 
     cast = lowerings[CAST](x, dtype)
@@ -83,7 +82,7 @@ def lower_upcast(x: Any, dtype: torch.dtype, readers: int) -> Any:
 
 
 def _loops(x: Any) -> Any:
-    """The element-wise loops of a value that Inductor has not written to memory; None for any other value."""
+    """The elementwise loops of an Inductor value that is not materialized; None for any other value."""
     from torch._inductor.ir import Pointwise, StorageBox
 
     storage = x.data
@@ -93,22 +92,24 @@ def _loops(x: Any) -> Any:
 def _should_materialize(loops: Any, readers: int) -> bool:
     if str(loops.get_device()).startswith("cpu"):
         return readers > 1 and full_size_reads(loops) > 1
-    return _is_much(loops) or (readers > 1 and loops.num_reads() > SHARED_READS and not _is_light(loops))
+    limit = MAX_SHARED_READS
+    return _exceeds_limits(loops) or (readers > 1 and loops.num_reads() > limit and not _cheaper_to_recompute(loops))
 
 
-def _is_much(loops: Any) -> bool:
-    """Whether Inductor's value takes more than one kernel should do."""
+def _exceeds_limits(loops: Any) -> bool:
+    """Whether these loops take more operations, or read more large buffers, than one kernel should."""
     from torch._inductor.virtualized import V
 
     opcount = loops.inner_fn_opcount()
     buffers = [V.graph.try_get_buffer(name) for name in opcount.read_buffers]
     numels = [buffer.get_numel() for buffer in buffers if buffer is not None]
-    large = [numel for numel in numels if not V.graph.sizevars.statically_known_lt(SMALL * numel, loops.get_numel())]
-    return bool(opcount.num_ops > OPERATIONS or len(large) > READS)
+    is_less = V.graph.sizevars.statically_known_lt
+    large = [numel for numel in numels if not is_less(SMALL_RATIO * numel, loops.get_numel())]
+    return bool(opcount.num_ops > MAX_OPERATIONS or len(large) > MAX_READS)
 
 
-def _is_light(loops: Any) -> bool:
-    """Whether computing a float32 value anew reads no more bytes than reading the value itself from memory would."""
+def _cheaper_to_recompute(loops: Any) -> bool:
+    """Whether recomputing a float32 value reads no more bytes than reading the materialized value would."""
     from torch._inductor.virtualized import V
 
     opcount = loops.inner_fn_opcount()

@@ -1,8 +1,8 @@
-"""Every function of torch that is replaced, each while a half that holds our ops is compiled, and then put back.
+"""The table of torch functions that are replaced while a half with our ops is compiled, and restored afterwards.
 
-A patch buys memory or time; the results are the same without it. It acts in the thread that compiles such a half alone:
-a compile beside it, in another thread, runs torch's own code. It is off where the source of what it replaces is another
-than those it was written for (a newer torch), where APPROX_FX_DISABLE names it, or `Config.patches` does not.
+A patch saves memory or time; results are the same without it. It acts only in the thread that compiles such a half: a
+concurrent compile in another thread runs torch's own code. A patch is off if the source of a function it replaces is
+none of those it was written for (a newer torch), if APPROX_FX_DISABLE names it, or if `Config.patches` omits it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ VERSIONS = ("2.11.0", "2.13.0", "2.14.1", "2.15.0")
 class Patch:
     """One row: functions of torch that are replaced together.
 
-    targets: 'module:qualified.name' -> from torch's function to ours. why: one line. measured: what it buys, and the
-    command that shows it. torch: the versions whose functions it is written for. sources: the first 12 digits of the
-    SHA-256 of each target's source there, in the order of the targets.
+    targets: pairs of 'module:qualified.name' and a function from torch's function to its replacement. why: one line.
+    measured: what it saves, and the command that measures it. torch: the versions it is written for. sources: tuples of
+    `source_hash` of all targets, one for each set of sources that these versions have.
     """
 
     name: str
@@ -83,22 +83,22 @@ def source_hash(target: str) -> str:
 
 @lru_cache
 def fits(patch: Patch) -> bool:
-    """Whether the installed torch has the very functions that a patch was written for."""
+    """Whether the installed torch's functions are among those that a patch was written for."""
     hashes = tuple(source_hash(target) for target, _ in patch.targets)
-    known = "" not in hashes and hashes in patch.sources
-    if not known:
+    is_known = "" not in hashes and hashes in patch.sources
+    if not is_known:
         log.debug("the patch %s is off: it does not know this torch's %s", patch.name, patch.targets[0][0])
-    return known
+    return is_known
 
 
 def names_in_use(names: Sequence[str] | None) -> list[str]:
-    """The patches that a compile applies. names: `Config.patches`."""
-    return [each.name for each in PATCHES if (names is None or each.name in names) and is_on(each.name) and fits(each)]
+    """The names of the patches that a compile applies. names: `Config.patches`, None for all."""
+    return [row.name for row in PATCHES if (names is None or row.name in names) and is_on(row.name) and fits(row)]
 
 
 @lru_cache(1)
 def warn_of_newer_torch() -> None:
-    """Say once a process that torch is newer than any that this package was tested with."""
+    """Log a warning, once per process, if torch is newer than all versions that this package was tested with."""
     release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2] if part.isdigit())
     if release > NEWEST:
         log.warning(
@@ -107,7 +107,7 @@ def warn_of_newer_torch() -> None:
         )  # fmt: skip
 
 
-# Whether this thread compiles a half of ours. Functions that are replaced ask it at each call.
+# Names of the patches that this thread applies now. A replaced function looks itself up here at each call.
 _IN_USE: ContextVar[tuple[str, ...]] = ContextVar("approx_fx_patches", default=())
 _LOCK = threading.Lock()
 _compiles = 0
@@ -116,7 +116,7 @@ _replaced: list[tuple[Any, str, Any]] = []
 
 @contextmanager
 def applied(names: Sequence[str] | None) -> Iterator[None]:
-    """The patches act inside, in this thread; the last compile to end puts torch's functions back."""
+    """Context in which patches act in this thread. The last concurrent context to exit restores torch's functions."""
     token = _IN_USE.set(tuple(names_in_use(names)))
     _enter()
     try:
@@ -132,10 +132,10 @@ def _enter() -> None:
         _compiles += 1
         if _compiles == 1:
             for patch in PATCHES:
-                for target, make in patch.targets if fits(patch) else ():
+                for target, wrap in patch.targets if fits(patch) else ():
                     owner, name = _owner(target)
                     _replaced.append((owner, name, owner.__dict__[name]))
-                    setattr(owner, name, _dispatching(patch.name, getattr(owner, name), make))
+                    setattr(owner, name, _dispatching(patch.name, getattr(owner, name), wrap))
 
 
 def _leave() -> None:
@@ -148,11 +148,11 @@ def _leave() -> None:
                 setattr(owner, name, original)
 
 
-def _dispatching(name: str, original: Any, make: Callable[[Any], Any]) -> Callable[..., Any]:
-    ours = make(original)
+def _dispatching(name: str, original: Any, wrap: Callable[[Any], Any]) -> Callable[..., Any]:
+    replacement = wrap(original)
 
     def dispatch(*args: Any, **options: Any) -> Any:
-        return (ours if name in _IN_USE.get() else original)(*args, **options)
+        return (replacement if name in _IN_USE.get() else original)(*args, **options)
 
     return dispatch
 

@@ -1,9 +1,9 @@
-"""torch._inductor: which freed buffers are kept for later ones, by the bytes that are really alive.
+"""Patched estimate of peak memory, by which Inductor decides which freed buffers it keeps for reuse.
 
-Inductor keeps a freed buffer for a later one of its size as long as its own estimate of the peak does not rise. The
-estimate is generous: codes that a loop reads once for each of a byte's parts count as often as they are read, and a
-kernel that writes in place counts as holding both buffers. Up to that estimate buffers lay idle. Here the peak is what
-is really alive; only what is alive between a buffer's end and its next use stays generous.
+Inductor keeps a freed buffer for a later one of its size as long as its estimate of the peak does not rise. The
+estimate is too high: codes that a loop reads once for each code of a byte count once per read, and a kernel that writes
+in place counts as holding both buffers. Up to that estimate, idle buffers stay allocated. Here the peak is that of the
+live bytes; the estimate of the bytes alive between a buffer's last use and its reuse is still Inductor's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .choices import size
 
 
 def count_inputs_once(inputs: Mapping[str, Any]) -> None:
-    """Let each saved tensor among `inputs`, by name, count once; what a symbol sizes stays as it is."""
+    """Make each of `inputs`, graph inputs by name, count once, in place; those of symbolic size are not changed."""
     from torch._inductor.virtualized import V
 
     for name, buffer in inputs.items():
@@ -26,15 +26,15 @@ def count_inputs_once(inputs: Mapping[str, Any]) -> None:
 
 
 def subtract_in_place(in_place: Collection[str], nodes: Sequence[Any], live: Sequence[int]) -> list[int]:
-    """Live bytes at each of `nodes`; a buffer that takes another's memory over, one of `in_place`, adds none."""
-    found = list(live)
+    """Live bytes at each of `nodes`, given `live`, less the buffers named in `in_place`, which reuse other memory."""
+    corrected = list(live)
     for index, node in enumerate(nodes):
-        found[index] -= sum(size(buffer) for buffer in node.get_outputs() if buffer.get_name() in in_place)
-    return found
+        corrected[index] -= sum(size(buffer) for buffer in node.get_outputs() if buffer.get_name() in in_place)
+    return corrected
 
 
 def counts_saved_inputs_once(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`memory.get_freeable_input_buf`, with each saved tensor counted once."""
+    """`memory.get_freeable_input_buf` with each saved tensor counted once. original: torch's."""
 
     def get_freeable_input_buf(*args: Any) -> Any:
         buffers = original(*args)
@@ -45,7 +45,7 @@ def counts_saved_inputs_once(original: Callable[..., Any]) -> Callable[..., Any]
 
 
 def begins_in_place(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`EfficientPeakEstimate.__init__`, of live bytes in which a buffer that takes another's memory over adds none."""
+    """`EfficientPeakEstimate.__init__` with buffers that are written in place counted once. original is not used."""
 
     def begin(self: Any) -> None:
         from torch._inductor import memory

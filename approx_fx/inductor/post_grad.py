@@ -1,4 +1,4 @@
-"""The passes over a half's graph that run behind Inductor's own, as its `post_grad_custom_post_pass`."""
+"""Graph passes over a half that run behind Inductor's own, as its `post_grad_custom_post_pass`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .switches import disabled, is_on
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass. run: changes a graph in place, given the targets of our ops; halves: those that it runs on."""
+    """One pass. run: changes a graph in place, given the targets of our ops. halves: 'forward', 'backward' or both."""
 
     name: str
     run: Callable[[fx.Graph, Collection[Any]], None]
@@ -37,36 +37,36 @@ PASSES = (
 
 @dataclass(frozen=True)
 class PostGradPasses(CustomGraphPass):
-    """A user's own pass, or passes, and then ours. half: 'forward' or 'backward'."""
+    """The user's passes, then ours. user_passes: a pass, a list of them, or None. half: 'forward' or 'backward'."""
 
-    users: Any
+    user_passes: Any
     half: str
 
     def __call__(self, graph: fx.Graph) -> None:
         """Change the graph in place."""
-        for users in self._users():
-            users(graph, is_inference=False) if _is_inference_aware(users) else users(graph)
+        for user_pass in self._user_passes():
+            user_pass(graph, is_inference=False) if _is_inference_aware(user_pass) else user_pass(graph)
         ours = {op.overload for op in OPS.values()}
-        for each in PASSES:
-            if self.half in each.halves and is_on(each.name):
-                each.run(graph, ours)
+        for graph_pass in PASSES:
+            if self.half in graph_pass.halves and is_on(graph_pass.name):
+                graph_pass.run(graph, ours)
 
     def uuid(self) -> Any:
-        """Of the user's passes, beside what ours depend on; None, which switches caching off, where one has none.
+        """The cache key of all passes; None, which switches caching off, if a user's pass has no key.
 
-        This package's sources are in the partitioner's key.
+        The partitioner's key covers this package's sources.
         """
-        theirs = [getattr(users, "uuid", lambda: None)() for users in self._users()]
-        return None if None in theirs else ("approx_fx", self.half, sorted(disabled()), *theirs)
+        keys = [getattr(user_pass, "uuid", lambda: None)() for user_pass in self._user_passes()]
+        return None if None in keys else ("approx_fx", self.half, sorted(disabled()), *keys)
 
-    def _users(self) -> tuple[Any, ...]:
-        given = self.users if isinstance(self.users, (list, tuple)) else [self.users]
-        return tuple(each for each in given if each is not None)
+    def _user_passes(self) -> tuple[Any, ...]:
+        passes = self.user_passes if isinstance(self.user_passes, (list, tuple)) else [self.user_passes]
+        return tuple(user_pass for user_pass in passes if user_pass is not None)
 
 
-def _is_inference_aware(users: Any) -> bool:
-    """Whether it is a pass that wants to know if the graph is an inference's, a class that torch 2.13 brought."""
+def _is_inference_aware(user_pass: Any) -> bool:
+    """Whether a pass takes the argument `is_inference`, as a class that came with torch 2.13 does."""
     from torch._inductor import custom_graph_pass
 
     aware = getattr(custom_graph_pass, "CustomInferenceAwareGraphPass", ())
-    return isinstance(users, aware)
+    return isinstance(user_pass, aware)

@@ -1,7 +1,7 @@
-"""What is added to Inductor can be switched off, part by part, to measure it and to find a fault.
+"""Switches for each addition to Inductor, to measure it or to find a fault.
 
-APPROX_FX_DISABLE=name,... in the environment names rows of `patches.PATCHES`, of `post_grad.PASSES`, and what
-`half.settings_for` sets beside these. Results are the same without any of them, only slower or larger.
+APPROX_FX_DISABLE=name,... in the environment names rows of `patches.PATCHES` and of `post_grad.PASSES`, and the other
+settings of `half.settings_for`. Without any of them results are the same, with more time or memory.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ VARIABLE = "APPROX_FX_DISABLE"
 
 
 def disabled() -> frozenset[str]:
-    """The names in the environment."""
+    """The names in APPROX_FX_DISABLE."""
     return frozenset(name.strip() for name in os.environ.get(VARIABLE, "").split(",")) - {""}
 
 
 def is_on(name: str) -> bool:
-    """Whether the environment does not name it."""
+    """Whether APPROX_FX_DISABLE does not list `name`."""
     return name not in disabled()
