@@ -1,1 +1,1 @@
-"""Reading the joint forward-backward graph: sides, demands, masks, chains, attribution. Nothing here changes it."""
+"""Analyses of the joint graph: sides, demands, masks, norms, facts about values. They do not change the graph."""

@@ -1,4 +1,4 @@
-"""Where a node comes from: module path and source line."""
+"""The module path and the user's source line that a node was traced from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<functio
 
 
 def module_of(node: fx.Node) -> str:
-    """Path of the innermost module, such as 'layer1.0.conv1'; '' for the model itself or where it is not known."""
+    """Path of the innermost module that a node was traced in, such as 'layer1.0.conv1'; '' for the model or unknown."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
     if not stack:
         return ""
@@ -21,16 +21,16 @@ def module_of(node: fx.Node) -> str:
 
 
 def source_of(node: fx.Node) -> str:
-    """The innermost line of the user's code, as 'file.py:12: code'; '' where it is not known."""
+    """The innermost line of the user's code that a node was traced from, as 'file.py:12: code'; '' if unknown."""
     frames = list(_FRAME.finditer(node.meta.get("stack_trace") or ""))
     if not frames:
         return ""
-    own = [frame for frame in frames if not re.search(r"/(torch|approx_fx)/", frame["file"])] or frames
-    frame = own[-1]
+    user_frames = [frame for frame in frames if not re.search(r"/(torch|approx_fx)/", frame["file"])] or frames
+    frame = user_frames[-1]
     name = "/".join(frame["file"].replace("\\", "/").split("/")[-2:])
     return f"{name}:{frame['line']}" + (f": {frame['code'].strip()}" if frame["code"] else "")
 
 
 def layer_pattern(path: str) -> str:
-    """A module path with its numbers replaced, so that identical layers compare equal: 'layer*.*.conv*'."""
+    """A module path with its numbers replaced, as 'layer*.*.conv*', so that paths of repeated layers compare equal."""
     return re.sub(r"\d+", "*", path)

@@ -1,12 +1,13 @@
-"""Facts about values, found in one walk over the joint graph in its order: each follows from the facts of its inputs.
+"""Facts about values, found in one walk over the joint graph: the facts of a value follow from those of its inputs.
 
-    statistic       one number for many elements, which scales or shifts them all; few, and always exact
-    masked fill     masked places hold a number far from all others, as scores with -1e9 or -inf
-    image           a value [N, C, ...] that convolutions make or read, pointwise ops between them aside
+    statistic       a mean, a deviation, a maximum: one number that scales or shifts many elements; always kept exact
+    masked fill     a value whose masked places hold a number far from all others, as attention scores with -1e9 or -inf
+    image           a value [N, C, ...] that a convolution or pooling returns or reads, also through pointwise ops
     lower bound     a number that no element is below
 
-A code's step spans what a tile holds: from -1e9 to 5 in 4 bits it is 6e7, and nothing is left of what is near 5. What
-is computed from the value where it is not masked, an entropy of it for one, would be wrong without bound.
+A masked fill is not coded: the step of a code spans the tile's range, which from -1e9 to 5 in 4 bits is 6e7, and the
+elements near 5 would be lost. Whatever is computed from the unmasked places, such as an entropy, would have an
+unbounded error.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from .lower_bounds import UNKNOWN
 from .op_table import CASTS, ELEMENT_PRESERVING, VIEWS, traits
 from .ops import name_of, skip_ops
 
-# A sum is a statistic where each number stands for at least so many elements.
-MANY = 64
-# Activations stay well within it, fillings are chosen well beyond.
+# A sum is a statistic if each of its numbers is the sum of at least so many elements.
+MIN_SUMMANDS = 64
+# Activations stay well below it; fill values are chosen well above.
 FILL_MAGNITUDE = 1e3
 CLAMPS = frozenset(["clamp", "clamp_min", "clamp_max"])
 
 
 @dataclass
 class Facts:
-    """What is known of the values of the forward and of either side. Built by `find_facts`, not changed afterwards."""
+    """Facts about the values outside the backward, by node. Built by `find_facts`, not changed afterwards."""
 
     statistics: set[fx.Node] = field(default_factory=set)
     masked_fills: set[fx.Node] = field(default_factory=set)
@@ -39,14 +40,14 @@ class Facts:
     lower_bounds: dict[fx.Node, float] = field(default_factory=dict)
 
     def at_least(self, item: Any) -> float:
-        """A number that no element of a node's value is below, or a constant itself; -inf where nothing is known."""
+        """A number that no element of a node's value is below; a constant's own value; -inf where nothing is known."""
         if isinstance(item, (int, float)):
             return float(item)
         return self.lower_bounds.get(item, UNKNOWN) if isinstance(item, fx.Node) else UNKNOWN
 
 
 def find_facts(joint: JointGraph) -> Facts:
-    """Annotate every value that is not downstream of an incoming gradient."""
+    """Find the facts of every value that does not depend on an incoming gradient."""
     facts = Facts()
     for node in joint.order:
         if node in joint.backward or node.op == "output":
@@ -79,27 +80,29 @@ def _is_statistic(value: fx.Node, facts: Facts) -> bool:
         if "attention" in name_of(source.args[0]):
             return bool(source.args[1] != 0)
         source = source.args[0]
-    kind, own, inputs = traits(source).statistic, tensor(source), source.all_input_nodes
+    kind, result, inputs = traits(source).statistic, tensor(source), source.all_input_nodes
     if kind == "sum":
-        whole = tensor(inputs[0])
-        return whole is not None and own is not None and numel(whole) >= MANY * numel(own)
+        summed = tensor(inputs[0])
+        return summed is not None and result is not None and numel(summed) >= MIN_SUMMANDS * numel(result)
     if kind == "map":
-        return own is not None and bool(inputs) and all(i in facts.statistics or _is_few(i, numel(own)) for i in inputs)
+        if result is None or not inputs:
+            return False
+        return all(i in facts.statistics or _is_parameter_or_small(i, numel(result)) for i in inputs)
     return kind == "always"
 
 
-def _is_few(node: fx.Node, count: int) -> bool:
-    """A parameter, or a constant, that is broadcast over the statistics."""
-    own = tensor(node)
+def _is_parameter_or_small(node: fx.Node, count: int) -> bool:
+    """Whether the node is an input, or far smaller than `count` elements, over which it is then broadcast."""
+    value = tensor(node)
     return (
         node.op in ("placeholder", "get_attr")
-        or (own is not None and numel(own) * MANY <= count)
-        or (own is not None and numel(own) == 1)
+        or (value is not None and numel(value) * MIN_SUMMANDS <= count)
+        or (value is not None and numel(value) == 1)
     )
 
 
 def _is_masked_fill(value: fx.Node, facts: Facts) -> bool:
-    """As far as that can be seen from the ops: a mask given to the model as numbers, 0 and -inf, cannot be seen."""
+    """Whether ops show that the value is a masked fill. A mask that is an input, as 0 and -inf, is not recognized."""
     name = name_of(value)
     clamped = name in CLAMPS and all(_is_fill_constant(bound) for bound in value.args[1:] if bound is not None)
     if not traits(value).keeps_fill and not clamped:
@@ -112,7 +115,7 @@ def _is_masked_fill(value: fx.Node, facts: Facts) -> bool:
 
 
 def _is_fill_constant(item: Any) -> bool:
-    """A constant of that size, as a number or a node that is full of it."""
+    """Whether the item is a constant of at least FILL_MAGNITUDE, as a number or a node that is filled with it."""
     if isinstance(item, fx.Node):
         item = skip_ops(item, VIEWS | CASTS)
         full = {"full": item.args[1:2], "full_like": item.args[1:2], "scalar_tensor": item.args[:1]}
@@ -121,7 +124,7 @@ def _is_fill_constant(item: Any) -> bool:
 
 
 def _is_mask(item: fx.Node) -> bool:
-    """A mask as numbers, or 1 less it: what comes from a bool, or from a placeholder, by a cast and a difference."""
+    """Whether the node is a mask as numbers, or 1 - mask: computed from a bool or a graph input by casts and views."""
     if name_of(item) in ("sub", "rsub"):
         item = item.all_input_nodes[-1]
     item = skip_ops(item, VIEWS | CASTS)
@@ -129,13 +132,13 @@ def _is_mask(item: fx.Node) -> bool:
 
 
 def _is_image(value: fx.Node, facts: Facts) -> bool:
-    own = tensor(value)
-    if own is None or own.ndim < 4:
+    fake = tensor(value)
+    if fake is None or fake.ndim < 4:
         return False
     if any(name_of(user) == "convolution" and user.args[0] is value for user in value.users):
         return True
-    maker: Any = value.args[0] if name_of(value) == "getitem" else value
-    if traits(maker).image:
+    producer: Any = value.args[0] if name_of(value) == "getitem" else value
+    if traits(producer).image:
         return True
-    source = next((i for i in maker.all_input_nodes if shape(i) == shape(own)), None)
-    return maker.op == "call_function" and source in facts.images
+    source = next((i for i in producer.all_input_nodes if shape(i) == shape(fake)), None)
+    return producer.op == "call_function" and source in facts.images

@@ -1,4 +1,4 @@
-"""What a node's value is: its fake tensor, size in bytes, kind of dtype, memory order."""
+"""Properties of a node's value, read off its fake tensor: size in bytes, kind of dtype, memory order."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ def is_size(node: fx.Node) -> bool:
 
 
 def numel(value: torch.Tensor) -> int:
-    """Elements; a symbolic size counts with the size it was traced with."""
+    """Number of elements; a symbolic size counts with the size it was traced with."""
     return math.prod(map(_hint, value.shape))
 
 
 def shape(value: fx.Node | torch.Tensor | None) -> tuple[object, ...] | None:
-    """The shape, to be compared: a symbolic size is its expression, so that no comparison becomes a guard on it.
+    """The shape for comparisons; a symbolic size is its expression as text, so that comparing adds no guard.
 
     None for a node whose value is not a single tensor.
     """
-    own = tensor(value) if isinstance(value, fx.Node) else value
-    return None if own is None else tuple(size if isinstance(size, int) else str(size) for size in own.shape)
+    fake = tensor(value) if isinstance(value, fx.Node) else value
+    return None if fake is None else tuple(size if isinstance(size, int) else str(size) for size in fake.shape)
 
 
 def sizes(value: torch.Tensor) -> tuple[int, ...]:
-    """The shape in numbers; a symbolic size is the one it was traced with."""
+    """The shape as numbers; a symbolic size is the size it was traced with."""
     return tuple(map(_hint, value.shape))
 
 
 def nbytes(node: fx.Node) -> int:
-    """Bytes of the node's tensor as it is (0 if the value is no tensor)."""
+    """Bytes of the node's tensor, not encoded; 0 if its value is not a single tensor."""
     value = tensor(node)
     return 0 if value is None else numel(value) * value.element_size()
 
 
 def is_float(node: fx.Node) -> bool:
-    """Whether the value is a strided real floating point tensor of 16 bits or more."""
+    """Whether the value is a strided tensor of a real floating point dtype of 16 bits or more."""
     value = tensor(node)
     return (
         value is not None
@@ -61,12 +61,12 @@ def is_bool(node: fx.Node) -> bool:
 
 
 def is_whole(dtype: torch.dtype) -> bool:
-    """Whether a dtype is of whole numbers, bool not among them."""
+    """Whether a dtype is an integer type; bool is none."""
     return not dtype.is_floating_point and not dtype.is_complex and dtype != torch.bool
 
 
 def memory_order(value: torch.Tensor) -> list[int] | None:
-    """The dimensions from outermost to innermost if the tensor is dense and non-overlapping, else None."""
+    """The dimensions from outermost to innermost in memory; None if the tensor is not dense and non-overlapping."""
     order = sorted(range(value.ndim), key=lambda dim: (-_hint(value.stride(dim)), dim))
     expected = 1
     for dim in reversed(order):

@@ -1,4 +1,4 @@
-"""The joint graph, read: which node belongs to the forward, which to the backward, and what the backward demands."""
+"""Classifies the nodes of a joint graph: those of the forward, of the backward, and the values the backward demands."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ..torch_compat import aot_partitioner as aot
 
 @dataclass(frozen=True)
 class JointGraph:
-    """A joint graph and its sides.
+    """A joint graph with its nodes classified.
 
-    forward: nodes that the forward's outputs or mutations need. backward: nodes downstream of an incoming gradient.
-    Every other node (masks, casts, transposes of weights) is *either*: it may run on whichever side is cheaper.
-    parameters: placeholders that are parameters or buffers.
+    forward: nodes that the forward's outputs or mutations need. backward: nodes that depend on an incoming gradient.
+    Any other node (a mask, a cast, a weight's transpose) is on the *either* side: it may run in the cheaper half.
+    parameters: placeholders that are parameters or buffers. num_fwd_outputs: how many of the graph's outputs are the
+    forward's; the others are gradients.
     """
 
     module: fx.GraphModule
@@ -32,26 +33,26 @@ class JointGraph:
 
     @cached_property
     def order(self) -> dict[fx.Node, int]:
-        """Position of each node in the graph."""
+        """Node -> its position in the graph."""
         return {node: index for index, node in enumerate(self.module.graph.nodes)}
 
     @cached_property
     def demands(self) -> dict[fx.Node, list[fx.Node]]:
-        """Values of the forward or either side, each with the backward nodes that read it.
+        """Value outside the backward -> the backward nodes that read it.
 
-        A gradient that does not depend on any incoming gradient is demanded by the output node.
+        A gradient that depends on no incoming gradient is demanded by the output node.
         """
-        found: dict[fx.Node, list[fx.Node]] = {}
+        readers: dict[fx.Node, list[fx.Node]] = {}
         for node in self.module.graph.nodes:
             if node.op != "output" and node in self.backward:
                 for value in node.all_input_nodes:
                     if value not in self.backward:
-                        found.setdefault(value, []).append(node)
+                        readers.setdefault(value, []).append(node)
         output = self.output
         for gradient in joint_outputs(self.module, self.num_fwd_outputs)[1]:
             if isinstance(gradient, fx.Node) and gradient not in self.backward:
-                found.setdefault(gradient, []).append(output)
-        return found
+                readers.setdefault(gradient, []).append(output)
+        return readers
 
     @cached_property
     def output(self) -> fx.Node:
@@ -65,7 +66,7 @@ class JointGraph:
 
     @cached_property
     def mutated(self) -> frozenset[fx.Node]:
-        """Inputs that the forward writes to: their old value is gone when the backward runs."""
+        """Inputs that the forward modifies in place, so that their old value is lost before the backward runs."""
         return frozenset(
             node.args[0]
             for node in self.module.graph.nodes
@@ -79,13 +80,13 @@ class JointGraph:
 
     @cached_property
     def fwd_outputs(self) -> frozenset[fx.Node]:
-        """Nodes that the forward returns to its caller."""
+        """Nodes that the forward returns to its caller; saved tensors are not among them."""
         outputs, _ = joint_outputs(self.module, self.num_fwd_outputs)
         return frozenset(node for node in outputs if isinstance(node, fx.Node))
 
 
 def classify(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = ()) -> JointGraph:
-    """Classify the nodes of a joint graph. static: which of its inputs, by index, are parameters or buffers."""
+    """Classify the nodes of a joint graph. static: indices of its inputs that are parameters or buffers."""
     nodes = list(module.graph.nodes)
     backward: set[fx.Node] = set()
     for node in nodes:
@@ -104,29 +105,29 @@ def classify(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int]
 
 
 def joint_outputs(joint: fx.GraphModule, num_fwd_outputs: int) -> tuple[list[Any], list[Any]]:
-    """(forward outputs, gradients) of a joint graph: nodes, or constants such as None."""
+    """The (forward outputs, gradients) that a joint graph returns: nodes, or constants such as None."""
     output = next(iter(joint.graph.find_nodes(op="output")))
     results = tree_leaves(output.args[0])
     return results[:num_fwd_outputs], results[num_fwd_outputs:]
 
 
 def must_save(node: fx.Node) -> bool:
-    """Whether a selective policy, or a collective or effect, forbids to compute the node again."""
+    """Whether recomputing the node is forbidden, by a checkpoint policy, or as a collective or an effect."""
     return node.meta.get("recompute") in (CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_SAVE)
 
 
 def is_random(node: fx.Node) -> bool:
-    """Whether the node draws from a generator: computed again, it would come out differently."""
+    """Whether the node draws from a random generator, so that recomputing it would give other numbers."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def ancestors(roots: Iterable[fx.Node]) -> set[fx.Node]:
-    """The roots and everything they are computed from."""
-    seen: set[fx.Node] = set()
+    """The roots and all nodes that they are computed from."""
+    visited: set[fx.Node] = set()
     stack = list(roots)
     while stack:
         node = stack.pop()
-        if node not in seen:
-            seen.add(node)
+        if node not in visited:
+            visited.add(node)
             stack.extend(node.all_input_nodes)
-    return seen
+    return visited

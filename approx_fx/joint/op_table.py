@@ -1,6 +1,6 @@
-"""The table of ops: one row holds all that this project knows about an op. What the fields mean: `op_traits`.
+"""The table of ops: one row holds all that this project knows about an op. The fields are described in `op_traits`.
 
-An op that is in no row is kept, or read, exactly.
+The value of an op without a row is not recomputed, and a backward op without a row reads its arguments exactly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from . import lower_bounds as low
 from .op_traits import ALL, OpTraits
 from .ops import name_of
 
-# Families: the traits that most of their ops share.
+# Families: traits that many ops share.
 VIEW = OpTraits(recompute="view", tolerant=ALL, fuses=True, view="whole", keeps_fill=True, lower_bound=low.of_first)
 PART = replace(VIEW, view="part")
 CAST = OpTraits(recompute="cast", tolerant=ALL, fuses=True, cast=True, keeps_fill=True, lower_bound=low.of_first)
@@ -23,17 +23,17 @@ ARITHMETIC = OpTraits(recompute="arithmetic", tolerant=ALL, fuses=True)
 # Smooth functions of one value.
 SMOOTH = OpTraits(recompute="smooth", tolerant=ALL, fuses=True)
 POSITIVE = replace(SMOOTH, lower_bound=low.zero)
-# Continuous, with a kink whose side is decided elsewhere by an exact mask.
+# Continuous, with a kink; the side of the kink is decided by an exact mask.
 KINK = OpTraits(recompute="kink", tolerant=ALL, fuses=True)
 SELECT = OpTraits(recompute="select", tolerant=ALL, fuses=True)
 MOVE = OpTraits(recompute="move", tolerant=ALL, fuses=True)
-# What is picked is told by whole numbers, which are exact.
+# The indices that select elements are integers, which are exact.
 PICK = OpTraits(recompute="pick", tolerant=ALL, fuses=True)
 LOGIC = OpTraits(recompute="logic", tolerant=ALL, fuses=True)
 COMPLEX = OpTraits(recompute="complex", tolerant=ALL, fuses=True)
-# Whole numbers, coded in another way without loss.
+# A lossless conversion of integers.
 INDEX = OpTraits(recompute="index", tolerant=ALL, fuses=True)
-# Computed again where every input is exact, and only there: it comes out the same again.
+# Recomputed only where every input is exact, so that the result is the same.
 COMPARISON = OpTraits(recompute_from_exact=True)
 DECISION = OpTraits(recompute_from_exact=True, decides=True)
 EXACT_ONLY = OpTraits(recompute_from_exact=True)
@@ -41,12 +41,12 @@ RANDOM = OpTraits(seeded=True)
 REDUCTION = OpTraits(tolerant=ALL)
 NORMALISER = OpTraits(statistic="always")
 HEAVY = OpTraits(tolerant=ALL, compute_bound=True)
-# Linear in the activation, or smooth in it.
+# Linear or smooth in the activation.
 BACKWARD = OpTraits(tolerant=ALL)
 IMAGE = OpTraits(image=True)
 
-# The backward of attention by kernel, with the arguments that are values: the gradient, query, key, value and result.
-# Whatever else it reads, a bias that may be a mask, the log-sum-exp, the seed of its dropout, tells where it looked.
+# Backward ops of attention kernels -> positions of gradient, query, key, value and output, which may be approximate.
+# All other arguments must be exact: a bias that may be a mask, the log-sum-exp, the seed of its dropout.
 ATTENTION_BACKWARD: dict[str, tuple[int, ...]] = {
     # grad, query, key, value, out, ...
     "_scaled_dot_product_flash_attention_backward": (0, 1, 2, 3, 4),
@@ -147,7 +147,7 @@ ROWS: tuple[tuple[str, OpTraits], ...] = (
     ("avg_pool2d_backward _adaptive_avg_pool2d_backward", BACKWARD),
     ("upsample_nearest2d_backward upsample_bilinear2d_backward", BACKWARD),
     ("sigmoid_backward tanh_backward gelu_backward silu_backward softplus_backward mish_backward", BACKWARD),
-    # these read the activation's shape alone; where the gradient goes is told by exact indices
+    # reads only the shape of the activation; exact indices decide where the gradient goes
     ("max_pool2d_with_indices_backward", BACKWARD),
     ("embedding_dense_backward", replace(BACKWARD, tolerant=(0,))),
     ("scatter_add scatter index_add", replace(BACKWARD, tolerant=(0, 3))),
@@ -157,7 +157,7 @@ UNKNOWN = OpTraits()
 
 
 def _table(rows: tuple[tuple[str, OpTraits], ...]) -> dict[str, OpTraits]:
-    """Name -> traits. Raises ValueError for a name in two rows."""
+    """Op name -> traits. Raises ValueError for a name in two rows."""
     table: dict[str, OpTraits] = {}
     for names, row in rows:
         for name in names.split():
@@ -171,12 +171,12 @@ TABLE = _table(ROWS)
 
 
 def traits(node: fx.Node) -> OpTraits:
-    """The row of a node's op; no trait for a node that is no call, or whose op is in no row."""
+    """The row of a node's op; a row without traits for a node that is no call, or whose op has no row."""
     return TABLE.get(name_of(node), UNKNOWN)
 
 
 VIEWS = frozenset(name for name, row in TABLE.items() if row.view)
 CASTS = frozenset(name for name, row in TABLE.items() if row.cast)
 COMPARISONS = frozenset(name for name, row in TABLE.items() if row is COMPARISON)
-# Their shape is the input's and their element depends on the same element alone.
+# Ops whose result has the input's shape, each element of which depends only on the same element.
 ELEMENT_PRESERVING = CASTS | {"alias", "detach"}

@@ -1,4 +1,4 @@
-"""What can be known about an op: the fields that `op_table` fills in, one row an op."""
+"""The fields of a row in the table of ops, `op_table`."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from typing import Any
 
 from torch import fx
 
-# (node, lower bound of an argument) -> lower bound of the node's result
+# (node, function from an argument to its lower bound) -> lower bound of the node's result
 LowerBound = Callable[[fx.Node, Callable[[Any], float]], float]
-# Every argument.
+# As a value of `OpTraits.tolerant`: all arguments.
 ALL = None
 
 
 @dataclass(frozen=True)
 class OpTraits:
-    """One op, by the name of its aten overload packet.
+    """What is known of one op. The table's key is the name of the op's aten overload packet.
 
-    As a value that the backward needs:
+    For an op whose result the backward needs:
 
-    - recompute: why it may be computed again from approximate arguments, in one word, or '' if it may not. It must be
-      cheap and continuous: a small error in gives a small error out.
-    - recompute_from_exact: it may be computed again, but from exact arguments alone, because it takes a decision.
-    - seeded: random numbers that Inductor draws from a saved seed by counting: the same seed gives them again.
-    - needs_mask: only together with the exact mask of its kink, which is kept or recomputed exactly.
-    - poles: positions of arguments at which a small error does not stay small near 0.
-    - decides: its floating point result is a decision taken on its argument, so it is kept exactly.
+    - recompute: the kind of op, in one word, if it may be recomputed from approximate arguments; '' if it may not. Such
+      an op must be cheap and continuous: a small error in gives a small error out.
+    - recompute_from_exact: it may be recomputed, but only from exact arguments, because its result is a decision.
+    - seeded: its random numbers are a function of a saved seed, so that Inductor can recompute them.
+    - needs_mask: it may be recomputed only with the exact mask of its kink, which is kept or recomputed exactly.
+    - poles: positions of arguments in which it has a pole at 0: near 0 a small error does not stay small.
+    - decides: its floating point result is a decision on its argument (a sign, a rounding), so it is kept exactly.
 
-    As a node of the backward that reads a value:
+    For a backward op that reads a saved value:
 
-    - tolerant: positions of the arguments that may be approximate: ALL, some, or () for none. It is linear or smooth
-      in those.
+    - tolerant: positions of the arguments that may be approximate, in which the op is linear or smooth: ALL, some, or
+      () for none.
 
-    Facts that are carried from arguments to results:
+    Facts about results, see `facts`:
 
-    - lower_bound: a number that no element of the result is below.
-    - output_range: (low, high) between which every element of the result lies.
-    - statistic: 'always', where the result is one number for many elements, which others are normalised with; 'sum',
-      where it is if it stands for many elements; 'map', where it is if all arguments are; or ''.
-    - keeps_fill: numbers far from all others, which fill masked places, stay far in the result.
-    - image: the result [N, C, ...] has channels.
+    - lower_bound: the rule for a number that no element of the result is below.
+    - output_range: (low, high), between which every element of the result lies.
+    - statistic: 'always' if the result is a statistic; 'sum' if it is one where it reduces many elements; 'map' if it
+      is one where all arguments are; '' if it is none.
+    - keeps_fill: if an argument is a masked fill, so is the result.
+    - image: the result is an image [N, C, ...].
 
     For the compiler and its cost model:
 
-    - view: the same elements seen through another shape: 'whole', 'part' of them, or ''.
-    - may_copy: a view that copies where strides demand it.
+    - view: the result is a view of 'whole' the argument, or of a 'part' of it; '' if it is none.
+    - may_copy: a view that copies where strides require it.
     - cast: the same elements in another dtype or memory.
-    - fuses: computed element by element, in the loop of what reads it.
-    - by_parts: may be computed for each part of its first dimension by itself, see `packed_stores`.
-    - compute_bound: takes longer to compute than to read and write.
+    - fuses: it is computed in the loop of its reader.
+    - by_parts: it may be computed for each slice of its first dimension by itself, see `packed_stores`.
+    - compute_bound: computing it takes longer than reading and writing its tensors.
     """
 
     recompute: str = ""

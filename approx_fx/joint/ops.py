@@ -1,4 +1,4 @@
-"""A node's op by name, and following values upwards through named ops."""
+"""The name of a node's op, and skipping ops by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def name_of(node: fx.Node) -> str:
 
 
 def skip_ops(node: fx.Node, names: frozenset[str]) -> fx.Node:
-    """Follow the first argument upwards while the op's name is in `names`."""
+    """The node reached by following first arguments upwards from `node` while the op's name is in `names`."""
     while name_of(node) in names and node.args and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node

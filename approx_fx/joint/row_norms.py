@@ -1,8 +1,8 @@
-"""Layer, RMS, group and instance norms found in the joint graph, whose statistics the forward computes anyway.
+"""Finds layer, RMS, group and instance norms in the joint graph: normalisations over rows of a value.
 
 layer, group    n = (x - mean) rstd         var_mean, add, rsqrt, sub, mul
 RMS             n = x rstd                  pow or mul, mean, add, rsqrt, mul
-group           affine form a x + b, with rows a and b made from the statistics: n itself is never there
+group           a x + b, with vectors a and b computed from the statistics: n itself is not in the graph
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .graph import JointGraph
 from .op_table import ELEMENT_PRESERVING, VIEWS
 from .ops import name_of, skip_ops
 
-# The same elements in the same order.
-SEEN_THROUGH = frozenset(ELEMENT_PRESERVING | {"view", "reshape", "_unsafe_view"})
+# Ops whose result has the same elements in the same order.
+SAME_ELEMENTS = frozenset(ELEMENT_PRESERVING | {"view", "reshape", "_unsafe_view"})
 
 
 @dataclass(frozen=True)
 class RowNorm:
-    """A normalisation over rows of x. mean: None for RMS. mean and rstd broadcast against x as it is reduced."""
+    """A normalisation over rows of x. mean (None for an RMS norm) and rstd broadcast against x and have its ndim."""
 
     x: fx.Node
     mean: fx.Node | None
@@ -32,35 +32,38 @@ class RowNorm:
 
 @dataclass(frozen=True)
 class RowNorms:
-    """by_input: value -> the norm that it enters, as it is or reshaped. by_normalized: (x - mean) rstd -> its norm."""
+    """The norms over rows of a graph.
+
+    by_input: value -> the norm that reads it, as it is, cast or reshaped. by_normalized: (x - mean) rstd -> its norm.
+    """
 
     by_input: dict[fx.Node, RowNorm]
     by_normalized: dict[fx.Node, RowNorm]
 
 
 def find_row_norms(joint: JointGraph) -> RowNorms:
-    """Every normalisation over rows, by the values that enter it and by the values that leave it, before the affine."""
+    """Find every normalisation over rows outside the backward, without its affine part."""
     by_input: dict[fx.Node, RowNorm] = {}
     by_normalized: dict[fx.Node, RowNorm] = {}
     for node in joint.order:
         if node in joint.backward or name_of(node) != "rsqrt":
             continue
-        row = _row(node)
-        if row is None:
+        norm = _norm_of(node)
+        if norm is None:
             continue
-        for value in _same_values(row.x):
-            by_input.setdefault(value, row)
-        for value in row.x.users:
-            if value not in joint.backward and _is_centred(value, row):
-                by_input.setdefault(value, RowNorm(value, None, row.rstd))
+        for value in _same_values(norm.x):
+            by_input.setdefault(value, norm)
+        for value in norm.x.users:
+            if value not in joint.backward and _is_centred(value, norm):
+                by_input.setdefault(value, RowNorm(value, None, norm.rstd))
         for user in node.users:
-            if name_of(user) == "mul" and user not in joint.backward and _is_normal(user, row):
-                by_normalized[user] = row
+            if name_of(user) == "mul" and user not in joint.backward and _is_normalized(user, norm):
+                by_normalized[user] = norm
     return RowNorms(by_input, by_normalized)
 
 
-def _row(rstd: fx.Node) -> RowNorm | None:
-    """x and its statistics, from rsqrt(statistic(x) + eps)."""
+def _norm_of(rstd: fx.Node) -> RowNorm | None:
+    """The norm whose 1/sigma is this rsqrt(statistic(x) + eps); None if it belongs to no norm over rows."""
     shifted = rstd.args[0]
     if not isinstance(shifted, fx.Node) or name_of(shifted) != "add" or not isinstance(shifted.args[0], fx.Node):
         return None
@@ -78,7 +81,7 @@ def _row(rstd: fx.Node) -> RowNorm | None:
 
 
 def _squared(node: fx.Node) -> fx.Node | None:
-    """x, from x ** 2 or x * x."""
+    """x, if the node is x ** 2 or x * x; else None."""
     first = node.args[0] if node.args else None
     if not isinstance(first, fx.Node):
         return None
@@ -87,40 +90,43 @@ def _squared(node: fx.Node) -> fx.Node | None:
 
 
 def _is_by_rows(x: fx.Node, rstd: fx.Node) -> bool:
-    """Whether the statistics broadcast against x, each for 16 elements at least."""
-    whole, own = tensor(x), tensor(rstd)
-    if whole is None or own is None or not is_float(x) or whole.ndim != own.ndim:
+    """Whether the statistics broadcast against x, each number for at least 16 elements."""
+    value, statistic = tensor(x), tensor(rstd)
+    if value is None or statistic is None or not is_float(x) or value.ndim != statistic.ndim:
         return False
-    fits = all(s in (w, 1) for s, w in zip(shape(own) or (), shape(whole) or (), strict=True))
-    return fits and numel(whole) >= 16 * numel(own)
+    broadcasts = all(s in (v, 1) for s, v in zip(shape(statistic) or (), shape(value) or (), strict=True))
+    return broadcasts and numel(value) >= 16 * numel(statistic)
 
 
 def _same_values(x: fx.Node) -> list[fx.Node]:
-    """x and what it is a view or a cast of, element for element."""
-    found, count = [x], numel(tensor(x))  # type: ignore[arg-type]
-    while name_of(x) in SEEN_THROUGH and x.args and isinstance(x.args[0], fx.Node):
+    """x and all values that it is a reshape or a cast of."""
+    values, count = [x], numel(tensor(x))  # type: ignore[arg-type]
+    while name_of(x) in SAME_ELEMENTS and x.args and isinstance(x.args[0], fx.Node):
         x = x.args[0]
-        own = tensor(x)
-        if own is None or numel(own) != count:
+        fake = tensor(x)
+        if fake is None or numel(fake) != count:
             break
-        found.append(x)
-    return found
+        values.append(x)
+    return values
 
 
-def _is_centred(node: fx.Node, row: RowNorm) -> bool:
-    """Whether the node is x - mean, the mean seen through views."""
-    if row.mean is None or name_of(node) != "sub" or node.args[0] is not row.x or not isinstance(node.args[1], fx.Node):
+def _is_centred(node: fx.Node, norm: RowNorm) -> bool:
+    """Whether the node is x - mean, where the mean may be a view."""
+    if norm.mean is None or name_of(node) != "sub" or node.args[0] is not norm.x:
         return False
-    return skip_ops(node.args[1], VIEWS) is row.mean and shape(node) == shape(row.x)
+    subtrahend = node.args[1]
+    return isinstance(subtrahend, fx.Node) and (
+        skip_ops(subtrahend, VIEWS) is norm.mean and shape(node) == shape(norm.x)
+    )
 
 
-def _is_normal(node: fx.Node, row: RowNorm) -> bool:
+def _is_normalized(node: fx.Node, norm: RowNorm) -> bool:
     """Whether the product is (x - mean) rstd, or x rstd where there is no mean."""
-    other = next((arg for arg in node.args if arg is not row.rstd), None)
-    if not isinstance(other, fx.Node) or shape(other) != shape(row.x):
+    other = next((arg for arg in node.args if arg is not norm.rstd), None)
+    if not isinstance(other, fx.Node) or shape(other) != shape(norm.x):
         return False
-    if row.mean is None:
-        return skip_ops(other, ELEMENT_PRESERVING) is skip_ops(row.x, ELEMENT_PRESERVING)
-    if name_of(other) != "sub" or other.args[1] is not row.mean or not isinstance(other.args[0], fx.Node):
+    if norm.mean is None:
+        return skip_ops(other, ELEMENT_PRESERVING) is skip_ops(norm.x, ELEMENT_PRESERVING)
+    if name_of(other) != "sub" or other.args[1] is not norm.mean or not isinstance(other.args[0], fx.Node):
         return False
-    return skip_ops(other.args[0], ELEMENT_PRESERVING) is skip_ops(row.x, ELEMENT_PRESERVING)
+    return skip_ops(other.args[0], ELEMENT_PRESERVING) is skip_ops(norm.x, ELEMENT_PRESERVING)

@@ -1,4 +1,4 @@
-"""What kind of thing a value is, by the ops around it: a softmax's output, a 4-D value beside a convolution."""
+"""Recognizes values by the ops around them: a softmax's output, a 4-D value connected to a convolution."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from .op_table import ELEMENT_PRESERVING
 from .ops import name_of, skip_ops
 
 aten = torch.ops.aten
-# Behind them a 4-D value is no image laid out as one.
-TURNING = frozenset(
+# Ops behind which a 4-D value is no longer an image with an image's layout.
+LAYOUT_CHANGING = frozenset(
     [aten.permute.default, aten.transpose.int, aten.view.default, aten.reshape.default, aten.expand.default]
 )
 CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
@@ -19,7 +19,7 @@ CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
 def is_softmax(value: fx.Node) -> bool:
     """Whether the value is exp(x - m) / sum(exp(x - m)), _softmax, or the exponential of a log-softmax.
 
-    Rows that are masked out altogether may be set to 0.
+    It may be in a `where` that sets rows that are masked out completely to 0.
     """
     name = name_of(value)
     if name == "where" and isinstance(value.args[2], fx.Node) and name_of(value.args[2]) == "div":
@@ -35,20 +35,21 @@ def is_softmax(value: fx.Node) -> bool:
         )
     if name != "div" or not all(isinstance(arg, fx.Node) for arg in value.args[:2]):
         return False
-    top, bottom = value.args[:2]
-    return name_of(top) == "exp" and name_of(bottom) == "sum" and bottom.args[0] is top  # type: ignore[union-attr, arg-type]
+    numerator, denominator = value.args[:2]
+    is_ratio = name_of(numerator) == "exp" and name_of(denominator) == "sum"  # type: ignore[arg-type]
+    return is_ratio and denominator.args[0] is numerator  # type: ignore[union-attr]
 
 
 def connected_to_convolution(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that a path of 4-D values, without views or permutations on it, connects with a convolution."""
+    """The nodes that are connected with a convolution by 4-D values, without a view or permutation between."""
     images: set[fx.Node] = set()
-    todo = [node for op in CONVOLUTIONS for node in graph.find_nodes(op="call_function", target=op)]
-    while todo:
-        node = todo.pop()
-        if node not in images and node.target not in TURNING:
+    stack = [node for op in CONVOLUTIONS for node in graph.find_nodes(op="call_function", target=op)]
+    while stack:
+        node = stack.pop()
+        if node not in images and node.target not in LAYOUT_CHANGING:
             images.add(node)
-            near = (*node.all_input_nodes, *node.users)
-            todo.extend(other for other in near if other.target in CONVOLUTIONS or _is_4d(other))
+            neighbours = (*node.all_input_nodes, *node.users)
+            stack.extend(other for other in neighbours if other.target in CONVOLUTIONS or _is_4d(other))
     return images
 
 
