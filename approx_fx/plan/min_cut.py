@@ -1,7 +1,7 @@
-"""The minimum cut: which values to keep so that the backward can compute all it demands, in the fewest bits.
+"""The minimum cut: which values to keep, in the fewest bits, so that the backward can compute all that it demands.
 
 Every value v is an edge v.in -> v.out whose capacity is the price of keeping v. A node on the sink's side is available
-in the backward. Constraints are edges of infinite capacity, a -> b read as "b available needs a available":
+in the backward. Constraints are edges of infinite capacity; a -> b reads "b available needs a available":
 
     u.out -> v.in     v is recomputed from u                (one for each input of a recomputable v)
     source -> v.in    v may not be recomputed
@@ -9,7 +9,7 @@ in the backward. Constraints are edges of infinite capacity, a -> b read as "b a
     m.out -> x.out    the mask m is a bit-plane of x's code: keeping x in K bits is keeping m in 1, the rest in K - 1
     m.out -> r.in     recomputing a ReLU output r needs its exact mask m
 
-The last line but one makes a mask free wherever its owner is kept, and leaves it 1 bit where only the mask is needed.
+By the last line but one a mask is free wherever its owner x is kept, and costs 1 bit where only the mask is needed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ SOURCE, SINK = "source", "sink"
 
 @dataclass(frozen=True)
 class Problem:
-    """What the cut decides on. All nodes are values of the forward or either side.
+    """The input of the cut. All nodes are values of the forward or either side.
 
-    price: bits (scaled, integer) for keeping a value in its best encoding, without the bit of a mask it owns.
-    free: values the backward has anyway. recompute: value -> what it is recomputed from; absent: may not be recomputed.
-    owners: value -> masks that are bit-planes of its code. demanded: what the backward reads.
+    price: scaled bits (see `plan.SCALE`) of a value in its encoding, without the bit of a mask that it owns.
+    free: values that the backward has in any case. recompute: value -> the values it is recomputed from; a value that
+    may not be recomputed is absent. owners: value -> masks that are bit-planes of its code. demanded: the values that
+    the backward reads.
     """
 
     price: Mapping[fx.Node, int]
@@ -42,7 +43,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Cut:
-    """kept: the anchors; recomputed: values computed again from them; bits: the cut's price."""
+    """The result of the cut. kept: the anchors. recomputed: values recomputed from them. bits: price, scaled."""
 
     kept: frozenset[fx.Node]
     recomputed: frozenset[fx.Node]
@@ -76,13 +77,16 @@ def minimum_cut(problem: Problem) -> Cut:
 
 
 def reachable(problem: Problem) -> dict[fx.Node, None]:
-    """The values that matter: the demanded ones, all they may be recomputed from, masks they own, in a fixed order."""
-    seen: dict[fx.Node, None] = {}
+    """The values in the cut's network, in a fixed order: demanded values, those they may be recomputed from, and masks.
+
+    The result is a dict whose keys are the values.
+    """
+    visited: dict[fx.Node, None] = {}
     stack = list(reversed(problem.demanded))
     while stack:
         value = stack.pop()
-        if value in seen or value in problem.free:
+        if value in visited or value in problem.free:
             continue
-        seen[value] = None
+        visited[value] = None
         stack.extend(reversed((*problem.recompute.get(value, ()), *problem.owners.get(value, ()))))
-    return seen
+    return visited

@@ -1,4 +1,4 @@
-"""From the joint graph to what is kept and how: builds the cut's problem, solves it, reads the masks' places off it."""
+"""Plans what is kept for the backward and how: chooses encodings, solves the minimum cut, assigns masks to codes."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from .min_cut import Problem, minimum_cut
 from .rules import is_residual_sum, reads_at_pole, recomputable, recomputable_from_exact
 from .widths import with_policies
 
-# Prices are bits times this, which leaves room below one bit for a preference between equals.
+# Prices are bits times this, so that a preference between values of the same size costs less than one bit.
 SCALE = 16
-# Of exact values that cost the same: 1/sigma, which encodings read too, and the seeds, one tensor for all.
-SOURCES = frozenset(["rsqrt", "inductor_seeds"])
+# Preferred among exact values of the same size: 1/sigma, which encodings read too, and the seeds, one tensor for all.
+PREFERRED_EXACT = frozenset(["rsqrt", "inductor_seeds"])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the backward gets.
+    """How the backward gets each value that it demands.
 
     anchors: kept value -> its encoding. carried: mask -> the anchor whose code it is a bit of.
-    recompute: value -> what it is computed again from, a ReLU's mask included. relu_masks: ReLU output -> its mask.
-    free: values the backward has or derives exactly by itself.
+    recompute: value -> the values it is recomputed from, a ReLU's mask included. relu_masks: ReLU output -> its mask.
+    free: values that the backward has or derives exactly from its inputs. batch_norms: those of the graph.
     """
 
     joint: JointGraph
@@ -49,7 +49,7 @@ class Plan:
 
 
 def plan(joint: JointGraph, config: Config) -> Plan:
-    """Decide what is kept, and how. Raises PassFailed for a graph that the pass cannot handle."""
+    """Plan what is kept, and how. Raises PassFailed if the backward reads an input that the forward overwrites."""
     for node in joint.demands:
         if node in joint.mutated:
             raise PassFailed(f"the backward reads the old value of {node}, which the forward overwrites")
@@ -65,7 +65,9 @@ def plan(joint: JointGraph, config: Config) -> Plan:
     encodings.update({mask: choose(mask, context) for (mask,) in owners.values() if mask not in encodings})
     cut = minimum_cut(
         Problem(
-            price={value: _price(value, encoding, value in exact.region) for value, encoding in encodings.items()},
+            price={
+                value: _price(value, encoding, value in exact.checkpointed) for value, encoding in encodings.items()
+            },
             free=exact.available,
             recompute=recompute,
             owners=owners,
@@ -94,39 +96,39 @@ def plan(joint: JointGraph, config: Config) -> Plan:
 def _candidates(
     joint: JointGraph, recompute: dict[fx.Node, tuple[fx.Node, ...]], free: frozenset[fx.Node]
 ) -> list[fx.Node]:
-    """Demanded values and everything they might be recomputed from."""
-    seen: dict[fx.Node, None] = {}
+    """The values that may be kept: demanded values and all values that they may be recomputed from."""
+    visited: dict[fx.Node, None] = {}
     stack = list(joint.demands)
     while stack:
         value = stack.pop()
-        if value not in seen and value not in free:
-            seen[value] = None
+        if value not in visited and value not in free:
+            visited[value] = None
             stack.extend(recompute.get(value, ()))
-    return sorted(seen, key=joint.order.__getitem__)
+    return sorted(visited, key=joint.order.__getitem__)
 
 
 def _recompute_sources(
     joint: JointGraph, config: Config, context: Context, exact: Exactness
 ) -> dict[fx.Node, tuple[fx.Node, ...]]:
-    """Value -> what it may be recomputed from. A residual stream is anchored anew every `config.stream` sums."""
+    """Value -> the values it may be recomputed from; at most `config.stream` residual sums in a row are recomputed."""
     sources: dict[fx.Node, tuple[fx.Node, ...]] = {}
-    depth: dict[fx.Node, int] = {}
+    depth: dict[fx.Node, int] = {}  # value -> residual sums that are recomputed on the way to it
     for node in joint.order:
         if node in joint.backward or node in exact.available or node.op != "call_function":
             continue
         inputs = node.all_input_nodes
-        if node in exact.region:
+        if node in exact.checkpointed:
             sources[node] = tuple(inputs)
             continue
         if must_save(node):
             continue
-        if node in exact.again or node in exact.reasons or traits(node).recompute_from_exact:
-            again = recomputable_from_exact(node) or traits(node).seeded
-            if again and all(map(exact.exact_in_backward, inputs)):
+        if node in exact.recomputed_exactly or node in exact.reasons or traits(node).recompute_from_exact:
+            allowed = recomputable_from_exact(node) or traits(node).seeded
+            if allowed and all(map(exact.exact_in_backward, inputs)):
                 sources[node] = tuple(inputs)
             continue
-        along = max((depth.get(source, 0) for source in inputs), default=0) + is_residual_sum(node)
-        if not recomputable(node) or along > config.stream:
+        sums = max((depth.get(source, 0) for source in inputs), default=0) + is_residual_sum(node)
+        if not recomputable(node) or sums > config.stream:
             continue
         if any(not exact.exact_in_backward(i) and reads_at_pole(node, i, exact.facts) for i in inputs):
             continue
@@ -137,7 +139,7 @@ def _recompute_sources(
                 continue
             inputs = [*inputs, context.relu_masks[node].node]
         sources[node] = tuple(inputs)
-        depth[node] = along
+        depth[node] = sums
     return sources
 
 
@@ -146,24 +148,24 @@ def _is_tuple(node: fx.Node) -> bool:
 
 
 def _price(value: fx.Node, encoding: Encoding, forbidden: bool) -> int:
-    """Scaled bits. Of two that cost the same, a code before the exact value, and SOURCES before what is made of them.
+    """The scaled bits of keeping a value. Among equal sizes, preferred encodings and PREFERRED_EXACT are cheaper.
 
-    forbidden: the value is not to be kept.
+    forbidden: the value must not be kept.
     """
-    own = tensor(value)
-    if own is None or forbidden:
+    fake = tensor(value)
+    if fake is None or forbidden:
         return 2**50
-    bits = encoding.nbytes(own) * 8
+    bits = encoding.nbytes(fake) * 8
     mask = encoding.owned_mask()
     if mask is not None:
         bits -= _mask_bits(mask)
     preference = 0 if encoding.preferred else 2
     if not encoding.coded:
-        return max(bits, 0) * SCALE + preference + (0 if name_of(value) in SOURCES else 1)
+        return max(bits, 0) * SCALE + preference + (0 if name_of(value) in PREFERRED_EXACT else 1)
     return max(bits, 0) * SCALE + preference + 1
 
 
 def _mask_bits(mask: fx.Node) -> int:
-    own = tensor(mask)
-    assert own is not None and is_bool(mask)
-    return Bitmask().nbytes(own) * 8
+    fake = tensor(mask)
+    assert fake is not None and is_bool(mask)
+    return Bitmask().nbytes(fake) * 8

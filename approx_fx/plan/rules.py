@@ -1,9 +1,9 @@
-"""Which ops may be recomputed in the backward, and which backward ops may read an approximation.
+"""Rules: which values may be recomputed in the backward, and which backward ops may read an approximation.
 
 Recomputing from a dequantized anchor is allowed where the op is cheap and continuous: a small error in gives a small
-error out. Never: reductions, convolutions, matrix products, attention, random numbers (dear), and anything that takes a
-decision (comparisons, rounding, sign, indices), because a decision taken on approximate values is a wrong mask. Which
-ops these are is told by the table of ops, `joint.op_table`; here is what follows from it.
+error out. It is not allowed for reductions, convolutions, matrix products, attention and random numbers, which are
+expensive, nor for decisions (comparisons, rounding, sign, indices), because a decision taken on approximate values is a
+wrong mask. The table of ops, `joint.op_table`, holds this for each op; the rules here follow from it.
 """
 
 from __future__ import annotations
@@ -20,29 +20,32 @@ from ..joint.op_table import traits
 from ..joint.op_traits import ALL
 from ..joint.ops import name_of
 
-# A value known to be at least this, less the op's own offset (log1p: 1), is far from a pole at 0.
+# An argument with at least this lower bound is far from a pole at 0. (log1p has its pole at -1: 1 is added first.)
 SAFE_DISTANCE = 1.0
 
 
 def reads_at_pole(node: fx.Node, value: fx.Node, facts: Facts) -> bool:
-    """Whether the node reads `value` where a small error may have no bound in its result; whole powers are smooth."""
+    """Whether the node may read `value` near a pole, where a small error is unbounded in the result.
+
+    Positive integer powers have no pole.
+    """
     poles = traits(node).poles
     if name_of(node) == "pow":
         exponent = node.args[1]
         if isinstance(exponent, (int, float)) and exponent >= 1 and exponent == int(exponent):
             return False
     offset = 1.0 if name_of(node) == "log1p" else 0.0
-    near = facts.at_least(value) + offset < SAFE_DISTANCE
-    return near and any(index in poles and arg is value for index, arg in enumerate(node.args))
+    may_be_near = facts.at_least(value) + offset < SAFE_DISTANCE
+    return may_be_near and any(index in poles and arg is value for index, arg in enumerate(node.args))
 
 
 def recomputable(node: fx.Node) -> bool:
-    """Whether the table allows the node to be computed again in the backward, from approximate values."""
+    """Whether the table allows to recompute the node in the backward from approximate values."""
     return bool(traits(node).recompute)
 
 
 def recomputable_from_exact(node: fx.Node) -> bool:
-    """Whether the table allows the node to be computed again in the backward, from exact values."""
+    """Whether the table allows to recompute the node in the backward from exact values."""
     return recomputable(node) or traits(node).recompute_from_exact
 
 
@@ -51,28 +54,28 @@ def tolerates(reader: fx.Node, value: fx.Node, facts: Facts) -> bool:
     tolerant = traits(reader).tolerant
     if tolerant == () or reads_at_pole(reader, value, facts):
         return False
-    return tolerant is ALL or set(_places(reader, value)) <= set(tolerant)
+    return tolerant is ALL or set(_argument_keys(reader, value)) <= set(tolerant)
 
 
-def _places(reader: fx.Node, value: fx.Node) -> Iterator[object]:
-    """Where the node reads the value: the numbers and names of its arguments, those that are lists looked into."""
-    for place, arg in (*enumerate(reader.args), *reader.kwargs.items()):
+def _argument_keys(reader: fx.Node, value: fx.Node) -> Iterator[object]:
+    """The positions and names of the node's arguments that are the value or a list with it."""
+    for key, arg in (*enumerate(reader.args), *reader.kwargs.items()):
         if any(leaf is value for leaf in tree_leaves(arg)):
-            yield place
+            yield key
 
 
 def derived_from_inputs(joint: JointGraph) -> set[fx.Node]:
-    """Nodes that recompute exactly from parameters and inputs alone: transposed weights, casts, constants."""
+    """Nodes that can be recomputed exactly from graph inputs alone: transposed weights, casts, constants."""
     derived: set[fx.Node] = set(joint.inputs - joint.mutated)
     for node in joint.module.graph.nodes:
-        again = node not in joint.backward and recomputable_from_exact(node)
-        if node.op == "get_attr" or (again and all(source in derived for source in node.all_input_nodes)):
+        allowed = node not in joint.backward and recomputable_from_exact(node)
+        if node.op == "get_attr" or (allowed and all(source in derived for source in node.all_input_nodes)):
             derived.add(node)
     return derived
 
 
 def of_parameters(joint: JointGraph) -> set[fx.Node]:
-    """Nodes computed from parameters and buffers alone, by whatever op: gathered, normalised, decomposed weights."""
+    """Nodes computed from parameters and buffers alone, by any op: gathered, normalised, decomposed weights."""
     derived = set(joint.parameters)
     for node in joint.order:
         inputs = node.all_input_nodes
@@ -81,27 +84,28 @@ def of_parameters(joint: JointGraph) -> set[fx.Node]:
     return derived - joint.parameters
 
 
-def exact_again(joint: JointGraph, free: frozenset[fx.Node], seeded: bool) -> set[fx.Node]:
-    """Nodes that are exact wherever they are: whole numbers as they are kept, and what is computed from those alone.
+def exactly_recomputable(joint: JointGraph, available: frozenset[fx.Node], seeded: bool) -> set[fx.Node]:
+    """Nodes that are exact whether they are kept or recomputed: integers, and values recomputable from them alone.
 
-    And what is computed from parameters alone: an approximate weight would be wrong for every sample in the same way.
+    Also values computed from parameters alone, because the error of a weight would be the same for every sample.
+    available: values that the backward has in any case; they are not in the result.
     seeded: whether the compiler draws the same random numbers from the same seed.
     """
-    exact: set[fx.Node] = of_parameters(joint) - free
+    exact: set[fx.Node] = of_parameters(joint) - available
     for node in joint.order:
-        if node in joint.backward or node in free or node.op != "call_function":
+        if node in joint.backward or node in available or node.op != "call_function":
             continue
         value, inputs = tensor(node), node.all_input_nodes
-        again = recomputable_from_exact(node) or (seeded and traits(node).seeded)
+        allowed = recomputable_from_exact(node) or (seeded and traits(node).seeded)
         if (value is not None and is_whole(value.dtype)) or (
-            again and inputs and all(source in free or source in exact for source in inputs)
+            allowed and inputs and all(source in available or source in exact for source in inputs)
         ):
             exact.add(node)
     return exact
 
 
 def is_residual_sum(node: fx.Node) -> bool:
-    """Whether the node adds two activations of its own size: a step of a residual stream."""
+    """Whether the node adds two activations of its own shape: a step of a residual stream."""
     if name_of(node) != "add" or len(node.all_input_nodes) != 2:
         return False
     return tensor(node) is not None and all(shape(source) == shape(node) for source in node.all_input_nodes)

@@ -1,4 +1,4 @@
-"""Policies that change the widths which the options ask for, before the cut is made: by default there is none."""
+"""Policies that change the code widths given by the options, before the cut is made. By default there are none."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import fx
 from ..encode.base import Encoding
 from ..encode.context import Context
 
-# Candidates with their encodings, and what is known of the graph -> the same candidates with the encodings to price.
+# (value -> encoding, context) -> the same values with the encodings to price
 WidthPolicy = Callable[[Mapping[fx.Node, Encoding], Context], Mapping[fx.Node, Encoding]]
-# Applied in their order.
+# Applied in this order.
 POLICIES: list[WidthPolicy] = []
 
 
 def with_policies(encodings: Mapping[fx.Node, Encoding], context: Context) -> dict[fx.Node, Encoding]:
-    """The encodings as all policies leave them."""
+    """The encodings after all policies have been applied."""
     for policy in POLICIES:
         encodings = policy(encodings, context)
     return dict(encodings)
