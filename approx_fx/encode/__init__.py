@@ -1,1 +1,1 @@
-"""How a kept value is stored: one encoding a file, and the table that picks one."""
+"""Encodings: how a saved tensor is stored, one kind per file, and the list from which one is chosen."""

@@ -1,4 +1,4 @@
-"""What an encoding is: a frozen dataclass that prices, stores and restores one value, and says how wrong it will be."""
+"""The interface of encodings: frozen dataclasses that price, encode and decode a saved value and estimate its error."""
 
 from __future__ import annotations
 
@@ -18,17 +18,14 @@ Stored = tuple[fx.Node, ...]
 
 
 class Build(Protocol):
-    """The part of the node constructor that encodings use."""
+    """The part of `passes.node_builder.Builder` that encodings use."""
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """A new node."""
+        """A new node that calls `target`."""
 
 
 class Encoding(Protocol):
-    """How one value is stored: everything that the plan, the passes and the report ask about it.
-
-    coded: whether codes are stored, not the value itself. preferred: of two that cost the same, the one to take.
-    """
+    """How one value is stored. The plan, the passes and the report know encodings only by this interface."""
 
     @property
     def name(self) -> str:
@@ -40,61 +37,61 @@ class Encoding(Protocol):
 
     @property
     def coded(self) -> bool:
-        """See the class."""
+        """Whether codes are stored, not the value itself."""
 
     @property
     def preferred(self) -> bool:
-        """See the class."""
+        """Whether a value in this encoding is kept rather than another of the same size."""
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Bytes of all that is stored, scales included."""
 
     def expected_error(self, value: torch.Tensor) -> float:
-        """Root mean square of the error, relative to the value's, if the value is Gaussian; 0.0 where it is exact."""
+        """Root mean square error relative to the value's root mean square, if it is Gaussian; 0.0 if lossless."""
 
     def why_exact(self) -> str:
-        """A key of `exact.REASONS` if the value is stored as it is, else ''."""
+        """The key in `exact.REASONS` of the reason why the value is stored as it is; '' if it is coded."""
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
-        """Everything `encode` reads: it can be placed behind the last of these."""
+        """All nodes that `encode` reads; its own nodes go behind the last of them."""
 
     def encode(self, build: Build, value: fx.Node) -> Stored:
-        """Nodes whose values are saved."""
+        """Add the nodes that encode the value; returns those that are saved."""
 
     def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """A node with `value`'s shape, dtype and strides, made from the saved nodes."""
+        """Add the nodes that decode `stored`, the saved nodes; returns one with `value`'s shape, dtype and strides."""
 
     def owned_mask(self) -> fx.Node | None:
-        """The mask that is a bit of the code, if there is one."""
+        """The mask that is a bit of the code, or None."""
 
     def decode_mask(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """The owned mask, bit for bit."""
+        """Add the nodes that decode the owned mask, bit for bit; returns the last."""
 
     def batch_norm(self) -> BatchNorm | None:
-        """The batch normalisation in whose sigmas the value is coded, if there is one."""
+        """The batch normalisation in whose sigmas the value is coded, or None."""
 
     def decode_centred(
         self, build: Build, stored: Stored, value: fx.Node, dtype: torch.dtype, in_sigmas: bool
     ) -> fx.Node:
-        """x - mean of that normalisation, or (x - mean) / sigma, straight from the codes."""
+        """Add the nodes that decode x - mean of `batch_norm()`, or (x - mean) / sigma if `in_sigmas`, in `dtype`."""
 
 
 class Code:
-    """What is the same for most encodings: no mask is a bit of the code, and it is in sigmas of no batch norm."""
+    """Defaults of encodings: lossless codes, no owned mask, not in sigmas of a batch normalisation."""
 
     coded: ClassVar[bool] = True
     preferred: ClassVar[bool] = False
 
     def why_exact(self) -> str:
-        """The value is coded."""
+        """'', because the value is coded."""
         return ""
 
     def expected_error(self, value: torch.Tensor) -> float:
-        """The code is exact."""
+        """0.0, because the code is lossless."""
         return 0.0
 
     def owned_mask(self) -> fx.Node | None:
-        """None."""
+        """None: no mask is a bit of this code."""
         return None
 
     def decode_mask(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
@@ -102,7 +99,7 @@ class Code:
         raise NotImplementedError(f"no mask is a bit of a {type(self).__name__} code")
 
     def batch_norm(self) -> BatchNorm | None:
-        """None."""
+        """None: this code is not in sigmas of a batch normalisation."""
         return None
 
     def decode_centred(
@@ -114,7 +111,11 @@ class Code:
 
 @dataclass(frozen=True)
 class Layout:
-    """A dense tensor seen in its memory order (contiguous), with the dimension that codes are packed along."""
+    """The layout of a dense tensor, by which ops see it as a contiguous one.
+
+    order: dimensions from the outermost to the innermost in memory. shape: sizes in that order. dtype: the tensor's.
+    pack_dim: the index in `shape` along which codes are packed.
+    """
 
     order: tuple[int, ...]
     shape: tuple[Any, ...]
@@ -123,7 +124,7 @@ class Layout:
 
     @classmethod
     def of(cls, value: torch.Tensor, bits: int) -> Layout:
-        """The layout of a dense tensor."""
+        """The layout of a dense tensor with codes of this width."""
         order = memory_order(value)
         assert order is not None, "the choice of encodings keeps a tensor exact that is not dense"
         shape = tuple(value.shape[dim] for dim in order)
@@ -135,15 +136,15 @@ class Layout:
         return self.shape[self.pack_dim]
 
     def dim_in_memory(self, dim: int) -> int:
-        """Where the tensor's dimension `dim` lies in memory order."""
+        """The index in `shape` of the tensor's dimension `dim`."""
         return self.order.index(dim)
 
     def to_memory_order(self, build: Build, node: fx.Node) -> fx.Node:
-        """The value with its dimensions in memory order."""
+        """The value permuted to memory order, in which it is contiguous."""
         return node if self._is_identity else build.call(aten.permute.default, node, list(self.order))
 
     def from_memory_order(self, build: Build, node: fx.Node) -> fx.Node:
-        """The inverse of `to_memory_order`."""
+        """The value permuted from memory order to its own order of dimensions."""
         inverse = [self.order.index(dim) for dim in range(len(self.order))]
         return node if self._is_identity else build.call(aten.permute.default, node, inverse)
 
@@ -153,13 +154,13 @@ class Layout:
 
 
 def side_of(build: Build, mask: Mask, layout: Layout) -> fx.Node:
-    """The forward's own comparison, True above the threshold, in memory order."""
+    """The forward's own comparison as a node that is True above the threshold, in memory order."""
     side = mask.node if mask.positive else build.call(aten.logical_not.default, mask.node)
     return layout.to_memory_order(build, side)
 
 
 def mask_from(build: Build, mask: Mask, layout: Layout, side: fx.Node) -> fx.Node:
-    """The inverse of `side_of`: the mask itself, from a decoded side."""
+    """The mask, from a decoded `side` as `side_of` returns it."""
     restored = layout.from_memory_order(build, side)
     return restored if mask.positive else build.call(aten.logical_not.default, restored)
 
@@ -172,7 +173,7 @@ def code_bytes(value: torch.Tensor, bits: int) -> int:
 
 
 def fake_tensor_of(value: fx.Node) -> torch.Tensor:
-    """The node's fake tensor."""
+    """The fake tensor of a node whose value is a tensor."""
     result = tensor(value)
     assert result is not None, f"{value} is not a tensor"
     return result

@@ -1,4 +1,4 @@
-"""Bitmask: a bool tensor in one bit an element, exactly."""
+"""Bitmask encoding: a bool tensor, lossless, in one bit per element."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .context import Context
 
 @dataclass(frozen=True)
 class Bitmask(Code):
-    """One bit an element."""
+    """One bit per element."""
 
     name: ClassVar[str] = "bitmask"
     bits: ClassVar[int] = 1
@@ -24,24 +24,24 @@ class Bitmask(Code):
 
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> Bitmask | None:
-        """For every bool tensor."""
+        """The encoding of any bool tensor; None for other values."""
         return cls() if is_bool(value) else None
 
     def nbytes(self, value: torch.Tensor) -> int:
-        """Codes."""
+        """Bytes of the codes."""
         return code_bytes(value, 1)
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
-        """The mask alone."""
+        """Only the mask."""
         return [value]
 
     def encode(self, build: Build, value: fx.Node) -> Stored:
-        """(codes,)."""
+        """Saves (codes,)."""
         layout = Layout.of(fake_tensor_of(value), 1)
         return (build.call(ops.quantize_bitmask.overload, layout.to_memory_order(build, value), layout.pack_dim),)
 
     def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """The mask, bit for bit."""
+        """Restores the mask, bit for bit."""
         layout = Layout.of(fake_tensor_of(value), 1)
         restored = build.call(ops.dequantize_bitmask.overload, stored[0], layout.pack_dim, layout.length)
         return layout.from_memory_order(build, restored)

@@ -1,4 +1,4 @@
-"""Channel: a tensor that the forward normalises over its batch, coded in units of its own sigma."""
+"""Channel encoding: the input of a batch normalisation, coded in units of each channel's sigma."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .gaussian_error import in_sigmas
 
 @dataclass(frozen=True)
 class Channel(Code):
-    """K bits an element and three numbers a channel; `mask`, if any, is a bit of the code."""
+    """`bits` per element and a grid per channel. norm: the batch normalisation. mask: a bit of the code, or None."""
 
     bits: int
     grid: str
@@ -30,27 +30,27 @@ class Channel(Code):
 
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> Channel | None:
-        """For what enters a batch normalisation; a mask of its output whose threshold the grid can carry goes along."""
+        """The encoding of a batch normalisation's input, which owns a mask of its output if there is one; else None."""
         norm = context.batch_norms.get(value)
         if norm is None or shape(value) != shape(norm.x):
             return None
-        aligned = [mask for mask in norm.masks if shape(mask.node) == shape(value)]
-        return cls(context.bits(value), context.config.grid, norm, aligned[0] if aligned else None)
+        masks = [mask for mask in norm.masks if shape(mask.node) == shape(value)]
+        return cls(context.bits(value), context.config.grid, norm, masks[0] if masks else None)
 
     def expected_error(self, value: torch.Tensor) -> float:
-        """Of bins of a fixed number of sigmas."""
+        """The error of bins that are a fixed number of sigmas wide."""
         return in_sigmas(ops.step_in_sigmas(self.bits, self.grid), self.bits)
 
     def owned_mask(self) -> fx.Node | None:
-        """The side of the threshold that the grid is aligned with."""
+        """The comparison with the threshold that the grid is aligned with, or None."""
         return None if self.mask is None else self.mask.node
 
     def batch_norm(self) -> BatchNorm | None:
-        """The one that the value enters."""
+        """The batch normalisation that reads the value."""
         return self.norm
 
     def nbytes(self, value: torch.Tensor) -> int:
-        """Codes and grid."""
+        """Bytes of the codes, and of three float32 per channel."""
         return code_bytes(value, self.bits) + 3 * 4 * int(value.shape[self.norm.dim])
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
@@ -62,7 +62,7 @@ class Channel(Code):
         return inputs
 
     def encode(self, build: Build, value: fx.Node) -> Stored:
-        """(codes, grid)."""
+        """Saves (codes, grid)."""
         norm, layout = self.norm, Layout.of(fake_tensor_of(value), self.bits)
         threshold = self.mask.threshold if self.mask is not None else None
         affine = (norm.weight, norm.bias) if self.mask is not None else (None, None)
@@ -78,7 +78,7 @@ class Channel(Code):
         return codes, grid
 
     def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """The middle of each bin."""
+        """Decodes to the middle of each bin."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
         codes, grid = stored
         restored = build.call(
@@ -88,7 +88,7 @@ class Channel(Code):
         return layout.from_memory_order(build, restored)
 
     def decode_mask(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """The mask, bit for bit."""
+        """Restores the mask, bit for bit."""
         assert self.mask is not None
         layout = Layout.of(fake_tensor_of(value), self.bits)
         codes, grid = stored
@@ -101,22 +101,22 @@ class Channel(Code):
     def decode_centred(
         self, build: Build, stored: Stored, value: fx.Node, dtype: torch.dtype, in_sigmas: bool
     ) -> fx.Node:
-        """The middle of each bin. In sigmas, a grid that is aligned with no mask needs no row of constants."""
+        """Decodes to the middle of each bin; in sigmas, a grid that is aligned with no mask is not read."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
         codes, grid = stored
-        rows = None if in_sigmas and self.mask is None else grid
+        grid_read = None if in_sigmas and self.mask is None else grid
         centred = build.call(
-            ops.dequantize_centred.overload, codes, rows, self.bits, self.grid, in_sigmas,
+            ops.dequantize_centred.overload, codes, grid_read, self.bits, self.grid, in_sigmas,
             layout.dim_in_memory(self.norm.dim), layout.pack_dim, layout.length, dtype,
         )  # fmt: skip
         return layout.from_memory_order(build, centred)
 
 
 def _deviation(build: Build, norm: BatchNorm) -> list[fx.Node]:
-    """On a GPU: sqrt(var + eps).
+    """[sqrt(var + eps)] on a GPU, else [].
 
-    There a grid is computed in the kernel that ends the reduction; one that stores 1 / sqrt(var + eps) and computes
-    from it what it subtracts from the mean, Triton 3.6 can't compile ("operand #0 does not dominate this use").
+    On a GPU the grid is computed in the kernel that ends the reduction. Triton 3.6 fails to compile that kernel if it
+    stores 1 / sqrt(var + eps) and derives the step from it ("operand #0 does not dominate this use").
     """
     value = norm.rstd.meta["val"]
     return [build.call(torch.ops.aten.sqrt.default, norm.rstd.args[0])] if value.is_cuda else []

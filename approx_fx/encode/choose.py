@@ -1,4 +1,4 @@
-"""The choice of an encoding: the first in the list that says it is for the value."""
+"""The choice of an encoding: the first kind in ENCODINGS that applies to the value."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .index import Index
 from .row_sigma import RowSigma
 from .stochastic import Stochastic
 
-# Each has `for_value(value, context)`: the encoding, or None where it is not for the value. The last is for any.
+# `for_value(value, context)` of each kind returns an encoding, or None if it does not apply. The last applies to any.
 ENCODINGS: list[Any] = [Exact, Bitmask, Index, Stochastic, Channel, RowSigma, Relu, FixedRange, Group]
 
 
 def choose(value: fx.Node, context: Context) -> Encoding:
-    """The encoding of a value, exact if a code would not make it smaller."""
+    """The encoding of a value; `Exact` if its codes would not be smaller than the value."""
     for kind in ENCODINGS:
         encoding: Encoding | None = kind.for_value(value, context)
         if encoding is not None:
-            own = tensor(value)
-            larger = own is not None and encoding.coded and encoding.nbytes(own) >= nbytes(value)
-            return Exact("small") if larger else encoding
+            fake = tensor(value)
+            is_no_smaller = fake is not None and encoding.coded and encoding.nbytes(fake) >= nbytes(value)
+            return Exact("small") if is_no_smaller else encoding
     raise AssertionError("the last encoding is for any value")

@@ -1,4 +1,4 @@
-"""What the choice of an encoding may look at, beside the value itself."""
+"""`Context`: all that an encoding may consult, beside the value itself, to decide whether it applies."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ..joint.row_norms import RowNorms, find_row_norms
 
 @dataclass(frozen=True)
 class Context:
-    """What is known of the graph.
+    """The options and all facts about the joint graph.
 
-    batch_norms: value -> the batch normalisation that it enters. relu_masks: ReLU output -> its mask. reasons: value ->
-    why it is to be exact. row_norms: normalisations over rows.
+    batch_norms: value -> the batch normalisation that reads it, also through casts. relu_masks: ReLU output -> its
+    mask. reasons: value -> the key in `exact.REASONS` for which it must be exact. row_norms: normalisations over rows.
     """
 
     joint: JointGraph
@@ -45,7 +45,7 @@ class Context:
         masks: list[Mask],
         reasons: Mapping[fx.Node, str],
     ) -> Context:
-        """Index batch normalisations and masks by the values they apply to, casts seen through."""
+        """Index batch normalisations and masks by the values they apply to, and find the norms over rows."""
         by_value: dict[fx.Node, BatchNorm] = {}
         for norm in batch_norms:
             value = norm.x
@@ -57,12 +57,12 @@ class Context:
         return cls(joint, config, facts, by_value, relu_masks, reasons, find_row_norms(joint))
 
     def bits(self, value: fx.Node) -> int:
-        """The width of the value's codes: its module's."""
+        """The width of the value's codes, which the options set for its module."""
         bits = self.config.bits
         return (last_match(bits, module_of(value), 4) if isinstance(bits, Mapping) else bits) or 8
 
-    def along(self, value: fx.Node) -> str:
-        """What the tiles of the value lie along; see `Tile.of`."""
+    def grouping(self, value: fx.Node) -> str:
+        """The elements of the value that form a tile, by name: "channels" or "memory", see `Tile.of`."""
         return "channels" if value in self.facts.images else "memory"
 
 

@@ -1,4 +1,4 @@
-"""Exact: the value is stored as it is, and the closed set of reasons why."""
+"""Exact encoding: the value is stored as it is, for one of a closed set of reasons."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Exact(Code):
-    """Store the value itself."""
+    """Stores the value itself. reason: a key of REASONS."""
 
     reason: str
     name: ClassVar[str] = "exact"
@@ -48,36 +48,37 @@ class Exact(Code):
 
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> Exact | None:
-        """For what no code is made for, or none may be, with the first reason that holds."""
+        """The encoding with the first reason for which the value must not or cannot be coded; None if there is none."""
         return next((cls(reason) for reason in _reasons(value, context)), None)
 
     def why_exact(self) -> str:
-        """The reason."""
+        """The key of the reason."""
         return self.reason
 
     def nbytes(self, value: torch.Tensor) -> int:
-        """The tensor's own bytes; an output costs nothing more."""
+        """The tensor's own bytes; 0 for an output of the model, which is alive in any case."""
         return 0 if self.reason == "output" else numel(value) * value.element_size()
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
-        """The value alone."""
+        """Only the value."""
         return [value]
 
     def encode(self, build: Build, value: fx.Node) -> Stored:
-        """The value itself."""
+        """Saves the value itself."""
         return (value,)
 
     def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """The value itself."""
+        """Returns the value itself."""
         return value
 
 
 def _reasons(value: fx.Node, context: Context) -> Iterator[str]:
-    own = tensor(value)
-    if own is None or own.layout != torch.strided:
+    """The keys of all reasons why the value must be exact, the first to be reported first."""
+    fake = tensor(value)
+    if fake is None or fake.layout != torch.strided:
         yield "sparse"
         return
-    if own.is_complex():
+    if fake.is_complex():
         yield "complex"
     if value in context.joint.fwd_outputs:
         yield "output"
@@ -87,7 +88,7 @@ def _reasons(value: fx.Node, context: Context) -> Iterator[str]:
         yield "small"
     if value in context.facts.statistics:
         yield "statistic"
-    if is_whole(own.dtype):
+    if is_whole(fake.dtype):
         if Index.for_value(value, context) is None:
             yield "integer"
         return
@@ -97,5 +98,5 @@ def _reasons(value: fx.Node, context: Context) -> Iterator[str]:
         yield "dtype"
     if value in context.facts.masked_fills:
         yield "filled"
-    if memory_order(own) is None:
+    if memory_order(fake) is None:
         yield "not dense"

@@ -1,4 +1,4 @@
-"""Unit range: the output of a function with known bounds, on a fixed grid."""
+"""Fixed-range encoding: the output of a function with known bounds, coded on a fixed grid."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .base import Build, Code, Layout, Stored, code_bytes, fake_tensor_of
 from .context import Context
 from .gaussian_error import PER_BIN
 
-# (low, high) -> the root mean square of the function of a standard Gaussian that has this range.
+# (low, high) -> root mean square of sigmoid(z), or tanh(z), for a standard Gaussian z
 ROOT_MEAN_SQUARE = {(0.0, 1.0): 0.5416, (-1.0, 1.0): 0.6279}
 
 
 @dataclass(frozen=True)
 class FixedRange(Code):
-    """K bits an element and one number a tensor."""
+    """`bits` per element and one NaN flag per tensor. low, high: the range of the values."""
 
     bits: int
     low: float
@@ -31,27 +31,27 @@ class FixedRange(Code):
 
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> FixedRange | None:
-        """For the result of an op whose range is in the table of ops."""
+        """The encoding of the result of an op whose range is in the table of ops; None for other values."""
         bounds = traits(skip_ops(value, ELEMENT_PRESERVING)).output_range
         return cls(context.bits(value), *bounds) if bounds is not None else None
 
     def expected_error(self, value: torch.Tensor) -> float:
-        """Of bins of a fixed width."""
+        """The error of bins of a fixed width."""
         bounds = (self.low, self.high)
         return ops.grid_of(*bounds, self.bits)[1] * PER_BIN / ROOT_MEAN_SQUARE.get(bounds, 1.0)
 
     def nbytes(self, value: torch.Tensor) -> int:
-        """Codes and the NaN flag."""
+        """Bytes of the codes and of the NaN flag."""
         return code_bytes(value, self.bits) + 4
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
-        """The value alone."""
+        """Only the value."""
         return [value]
 
     def encode(self, build: Build, value: fx.Node) -> Stored:
-        """(codes, NaN flag)."""
+        """Saves (codes, NaN flag)."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
-        both = build.call(
+        codes_and_flag = build.call(
             ops.quantize_unit.overload,
             layout.to_memory_order(build, value),
             self.low,
@@ -59,10 +59,10 @@ class FixedRange(Code):
             self.bits,
             layout.pack_dim,
         )
-        return build.call(operator.getitem, both, 0), build.call(operator.getitem, both, 1)
+        return build.call(operator.getitem, codes_and_flag, 0), build.call(operator.getitem, codes_and_flag, 1)
 
     def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """The middle of each bin."""
+        """Decodes to the grid point of each code."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
         restored = build.call(
             ops.dequantize_unit.overload, *stored, self.low, self.high, self.bits, layout.pack_dim, layout.length,

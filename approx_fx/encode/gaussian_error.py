@@ -1,8 +1,8 @@
-"""The error to expect of a code: root mean square, relative to the value's own, if what is coded is Gaussian.
+"""The expected error of a code: root mean square relative to the value's root mean square, for Gaussian values.
 
-A bin of width D adds D / sqrt(12) where a value is equally likely anywhere in it. What a window of a fixed number of
-sigmas clips is added for the grids in sigmas; a scale found by min and max clips nothing, and its bin follows from the
-extremes that so many Gaussian values are expected to have (Blom 1958: the quantile of (n - 3/8) / (n + 1/4)).
+A bin of width D has an error of D / sqrt(12) if values are equally likely anywhere in it. For grids in sigmas the error
+of clipped values is added. A scale by min and max clips nothing; its bin width follows from the expected extremes of
+the n Gaussian values in a tile (Blom 1958: the quantile of (n - 3/8) / (n + 1/4)).
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ PER_BIN = 1 / math.sqrt(12)
 
 
 def in_tiles(value: torch.Tensor, tile: Tile, bins: int, one_sided: bool) -> float:
-    """The error where min and max of each tile, or 0 and its maximum, are `bins` bins apart."""
+    """The error if min and max of each tile, or 0 and max if `one_sided`, are `bins` bins apart."""
     extreme = extreme_of(numel(value) / max(tile.count(value), 1))
     return (extreme if one_sided else 2 * extreme) / max(bins, 1) * PER_BIN
 
 
 @lru_cache(64)
 def in_sigmas(step: float, bits: int) -> float:
-    """The error of 2^bits bins of this width around the mean of a standard Gaussian; the outermost clip."""
+    """The error of 2^bits bins, `step` wide, around the mean of a standard Gaussian; the outermost bins clip."""
     half = 2 ** (bits - 1)
-    total, fine = 0.0, 64
-    for index in range(8 * half * fine):
-        x = (index + 0.5) * step / fine
+    variance, samples = 0.0, 64  # samples per bin of the numerical integral
+    for index in range(8 * half * samples):
+        x = (index + 0.5) * step / samples
         if x > 8:
             break
         middle = (min(int(x / step), half - 1) + 0.5) * step
-        total += 2 * (x - middle) ** 2 * NORMAL.pdf(x) * step / fine
-    return math.sqrt(total)
+        variance += 2 * (x - middle) ** 2 * NORMAL.pdf(x) * step / samples
+    return math.sqrt(variance)
 
 
 def extreme_of(count: float) -> float:
-    """The largest of `count` standard Gaussian values, on average."""
+    """The expected largest of `count` standard Gaussian values."""
     return max(NORMAL.inv_cdf((count - 0.375) / (count + 0.25)), 0.0) if count > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Group and relu: a scale for each tile of neighbours."""
+"""Group and relu encodings: codes with one scale per tile of neighbouring elements."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from .context import Context
 from .gaussian_error import in_tiles
 from .tile import Tile
 
-# Elements that share a scale before a group norm.
-BEFORE_GROUP_NORM = 128
+# The largest tile, in elements, before a group norm over several channels, which differ in mean and deviation.
+MAX_TILE_BEFORE_GROUP_NORM = 128
 
 
 @dataclass(frozen=True)
 class Group(Code):
-    """K bits an element, low and step (bfloat16) a tile. along: see `Tile.of`."""
+    """`bits` per element; a low and a step, bfloat16, per tile. group, grouping: see `Tile.of`."""
 
     bits: int
     group: int
-    along: str = "memory"
+    grouping: str = "memory"
     name: ClassVar[str] = "group"
 
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> Group:
-        """For any value. Before a group norm over several channels, which differ in mean and deviation, small tiles."""
+        """The encoding of any value; before a group norm, of small tiles within one channel."""
         bits, group = context.bits(value), context.config.group
         if value in context.row_norms.by_input and value in context.facts.images:
-            return cls(bits, min(group, BEFORE_GROUP_NORM), "space")
-        return cls(bits, group, context.along(value))
+            return cls(bits, min(group, MAX_TILE_BEFORE_GROUP_NORM), "space")
+        return cls(bits, group, context.grouping(value))
 
     def expected_error(self, value: torch.Tensor) -> float:
-        """Of bins between the least and the largest element of each tile."""
-        return in_tiles(value, Tile.of(value, self.group, self.along), 2**self.bits, False)
+        """The error of bins between the smallest and the largest element of each tile."""
+        return in_tiles(value, Tile.of(value, self.group, self.grouping), 2**self.bits, False)
 
     def nbytes(self, value: torch.Tensor) -> int:
-        """Codes and scales."""
-        return code_bytes(value, self.bits) + 4 * Tile.of(value, self.group, self.along).count(value)
+        """Bytes of the codes and the scales."""
+        return code_bytes(value, self.bits) + 4 * Tile.of(value, self.group, self.grouping).count(value)
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
-        """The value alone."""
+        """Only the value."""
         return [value]
 
     def encode(self, build: Build, value: fx.Node) -> Stored:
-        """(codes, scale)."""
+        """Saves (codes, scale)."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
-        tile = Tile.of(fake_tensor_of(value), self.group, self.along).in_memory(layout)
-        both = build.call(
+        tile = Tile.of(fake_tensor_of(value), self.group, self.grouping).in_memory(layout)
+        codes_and_scale = build.call(
             ops.quantize_group.overload, layout.to_memory_order(build, value), self.bits, *tile, layout.pack_dim
         )
-        return build.call(operator.getitem, both, 0), build.call(operator.getitem, both, 1)
+        return build.call(operator.getitem, codes_and_scale, 0), build.call(operator.getitem, codes_and_scale, 1)
 
     def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """The middle of each bin."""
+        """Decodes to the middle of each bin."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
-        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.along).in_memory(layout)
+        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.grouping).in_memory(layout)
         restored = build.call(
             ops.dequantize_group.overload, *stored, self.bits, dim, size, layout.pack_dim, layout.length, layout.dtype
         )
@@ -73,74 +73,74 @@ class Group(Code):
 
 @dataclass(frozen=True)
 class Relu(Code):
-    """K bits an element, a step (bfloat16) a tile; code 0 exactly where the forward's ReLU gave 0.
+    """`bits` per element; a step, bfloat16, per tile. For values >= 0: code 0 exactly where the forward's ReLU gave 0.
 
-    along: see `Tile.of`.
-    sharp: a softmax's output, with most of its elements near 0: what is below a quarter of a step is coded as 0, not as
-    the middle of the first bin, which would add up along the row.
+    group, grouping: see `Tile.of`. mask: the ReLU's mask, a bit of the code, or None.
+    zero_below_quarter_step: for a softmax's output, most of whose elements are near 0: what is below a quarter of a
+    step is coded as 0, not as the middle of the first bin, because such errors would add up along the row.
     """
 
     bits: int
     group: int
     mask: Mask | None
-    along: str = "memory"
-    sharp: bool = False
+    grouping: str = "memory"
+    zero_below_quarter_step: bool = False
     name: ClassVar[str] = "relu"
     preferred: ClassVar[bool] = True
 
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> Relu | None:
-        """For a ReLU's output, with its mask, and a softmax's."""
-        bits, group, along = context.bits(value), context.config.group, context.along(value)
+        """The encoding of a ReLU's output, with its mask, or of a softmax's; None for other values."""
+        bits, group, grouping = context.bits(value), context.config.group, context.grouping(value)
         source = skip_ops(value, ELEMENT_PRESERVING)
         if is_softmax(source):
-            return cls(bits, group, None, along, sharp=True)
-        return cls(bits, group, context.relu_masks.get(source), along) if traits(source).needs_mask else None
+            return cls(bits, group, None, grouping, zero_below_quarter_step=True)
+        return cls(bits, group, context.relu_masks.get(source), grouping) if traits(source).needs_mask else None
 
     def expected_error(self, value: torch.Tensor) -> float:
-        """Of bins between 0 and the largest element of each tile; code 0 is 0."""
-        return in_tiles(value, Tile.of(value, self.group, self.along), 2**self.bits - 1, True)
+        """The error of bins between 0 and the largest element of each tile; code 0 is exact."""
+        return in_tiles(value, Tile.of(value, self.group, self.grouping), 2**self.bits - 1, True)
 
     def owned_mask(self) -> fx.Node | None:
-        """Where the ReLU gave 0."""
+        """The ReLU's mask, or None."""
         return None if self.mask is None else self.mask.node
 
     def nbytes(self, value: torch.Tensor) -> int:
-        """Codes and scales."""
-        return code_bytes(value, self.bits) + 2 * Tile.of(value, self.group, self.along).count(value)
+        """Bytes of the codes and the scales."""
+        return code_bytes(value, self.bits) + 2 * Tile.of(value, self.group, self.grouping).count(value)
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
-        """The value, and the forward's own comparison."""
+        """The value, and the ReLU's mask if there is one."""
         return [value] if self.mask is None else [value, self.mask.node]
 
     def encode(self, build: Build, value: fx.Node) -> Stored:
-        """(codes, scale)."""
+        """Saves (codes, scale)."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
         side = None
         if self.mask is not None:
             side = side_of(build, self.mask, layout)
-        elif self.sharp:
+        elif self.zero_below_quarter_step:
             largest = build.call(aten.amax.default, value, [-1], True)
-            least = build.call(aten.mul.Tensor, largest, 0.25 / (2**self.bits - 1))
-            below = build.call(aten.lt.Tensor, value, least)  # False for a NaN, which is then not taken for a 0
+            threshold = build.call(aten.mul.Tensor, largest, 0.25 / (2**self.bits - 1))
+            below = build.call(aten.lt.Tensor, value, threshold)  # False for a NaN, which is then not coded as 0
             side = layout.to_memory_order(build, build.call(aten.logical_not.default, below))
-        tile = Tile.of(fake_tensor_of(value), self.group, self.along).in_memory(layout)
-        both = build.call(
+        tile = Tile.of(fake_tensor_of(value), self.group, self.grouping).in_memory(layout)
+        codes_and_scale = build.call(
             ops.quantize_relu.overload, layout.to_memory_order(build, value), side, self.bits, *tile, layout.pack_dim
         )
-        return build.call(operator.getitem, both, 0), build.call(operator.getitem, both, 1)
+        return build.call(operator.getitem, codes_and_scale, 0), build.call(operator.getitem, codes_and_scale, 1)
 
     def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """0, or the middle of the bin."""
+        """Decodes code 0 to 0, any other to the middle of its bin."""
         layout = Layout.of(fake_tensor_of(value), self.bits)
-        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.along).in_memory(layout)
+        dim, size, _ = Tile.of(fake_tensor_of(value), self.group, self.grouping).in_memory(layout)
         restored = build.call(
             ops.dequantize_relu.overload, *stored, self.bits, dim, size, layout.pack_dim, layout.length, layout.dtype
         )
         return layout.from_memory_order(build, restored)
 
     def decode_mask(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """The mask, bit for bit."""
+        """Restores the mask, bit for bit."""
         assert self.mask is not None
         layout = Layout.of(fake_tensor_of(value), self.bits)
         side = build.call(ops.dequantize_relu_side.overload, stored[0], self.bits, layout.pack_dim, layout.length)

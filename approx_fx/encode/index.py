@@ -1,4 +1,4 @@
-"""Index: whole numbers below a known bound, such as a pooling window's offsets, in the fewest bits, exactly."""
+"""Index encoding: integers below a known bound, such as offsets in a pooling window, lossless, in the fewest bits."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from .context import Context
 
 @dataclass(frozen=True)
 class Index(Code):
-    """`bits` an element where that is 8 or fewer, else the narrowest whole-number type: 16, 32."""
+    """`bits` per element: 1 to 8 in packed codes; 16 or 32 as an integer dtype."""
 
     bits: int
     name: ClassVar[str] = "index"
 
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> Index | None:
-        """For a pooling's offsets or indices, whose bound is known."""
-        bits, own = index_bits(value), tensor(value)
-        return cls(bits) if bits is not None and own is not None and memory_order(own) is not None else None
+        """The encoding of a pooling's offsets or indices, whose bound is known; None for other values."""
+        bits, fake = index_bits(value), tensor(value)
+        return cls(bits) if bits is not None and fake is not None and memory_order(fake) is not None else None
 
     def nbytes(self, value: torch.Tensor) -> int:
-        """Codes."""
+        """Bytes of the codes."""
         return code_bytes(value, self.bits) if self.bits <= 8 else numel(value) * self.bits // 8
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
-        """The value alone."""
+        """Only the value."""
         return [value]
 
     def encode(self, build: Build, value: fx.Node) -> Stored:
-        """(codes,)."""
+        """Saves (codes,)."""
         if self.bits > 8:
             return (build.call(aten._to_copy.default, value, dtype=getattr(torch, f"int{self.bits}")),)
         layout = Layout.of(fake_tensor_of(value), self.bits)
@@ -48,7 +48,7 @@ class Index(Code):
         )
 
     def decode(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """The numbers, exactly."""
+        """Restores the integers exactly."""
         if self.bits > 8:
             return build.call(aten._to_copy.default, stored[0], dtype=fake_tensor_of(value).dtype)
         layout = Layout.of(fake_tensor_of(value), self.bits)
@@ -59,7 +59,7 @@ class Index(Code):
 
 
 def index_bits(value: fx.Node) -> int | None:
-    """Bits that hold every element of a pooling's offsets or indices: 1 to 8, 16 or 32; None for other values."""
+    """The bits that hold any of a pooling's offsets or indices: 1 to 8, 16 or 32; None for other values."""
     pool = value.args[0] if value.target is operator.getitem and value.args[1] == 1 else None
     if not isinstance(pool, fx.Node):
         return None
