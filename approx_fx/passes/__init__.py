@@ -1,1 +1,1 @@
-"""Changing the joint graph: one pass a file, the list of them in `pipeline`, one constructor of new nodes."""
+"""Graph passes, one per file; `pipeline` lists them in their order, and `node_builder` constructs new nodes."""

@@ -1,15 +1,16 @@
-"""On a GPU: what a batch normalisation made of a value, straight from its codes, which are in units of its sigma.
+"""On a GPU, decodes x - mean and (x - mean) rstd of a batch normalisation directly from codes in units of sigma.
 
-    x - mean            (q + 1/2 - 2^(K-1)) D sigma         one row of channel constants instead of three
+    x - mean            (q + 1/2 - 2^(K-1)) D sigma         one vector of channel constants instead of three
     (x - mean) rstd     (q + 1/2 - 2^(K-1)) D               none instead of four
 
-The threshold of a grid that carries a mask lies elsewhere than at the mean. It keeps what code 0 stands for:
+In a grid that carries a mask, code 2^(K-1) does not begin at the mean. Its two additional rows hold the middle c0 of
+code 0 minus the mean:
 
-    x - mean            c0 sigma + q s D sigma              two rows
-    (x - mean) rstd     c0 + q s D                          two, of one only the sign
+    x - mean            c0 sigma + q s D sigma              two vectors
+    (x - mean) rstd     c0 + q s D                          two vectors, only the sign of one
 
-A GPU computes about 24 operations in the time that it takes to read an element and write it. A loop that adds up four
-residual branches has 80 an element otherwise, most of them for this. A CPU has the constants in registers.
+A GPU computes about 24 operations in the time that it takes to read and write an element. Otherwise a loop that adds up
+four residual branches takes 80 per element, most of them for decoding. A CPU has the constants in registers.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from .state import Partition
 
 @dataclass(frozen=True)
 class FoldBatchNorm:
-    """Behind `InsertDequantize`: differences with a batch's mean are decoded as such, where a GPU computes them."""
+    """Pass, behind `InsertDequantize`: on a GPU, decode x - mean and (x - mean) rstd of batch norms directly."""
 
     def __call__(self, partition: Partition) -> Partition:
-        """Replace every such difference, and its product with 1/sigma."""
+        """Replace every x - mean of a decoded x, and its product with rstd if there is one."""
         builder = Builder.on(partition.plan.joint.module.graph, True)
         copies = dict(partition.copies)
         for value, encoding in partition.plan.anchors.items():
@@ -44,7 +45,7 @@ class FoldBatchNorm:
             for sub in _differences(stored[0], value, norm, Layout.of(fake_tensor_of(value), encoding.bits)):
                 for user in list(sub.users):
                     others = [arg for arg in user.args if arg is not sub]
-                    if name_of(user) == "mul" and any(_is_row(arg, norm.rstd, value, norm.dim) for arg in others):
+                    if name_of(user) == "mul" and any(_is_vector(arg, norm.rstd, value, norm.dim) for arg in others):
                         _replace(builder, user, stored, value, encoding, True, copies)
                 if sub.users:
                     _replace(builder, sub, stored, value, encoding, False, copies)
@@ -52,18 +53,18 @@ class FoldBatchNorm:
 
 
 def _differences(codes: fx.Node, value: fx.Node, norm: BatchNorm, layout: Layout) -> list[fx.Node]:
-    """Every x - mean of a decoded x, its dimensions in the value's own order, casts seen through."""
+    """Every x - mean where x is decoded from the codes, permuted to the value's order of dimensions, and maybe cast."""
     differences: list[fx.Node] = []
     order = list(layout.order)
-    back = [order.index(dim) for dim in range(len(order))]
+    inverse = [order.index(dim) for dim in range(len(order))]
     for decoded in [user for user in codes.users if approximates(user.target)]:
-        stack = [decoded] if order == sorted(order) else [user for user in decoded.users if _permutes(user, back)]
+        stack = [decoded] if order == sorted(order) else [user for user in decoded.users if _permutes(user, inverse)]
         while stack:
             for user in stack.pop().users:
                 if name_of(user) in CASTS:
                     stack.append(user)
                 elif name_of(user) == "sub" and not user.kwargs and _is(user.args[0], decoded, CASTS | {"permute"}):
-                    differences.extend([user] if _is_row(user.args[1], norm.mean, value, norm.dim) else [])
+                    differences.extend([user] if _is_vector(user.args[1], norm.mean, value, norm.dim) else [])
     return differences
 
 
@@ -71,19 +72,20 @@ def _permutes(node: fx.Node, order: list[int]) -> bool:
     return name_of(node) == "permute" and list(node.args[1]) == order  # type: ignore[arg-type]
 
 
-def _is(item: object, node: fx.Node, passed: frozenset[str]) -> bool:
-    return isinstance(item, fx.Node) and skip_ops(item, passed) is skip_ops(node, passed)
+def _is(item: object, node: fx.Node, skipped: frozenset[str]) -> bool:
+    """Whether an argument is the node, apart from skipped ops."""
+    return isinstance(item, fx.Node) and skip_ops(item, skipped) is skip_ops(node, skipped)
 
 
-def _is_row(item: object, row: fx.Node, value: fx.Node, dim: int) -> bool:
-    """Whether an operand is the row, along the value's dimension `dim`."""
-    if not _is(item, row, TRANSPARENT):
+def _is_vector(item: object, vector: fx.Node, value: fx.Node, dim: int) -> bool:
+    """Whether an operand is `vector`, apart from casts and views, and broadcasts along the value's dimension `dim`."""
+    if not _is(item, vector, TRANSPARENT):
         return False
-    own, whole = tensor(item), tensor(value)  # type: ignore[arg-type]
-    if own is None or whole is None:
+    operand, fake = tensor(item), tensor(value)  # type: ignore[arg-type]
+    if operand is None or fake is None:
         return False
-    behind = whole.ndim - dim  # of the operand's dimensions, counted from the last
-    return own.ndim >= behind and own.shape[own.ndim - behind] == numel(own) == whole.shape[dim]
+    from_last = fake.ndim - dim  # broadcasting aligns dimensions from the last
+    return operand.ndim >= from_last and operand.shape[operand.ndim - from_last] == numel(operand) == fake.shape[dim]
 
 
 def _replace(
@@ -95,6 +97,7 @@ def _replace(
     in_sigmas: bool,
     copies: dict[fx.Node, fx.Node],
 ) -> None:
+    """Replace a node by x - mean, or (x - mean) rstd if `in_sigmas`, decoded from `stored`."""
     with builder.before(node, node) as build:
         centred = encoding.decode_centred(build, stored, value, node.meta["val"].dtype, in_sigmas)
     node.replace_all_uses_with(centred)

@@ -1,7 +1,6 @@
-"""For Inductor: our ops by their references, so that they fuse with their neighbours.
+"""Replaces our ops with symbolic sizes by their references, traced to aten, so that Inductor can fuse them.
 
-Where sizes are numbers, Inductor lowers the ops by their references itself (`inductor.lowering`). Where one is a
-symbol, the references are traced to aten and take the ops' places here.
+Ops with static sizes are lowered by their references in Inductor itself, see `inductor.lowering`.
 """
 
 from __future__ import annotations
@@ -20,32 +19,33 @@ from ..torch_compat import fake_tensors
 from ..torch_compat.decompositions import trace_to_aten
 from .state import Partition
 
-SMALL = 2**14  # bytes
+SMALL = 2**14  # bytes up to which a decoded value may be held across a convolution or matrix product
 
 
 @dataclass(frozen=True)
 class InlineOps:
-    """lowering: see `Config`."""
+    """Pass: inline ops with symbolic sizes, or mark ops to run as kernels. lowering: see `Config.lowering`."""
 
     lowering: str = "fused"
 
     def __call__(self, partition: Partition) -> Partition:
-        """Splice into both halves."""
+        """Inline the ops of both halves."""
         inline_ops(partition.forward, self.lowering)
         inline_ops(partition.backward, self.lowering)
         return partition
 
 
-def _static(node: fx.Node) -> bool:
+def _is_static(node: fx.Node) -> bool:
+    """Whether the sizes of a node's result and of its inputs are all numbers."""
     values = tree_leaves([item.meta["val"] for item in (node, *node.all_input_nodes)])
     return all(isinstance(v, torch.Tensor) and all(isinstance(size, int) for size in v.shape) for v in values)
 
 
 def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> None:
-    """Splice the traced references of ops with symbolic sizes into the graph, in place; mark those that run as kernels.
+    """Inline the traced references of ops with symbolic sizes, in place; with lowering "kernel", mark ops as kernels.
 
-    What two neighbours have in common, such as unpacking the same codes, is written once; a convolution or matrix
-    product between them parts them, so that no decoded value is held across it. Constants of channels are small enough.
+    Equal nodes of inlined references, such as the unpacking of the same codes, are shared. They are not shared across
+    a convolution or matrix product, so that no decoded value is held alive there, unless they are as small as SMALL.
     """
     graph = module.graph
     traced: dict[str, fx.GraphModule] = {}
@@ -61,7 +61,7 @@ def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> None:
         if lowering == "kernel" and not op.fused_only:
             node.meta["should_fallback"] = True  # torch's own mark: Inductor does not lower it
             continue
-        if _static(node):
+        if _is_static(node):
             continue
         key = _key(node)
         if key not in traced:
@@ -79,6 +79,8 @@ def inline_ops(module: fx.GraphModule, lowering: str = "fused") -> None:
 
 
 def _key(node: fx.Node) -> str:
+    """The op and the shapes, strides, dtypes and devices of its arguments, on which the traced graph depends."""
+
     def describe(item: Any) -> Any:
         if not isinstance(item, fx.Node):
             return repr(item)
@@ -92,24 +94,25 @@ def _key(node: fx.Node) -> str:
 
 def _trace(reference: Any, node: fx.Node, mode: Any) -> fx.GraphModule:
     """The reference as a graph of aten ops; its placeholders are the node's node arguments, in order."""
-    flat, spec = tree_flatten((node.args, node.kwargs))
-    holes = [index for index, item in enumerate(flat) if isinstance(item, fx.Node)]
+    leaves, spec = tree_flatten((node.args, node.kwargs))
+    node_indices = [index for index, item in enumerate(leaves) if isinstance(item, fx.Node)]
 
     def call(*values: Any) -> Any:
-        filled = list(flat)
-        for index, value in zip(holes, values, strict=True):
-            filled[index] = value
-        args, kwargs = torch.utils._pytree.tree_unflatten(filled, spec)
+        arguments = list(leaves)
+        for index, value in zip(node_indices, values, strict=True):
+            arguments[index] = value
+        args, kwargs = torch.utils._pytree.tree_unflatten(arguments, spec)
         return reference(*args, **kwargs)
 
-    return trace_to_aten(call, [flat[index].meta["val"] for index in holes], mode)
+    return trace_to_aten(call, [leaves[index].meta["val"] for index in node_indices], mode)
 
 
 def _splice(
     graph: fx.Graph, node: fx.Node, body: fx.GraphModule, small: dict[Any, fx.Node], large: dict[Any, fx.Node]
 ) -> Any:
-    flat, _ = tree_flatten((node.args, node.kwargs))
-    arguments = iter([item for item in flat if isinstance(item, fx.Node)])
+    """Copy the nodes of a traced reference before the node; returns the outputs. small, large: copies to be shared."""
+    leaves, _ = tree_flatten((node.args, node.kwargs))
+    arguments = iter([item for item in leaves if isinstance(item, fx.Node)])
     env: dict[fx.Node, Any] = {}
     with graph.inserting_before(node):
         for inner in body.graph.nodes:
@@ -119,10 +122,10 @@ def _splice(
                 return fx.map_arg(inner.args[0], env.__getitem__)
             else:
                 args = fx.map_arg((inner.args, inner.kwargs), env.__getitem__)
-                same = (inner.target, repr(args))  # a node's text is its name
+                key = (inner.target, repr(args))  # the repr of a node is its name
                 shared = small if nbytes(inner) <= SMALL else large
-                if same not in shared:
-                    shared[same] = graph.node_copy(inner, env.__getitem__)
-                    shared[same].meta = {**node.meta, "val": inner.meta["val"]}
-                env[inner] = shared[same]
+                if key not in shared:
+                    shared[key] = graph.node_copy(inner, env.__getitem__)
+                    shared[key].meta = {**node.meta, "val": inner.meta["val"]}
+                env[inner] = shared[key]
     raise AssertionError("a traced graph ends with an output")

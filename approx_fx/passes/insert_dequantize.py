@@ -1,4 +1,4 @@
-"""Dequantize in the backward: right before the first use, and the recompute slice cloned behind it.
+"""Inserts the decoding of anchors before their readers in the backward, and clones of what is recomputed from them.
 
 A decoded value lives for `window` convolutions or matrix products of the backward; a later reader gets a fresh copy.
 That trades a little arithmetic for not holding decoded activations across the backward, which would undo the saving.
@@ -25,7 +25,7 @@ LastCopies = dict[fx.Node, tuple[fx.Node, int]]
 
 @dataclass(frozen=True)
 class InsertDequantize:
-    """Every backward use of an approximated value reads a copy that is made from the stored codes.
+    """Pass: every backward reader of an approximate value reads a copy that is decoded or recomputed from codes.
 
     window: how many convolutions and matrix products of the backward a copy may live for.
     """
@@ -51,10 +51,9 @@ class InsertDequantize:
 
 @dataclass
 class _Copier:
-    """Makes copies of values from what is stored.
+    """Adds nodes that decode or recompute values from what is stored.
 
-    approximate: value -> whether the backward gets it through a code, as far as that was asked. originals: copy -> the
-    value that it stands for.
+    approximate: the cache of `is_approximate`. originals: copy -> the value that it stands for.
     """
 
     plan: Plan
@@ -64,7 +63,7 @@ class _Copier:
     originals: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def is_approximate(self, value: fx.Node) -> bool:
-        """Whether the backward gets the value through a code, directly or by recomputation."""
+        """Whether the backward decodes the value, or recomputes it from one that it decodes."""
         if value not in self.approximate:
             plan = self.plan
             if value in plan.anchors:
@@ -75,7 +74,10 @@ class _Copier:
         return self.approximate[value]
 
     def copy(self, value: fx.Node, build: Builder, heavy: int, last: LastCopies) -> fx.Node:
-        """The value as the backward sees it: itself if exact, else a decoded or recomputed copy."""
+        """The value itself if it is exact, else a decoded or recomputed copy.
+
+        heavy: convolutions and matrix products of the backward before the reader. last: updated in place.
+        """
         if not self.is_approximate(value):
             return value
         if value in last and heavy - last[value][1] <= self.window:
@@ -87,6 +89,7 @@ class _Copier:
         return copy
 
     def _make(self, value: fx.Node, build: Builder, heavy: int, last: LastCopies) -> fx.Node:
+        """A new copy of an approximate value."""
         plan = self.plan
         if value in plan.anchors:
             return plan.anchors[value].decode(build, self.stored[value], value)
@@ -103,10 +106,10 @@ class _Copier:
         return copy if mask is None else _masked(copy, env[mask.node], mask.positive, build)
 
     def _cat(self, value: fx.Node, build: Builder, heavy: int) -> fx.Node:
-        """The pieces of a recomputed cat in one: a cat of cats would write what it copies once more at every level.
+        """A recomputed cat, flattened: nested cats would each write their operands once more.
 
-        The pieces are decoded for it alone. Inductor makes them within it, so that a copy that other readers shared
-        would be a view that keeps all of the cat.
+        Its pieces are decoded for it alone. Inductor writes them into the cat's buffer, so a piece shared with other
+        readers would be a view that keeps the whole buffer alive.
         """
         dim = _dim_of(value)
         last: LastCopies = {}
@@ -114,7 +117,7 @@ class _Copier:
         return build.call(aten.cat.default, pieces, dim)
 
     def _pieces(self, value: fx.Node, dim: Any) -> list[fx.Node]:
-        """What a cat along `dim` is made of, cats that are recomputed for it taken apart."""
+        """The operands of a cat along `dim`, those that are recomputed cats along `dim` replaced by their operands."""
         pieces: list[fx.Node] = []
         sources: Any = value.args[0]
         for source in sources:
@@ -127,11 +130,11 @@ class _Copier:
 
 
 def _masked(value: fx.Node, mask: fx.Node, positive: bool, build: Builder) -> fx.Node:
-    """where(mask, max(recomputed, 0), 0): the value may be approximate, its zeros may not."""
-    own = value.meta["val"]
-    zero = build.call(aten.full.default, [], 0.0, dtype=own.dtype, device=own.device)
-    picked = (value, zero) if positive else (zero, value)
-    return build.call(aten.where.self, mask, *picked)
+    """A recomputed ReLU output with exact zeros, where(mask, value, 0). positive: the mask is True above 0."""
+    fake = value.meta["val"]
+    zero = build.call(aten.full.default, [], 0.0, dtype=fake.dtype, device=fake.device)
+    operands = (value, zero) if positive else (zero, value)
+    return build.call(aten.where.self, mask, *operands)
 
 
 def _dim_of(cat: fx.Node) -> Any:

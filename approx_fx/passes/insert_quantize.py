@@ -1,4 +1,4 @@
-"""Quantize in the forward: right behind what is kept, as soon as all it needs is there."""
+"""Inserts the encoding of each anchor into the forward, right behind the last of the nodes that it reads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .state import Partition
 
 @dataclass(frozen=True)
 class InsertQuantize:
-    """Behind each anchor go the nodes that encode it; those that are saved for it are noted in the partition."""
+    """Pass: encode every anchor in the forward. The nodes that are saved for it go to `Partition.stored`."""
 
     def __call__(self, partition: Partition) -> Partition:
-        """Insert them, in the order of the anchors."""
+        """Insert the encodings, in the order of the anchors."""
         joint = partition.plan.joint
         builder = Builder.on(joint.module.graph)
         stored: dict[fx.Node, Stored] = {}
@@ -31,7 +31,7 @@ class InsertQuantize:
 
 
 def _hoist(joint: JointGraph, node: fx.Node) -> None:
-    """Move an either-side node, and what it needs of that side, up to right behind its inputs."""
+    """Move a node outside the forward, and its inputs outside the forward, up to right behind their own inputs."""
     if node in joint.forward or node.op != "call_function":
         return
     for source in node.all_input_nodes:

@@ -1,4 +1,4 @@
-"""The one constructor of new nodes: it computes their meta and carries over where they come from."""
+"""`Builder`, by which all passes construct nodes: it computes their fake values and copies their attribution."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..joint.fake_values import is_size
 from ..torch_compat import aot_partitioner as aot
 from ..torch_compat import fake_tensors
 
-# Where a new node comes from, for error messages, reports and profilers.
+# Keys of `node.meta` that say where a node comes from, for error messages, reports and profilers.
 ATTRIBUTION = (
     "stack_trace",
     "nn_module_stack",
@@ -31,7 +31,11 @@ ATTRIBUTION = (
 
 @dataclass
 class Builder:
-    """Makes nodes in `graph`, where the graph inserts."""
+    """Adds nodes to `graph` at the graph's insertion point.
+
+    mode: evaluates them on fake tensors. in_backward: whether they are marked as nodes of the backward. origin: the
+    node whose attribution they get, or None.
+    """
 
     graph: fx.Graph
     mode: FakeTensorMode = field(repr=False)
@@ -40,18 +44,18 @@ class Builder:
 
     @classmethod
     def on(cls, graph: fx.Graph, in_backward: bool = False) -> Builder:
-        """A builder for a whole graph."""
+        """A builder for a graph, with the fake mode of its nodes."""
         return cls(graph, fake_tensors.mode_of(graph), in_backward)
 
     @contextmanager
     def before(self, place: fx.Node, origin: fx.Node) -> Iterator[Builder]:
-        """New nodes go right before `place`, in the backward, attributed to `origin`."""
+        """Context with a builder of backward nodes right before `place`, attributed to `origin`."""
         with self.graph.inserting_before(place):
             yield Builder(self.graph, self.mode, True, origin)
 
     @contextmanager
     def behind(self, inputs: list[fx.Node], origin: fx.Node) -> Iterator[Builder]:
-        """New nodes go right behind the last of `inputs`, in the forward, attributed to `origin`."""
+        """Context with a builder of forward nodes right behind the last of `inputs`, attributed to `origin`."""
         place = max(inputs)
         if place.op == "placeholder":
             place = max(self.graph.find_nodes(op="placeholder"))
@@ -59,12 +63,12 @@ class Builder:
             yield Builder(self.graph, self.mode, False, origin)
 
     def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
-        """A new node calling `target`; its meta["val"] is what the call returns on fake tensors.
+        """Add a node that calls `target`; its meta["val"] is the result on fake tensors.
 
-        A symbolic size among the arguments becomes the graph's input of that size.
+        A symbolic size among the arguments is replaced by the graph input that is this size.
 
         Raises:
-            PassFailed: no input is that size.
+            PassFailed: no graph input is this size.
         """
         args, kwargs = tree_map(self._without_symbol, (args, kwargs))
         node = self.graph.call_function(target, args, kwargs)
@@ -77,7 +81,7 @@ class Builder:
         return node
 
     def _without_symbol(self, item: Any) -> Any:
-        """A SymInt in a node's arguments would be a constant, the size of the batch that was traced."""
+        """The graph input that is this symbolic size: a SymInt argument would be a constant, the traced size."""
         if not isinstance(item, torch.SymInt):
             return item
         for node in self.graph.find_nodes(op="placeholder"):

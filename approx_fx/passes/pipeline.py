@@ -1,4 +1,4 @@
-"""The passes, in their order: a joint graph in, its forward and backward out."""
+"""The list of passes: from a joint graph to its forward and backward halves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .verify import Verify
 
 
 def partitioning_passes(config: Config) -> tuple[Pass, ...]:
-    """From a plan to two halves in which our ops are visible."""
+    """The passes from a plan to two halves that call our ops."""
     return (
         InsertQuantize(),
         InsertDequantize(config.window),
@@ -36,7 +36,7 @@ def partitioning_passes(config: Config) -> tuple[Pass, ...]:
 
 
 def lowering_passes(lowering: str) -> tuple[Pass, ...]:
-    """From there to halves for a compiler that fuses; lowering: see `Config.lowering`."""
+    """The passes that prepare both halves for a compiler that fuses. lowering: see `Config.lowering`."""
     if lowering == "kernel":
         return (InlineOps(lowering),)
     return (FastTanh(), ConcatenateCodes(), InlineOps(lowering))
@@ -45,22 +45,23 @@ def lowering_passes(lowering: str) -> tuple[Pass, ...]:
 def partition(
     module: fx.GraphModule, num_fwd_outputs: int, config: Config, static: Sequence[int] | None = None
 ) -> Partition:
-    """Partition a joint graph, already simplified; it is changed in place. Raises PassFailed where that cannot be done.
+    """Partition a simplified joint graph, in place. Raises PassFailed if the graph cannot be handled.
 
-    static: which of its inputs, by index, are parameters or buffers.
+    num_fwd_outputs: how many of its outputs are the forward's. static: indices of inputs that are parameters or
+    buffers.
     """
-    done = Partition(plan(classify(module, num_fwd_outputs, static or ()), config))
+    state = Partition(plan(classify(module, num_fwd_outputs, static or ()), config))
     for run in partitioning_passes(config):
-        done = run(done)
-    return done
+        state = run(state)
+    return state
 
 
-def lower(done: Partition, lowering: str = "fused") -> Halves:
-    """Both halves for a compiler that fuses; they are changed in place, so whatever reads our ops goes first."""
+def lower(partition: Partition, lowering: str = "fused") -> Halves:
+    """Prepare both halves for a compiler that fuses, in place: anything that looks for our ops has to run before."""
     for run in lowering_passes(lowering):
-        done = run(done)
-    halves = done.forward, done.backward
-    if done.stored:
+        partition = run(partition)
+    halves = partition.forward, partition.backward
+    if partition.stored:
         for half in halves:
             mark_coded(half)
     return halves

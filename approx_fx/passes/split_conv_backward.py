@@ -1,9 +1,10 @@
-"""A convolution's gradients one after the other: the weight's first, so that its input is free when the other is made.
+"""Splits a convolution's backward: first the weight's gradient, so that the decoded input is freed before the other.
 
-`aten.convolution_backward` gives both at once: a decoded input is held, for nothing, while its gradient is computed.
-The input's gradient alone is the transposed convolution of the output's gradient, which needs only the input's size;
-every backend computes the two by kernels of their own, these very ones, so parting them costs no time and no bit. Its
-layout follows from its own operands, not from the input's: where the two would differ, views behind it would fail.
+`aten.convolution_backward` computes both, and holds a decoded input while its gradient is computed, which does not read
+it. The input's gradient alone is the transposed convolution of the output's gradient. Every backend computes the two
+gradients by separate kernels, the same as here, so the split changes neither time nor results. The layout of the
+input's gradient then follows from its own operands; if it would differ from the input's, views of it would fail, and
+the convolution is not split.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class SplitConvBackward:
-    """Where a convolution's input is decoded or computed again, find the weight's gradient first, then the input's."""
+    """Pass: where a convolution's input is decoded or recomputed, compute the weight's gradient before the input's."""
 
     def __call__(self, partition: Partition) -> Partition:
-        """Rewrite the backward, if anything is decoded in it."""
+        """Rewrite the backward half, if anything is decoded in it."""
         if partition.stored:
             split_conv_backward(partition.backward)
         return partition
 
 
 def split_conv_backward(backward: fx.GraphModule) -> None:
-    """In place. Not for grouped convolutions, nor where a size is a symbol or the gradient would have other strides."""
+    """Split the backwards of convolutions, in place.
+
+    Not of grouped ones, nor where a size is symbolic, the input is saved as it is, or the gradient's strides change.
+    """
     graph = backward.graph
     builder = Builder.on(graph, True)
     for node in list(graph.nodes):
@@ -65,7 +69,7 @@ def split_conv_backward(backward: fx.GraphModule) -> None:
 
 
 def _output_padding(node: fx.Node) -> list[int] | None:
-    """What the transposed convolution adds at the end to give the input's size; None if that is no number it allows."""
+    """The `output_padding` by which the transposed convolution has the input's size; None if there is no valid one."""
     values = [tensor(item) for item in _arguments(node)[:3]]
     grad, data, weight = (tuple(value.shape)[2:] if value is not None else () for value in values)
     if not all(isinstance(size, int) for size in (*grad, *data, *weight)):
@@ -77,10 +81,10 @@ def _output_padding(node: fx.Node) -> list[int] | None:
     output_padding = [
         size - ((out - 1) * step - 2 * pad + spread * (kernel - 1) + 1) for out, size, kernel, step, pad, spread in dims
     ]
-    allowed = all(
-        0 <= more < max(step, spread) for more, step, spread in zip(output_padding, stride, dilation, strict=True)
+    is_valid = all(
+        0 <= extra < max(step, spread) for extra, step, spread in zip(output_padding, stride, dilation, strict=True)
     )
-    return output_padding if allowed else None
+    return output_padding if is_valid else None
 
 
 def _arguments(node: fx.Node) -> tuple[Any, ...]:

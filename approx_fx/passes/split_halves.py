@@ -1,4 +1,4 @@
-"""The joint graph becomes a forward and a backward that hand over exactly what the plan keeps."""
+"""Splits the joint graph into a forward and a backward half; saved tensors are exactly those of the plan."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .state import Partition
 
 @dataclass(frozen=True)
 class SplitHalves:
-    """Split by torch's own extraction, which gets the saved nodes as they are: a second cut would undo decisions."""
+    """Pass: split the joint graph by torch's own extraction, given the saved nodes, so that no second cut is made."""
 
     def __call__(self, partition: Partition) -> Partition:
-        """Split. Dead code goes."""
+        """Split the joint graph; dead code is dropped."""
         joint = partition.plan.joint
         graph = joint.module.graph
         saved = list(dict.fromkeys(node for nodes in partition.stored.values() for node in nodes))

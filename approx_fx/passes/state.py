@@ -1,4 +1,4 @@
-"""What passes hand on: a partition, from the plan to both halves; and what a pass is."""
+"""`Partition`, the state that passes get and return, and the interface of a pass."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..torch_compat.aot_partitioner import Halves
 
 @dataclass(frozen=True)
 class Partition:
-    """A joint graph on its way to two halves, our ops visible, with the plan behind it.
+    """A joint graph that is being split into two halves, with its plan.
 
-    stored: anchor -> the nodes that are saved for it. copies: a node that the backward reads -> the value that it
-    stands for. halves: forward and backward, from the pass on that splits the joint graph.
+    stored: anchor -> the nodes that are saved for it. copies: a decoded or recomputed node of the backward -> the value
+    that it stands for. halves: forward and backward; None before `SplitHalves`.
     """
 
     plan: Plan
@@ -39,7 +39,7 @@ class Partition:
 
 
 class Pass(Protocol):
-    """One step: a frozen dataclass whose fields are its options. Graphs are changed in place."""
+    """The interface of a pass: a frozen dataclass whose fields are its options. Graphs are changed in place."""
 
     def __call__(self, partition: Partition) -> Partition:
-        """The partition after the step. Raises PassFailed where the graph cannot be handled."""
+        """The partition after the pass. Raises PassFailed if the graph cannot be handled."""

@@ -1,4 +1,4 @@
-"""What must hold after the pass: a list of rules, each a function that yields what is wrong."""
+"""Verifies a partition by a list of rules, each a function that yields a sentence for every violation."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from ..ops import approximates, op_of
 from .state import Partition
 
 
-def topological(done: Partition) -> Iterator[str]:
+def topological(partition: Partition) -> Iterator[str]:
     """Every node comes behind its inputs."""
-    for name, module in (("forward", done.forward), ("backward", done.backward)):
-        seen: set[fx.Node] = set()
+    for name, module in (("forward", partition.forward), ("backward", partition.backward)):
+        earlier: set[fx.Node] = set()
         for node in module.graph.nodes:
-            late = [source.name for source in node.all_input_nodes if source not in seen]
+            late = [source.name for source in node.all_input_nodes if source not in earlier]
             if late:
                 yield f"{name}: {node.name} comes before its input {late[0]}"
-            seen.add(node)
+            earlier.add(node)
 
 
-def forward_is_exact(done: Partition) -> Iterator[str]:
-    """No forward node reads a dequantized value, and no code is read in the forward but to be saved."""
-    for node in done.forward.graph.nodes:
+def forward_is_exact(partition: Partition) -> Iterator[str]:
+    """The forward decodes nothing."""
+    for node in partition.forward.graph.nodes:
         op = op_of(node.target)
         if op is not None and op.kind in ("decode", "mask"):
             yield f"forward: {node.name} dequantizes"
 
 
-def masks_are_exact(done: Partition) -> Iterator[str]:
-    """No comparison in the backward reads a value that is approximate."""
+def masks_are_exact(partition: Partition) -> Iterator[str]:
+    """No comparison in the backward that is a function of forward values alone reads an approximate value."""
     approximate: set[fx.Node] = set()
-    for node in done.backward.graph.nodes:
+    for node in partition.backward.graph.nodes:
         inherits = any(source in approximate for source in node.all_input_nodes)
         if inherits and name_of(node) in COMPARISONS and _forward_only(node):
             yield f"backward: the mask {node.name} is computed from an approximate value"
@@ -48,28 +48,28 @@ def masks_are_exact(done: Partition) -> Iterator[str]:
 
 def _forward_only(node: fx.Node) -> bool:
     """Whether the node does not depend on an incoming gradient."""
-    stack, seen = list(node.all_input_nodes), set()
+    stack, visited = list(node.all_input_nodes), set()
     while stack:
         source = stack.pop()
-        if source in seen:
+        if source in visited:
             continue
-        seen.add(source)
+        visited.add(source)
         if source.op == "placeholder" and "tangents" in source.name:
             return False
         stack.extend(source.all_input_nodes)
     return True
 
 
-def copies_match_originals(done: Partition) -> Iterator[str]:
-    """Every copy has the shape, dtype and strides of the value it stands for."""
-    for copy, value in done.copies.items():
-        mine, theirs = tensor(copy), tensor(value)
-        if mine is None or theirs is None:
+def copies_match_originals(partition: Partition) -> Iterator[str]:
+    """Every copy has the shape, dtype and strides of the value that it stands for."""
+    for copy, original in partition.copies.items():
+        new, old = tensor(copy), tensor(original)
+        if new is None or old is None:
             continue
-        if shape(mine) != shape(theirs) or mine.dtype != theirs.dtype or _strides(mine) != _strides(theirs):
+        if shape(new) != shape(old) or new.dtype != old.dtype or _strides(new) != _strides(old):
             yield (
-                f"backward: {copy.name} is {mine.dtype} {tuple(mine.shape)} {_strides(mine)}, "
-                f"{value.name} is {theirs.dtype} {tuple(theirs.shape)} {_strides(theirs)}"
+                f"backward: {copy.name} is {new.dtype} {tuple(new.shape)} {_strides(new)}, "
+                f"{original.name} is {old.dtype} {tuple(old.shape)} {_strides(old)}"
             )
 
 
@@ -88,16 +88,16 @@ RULES: tuple[Callable[[Partition], Iterator[str]], ...] = (
 
 @dataclass(frozen=True)
 class Verify:
-    """Behind all other passes."""
+    """Pass, the last before lowering: check all RULES."""
 
     def __call__(self, partition: Partition) -> Partition:
-        """Raises PassFailed with the first thing that is wrong."""
+        """The partition, unchanged. Raises PassFailed with the first violation."""
         verify(partition)
         return partition
 
 
-def verify(done: Partition) -> None:
-    """Raise PassFailed with the first thing that is wrong."""
+def verify(partition: Partition) -> None:
+    """Check all RULES; raises PassFailed with the first violation."""
     for rule in RULES:
-        for problem in rule(done):
+        for problem in rule(partition):
             raise PassFailed(f"{rule.__name__}: {problem}")
