@@ -42,21 +42,21 @@ U8X16_TO_I32X2 = (
 
 
 def convert_expr(
-    source: str, given: torch.dtype, wanted: torch.dtype, vectors: tuple[int, int], isa: str = ""
+    source: str, source_dtype: torch.dtype, result_dtype: torch.dtype, vectors: tuple[int, int], isa: str = ""
 ) -> str | None:
-    """C++ that converts `source` from vectors[0] vectors of `given` to vectors[1] of `wanted`; None to use ATen's.
+    """C++ that converts `source`, vectors[0] vectors of a dtype, to vectors[1] of another; None to use ATen's.
 
     isa: name of Inductor's class for the instruction set.
     """
-    convert_one, (before, after) = CONVERT_ONE.get((given, wanted)), vectors
-    if convert_one is None or after == 1 or before != (1 if given == torch.uint8 else after):
+    convert_one, (before, after) = CONVERT_ONE.get((source_dtype, result_dtype)), vectors
+    if convert_one is None or after == 1 or before != (1 if source_dtype == torch.uint8 else after):
         return None
-    if isa == AVX2 and given == torch.uint8 and after == 2:
+    if isa == AVX2 and source_dtype == torch.uint8 and after == 2:
         return f"{U8X16_TO_I32X2}({source})"
-    name = "float" if wanted == torch.float32 else "int32_t"
+    name = "float" if result_dtype == torch.float32 else "int32_t"
     return (
         f"[](const auto& v) {{ constexpr int n = at::vec::Vectorized<{name}>::size(); (void)n; "
-        f"{STORE if given == torch.uint8 else ''}at::vec::VectorizedN<{name},{after}> r; "
+        f"{STORE if source_dtype == torch.uint8 else ''}at::vec::VectorizedN<{name},{after}> r; "
         f"for (int i = 0; i < {after}; ++i) r[i] = {convert_one}; return r; }}({source})"
     )
 

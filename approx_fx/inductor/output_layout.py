@@ -21,8 +21,8 @@ from ..joint.value_kinds import connected_to_convolution
 _VISIBLE_OUTPUTS = "user_visible_output_idxs"
 
 
-def keep_traced_layouts(graph: fx.Graph, ours: Collection[Any]) -> None:
-    """Mark saved inputs, and codes that are not of images, among a forward's outputs, in place. ours: our ops' targets.
+def keep_traced_layouts(graph: fx.Graph, our_ops: Collection[Any]) -> None:
+    """Mark saved inputs, and codes of non-images, among a forward's outputs, in place. our_ops: targets of our ops.
 
     A graph without torch's own list of visible outputs is not changed.
     """
@@ -37,7 +37,7 @@ def keep_traced_layouts(graph: fx.Graph, ours: Collection[Any]) -> None:
             return False
         if node.target is operator.getitem:
             node = node.all_input_nodes[0]
-        return node.op == "placeholder" or (node.target in ours and images.isdisjoint(node.all_input_nodes))
+        return node.op == "placeholder" or (node.target in our_ops and images.isdisjoint(node.all_input_nodes))
 
     kept = [index for index, node in enumerate(outputs) if keeps_layout(node)]
     output.meta[_VISIBLE_OUTPUTS] = sorted({*output.meta[_VISIBLE_OUTPUTS], *kept})

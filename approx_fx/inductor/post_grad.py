@@ -46,10 +46,10 @@ class PostGradPasses(CustomGraphPass):
         """Change the graph in place."""
         for user_pass in self._user_passes():
             user_pass(graph, is_inference=False) if _is_inference_aware(user_pass) else user_pass(graph)
-        ours = {op.overload for op in OPS.values()}
+        our_ops = {op.overload for op in OPS.values()}
         for graph_pass in PASSES:
             if self.half in graph_pass.halves and is_on(graph_pass.name):
-                graph_pass.run(graph, ours)
+                graph_pass.run(graph, our_ops)
 
     def uuid(self) -> Any:
         """The cache key of all passes; None, which switches caching off, if a user's pass has no key.

@@ -22,9 +22,9 @@ RegionOf = Callable[
 ]
 
 
-def group_packed_stores(graph: fx.Graph, ours: Collection[Any], region_of: RegionOf) -> None:
-    """Replace every packed store of a graph by one node, in place. ours: the targets of our ops."""
-    for value, store in find_packed_stores(graph, ours).items():
+def group_packed_stores(graph: fx.Graph, our_ops: Collection[Any], region_of: RegionOf) -> None:
+    """Replace every packed store of a graph by one node, in place. our_ops: the targets of our ops."""
+    for value, store in find_packed_stores(graph, our_ops).items():
         nodes = _region(graph, value, store)
         if nodes is not None:
             _replace(graph, value, store, nodes, region_of)

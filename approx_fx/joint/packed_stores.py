@@ -51,13 +51,13 @@ class PackedStore:
     inner: tuple[fx.Node, ...] = ()
 
 
-def codes_per_byte(node: fx.Node, ours: Collection[Any]) -> int:
+def codes_per_byte(node: fx.Node, our_ops: Collection[Any]) -> int:
     """The number of codes that an op of ours packs into a byte, from as many slices of the first dimension.
 
     0 for any other op, and for one that packs along another dimension, pads, or splits a code over several bytes.
     """
     target, codes = node.target, _first(node.meta.get("val"))
-    if target not in ours or not isinstance(target, OpOverload) or not isinstance(codes, torch.Tensor):
+    if target not in our_ops or not isinstance(target, OpOverload) or not isinstance(codes, torch.Tensor):
         return 0
     args = dict(zip([argument.name for argument in target._schema.arguments], node.args, strict=False))
     bits, values = args.get("bits", 1 if "mask" in args else None), args.get("x", args.get("mask"))
@@ -101,7 +101,7 @@ def _has_scales(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), (tuple, list))
 
 
-def find_packed_stores(graph: fx.Graph, ours: Collection[Any]) -> dict[fx.Node, PackedStore]:
+def find_packed_stores(graph: fx.Graph, our_ops: Collection[Any]) -> dict[fx.Node, PackedStore]:
     """Value -> how it is stored, for every packed store. An op that packs belongs to at most one of them."""
     stores: dict[fx.Node, PackedStore] = {}
     claimed: set[fx.Node] = set()
@@ -110,17 +110,17 @@ def find_packed_stores(graph: fx.Graph, ours: Collection[Any]) -> dict[fx.Node, 
         if not _by_parts(node) or not sizes:
             continue
         device = node.meta["val"].device.type
-        store = (_on_cpu if device == "cpu" else _on_gpu)(node, ours, claimed)
+        store = (_on_cpu if device == "cpu" else _on_gpu)(node, our_ops, claimed)
         if store is not None and 1 < store.count <= MAX_SLICES.get(device, 0) and sizes[0] % store.count == 0:
             stores[node] = store
             claimed.update(store.packing)
     return stores
 
 
-def _on_cpu(relu: fx.Node, ours: Collection[Any], claimed: set[fx.Node]) -> PackedStore | None:
+def _on_cpu(relu: fx.Node, our_ops: Collection[Any], claimed: set[fx.Node]) -> PackedStore | None:
     """The packed store of a ReLU that is materialized, and whose mask is a bit in the codes of its input.
 
-    None if the mask is also kept as it is, or if the ReLU's own codes need scales.
+    None if the mask has a reader that packs nothing, or that finds scales first, as an op that encodes the ReLU does.
     """
     if relu.target is not aten.relu.default or not any(
         str(node.target) in MATERIALIZING_READERS for node in relu.users
@@ -130,7 +130,8 @@ def _on_cpu(relu: fx.Node, ours: Collection[Any], claimed: set[fx.Node]) -> Pack
     inverted = [node for mask in masks for node in mask.users if node.target is aten.logical_not.default]
     readers = {node: order for mask in (*masks, *inverted) for node, order in _readers(mask) if node not in inverted}
     packing = {
-        node: Packing(0 if _has_scales(node) else codes_per_byte(node, ours), order) for node, order in readers.items()
+        node: Packing(0 if _has_scales(node) else codes_per_byte(node, our_ops), order)
+        for node, order in readers.items()
     }
     counts = {op.count for op in packing.values()}
     if len(counts) != 1 or not claimed.isdisjoint(packing):
@@ -138,7 +139,7 @@ def _on_cpu(relu: fx.Node, ours: Collection[Any], claimed: set[fx.Node]) -> Pack
     return PackedStore(counts.pop(), packing, (*masks, *inverted))
 
 
-def _on_gpu(value: fx.Node, ours: Collection[Any], claimed: set[fx.Node]) -> PackedStore | None:
+def _on_gpu(value: fx.Node, our_ops: Collection[Any], claimed: set[fx.Node]) -> PackedStore | None:
     """The packed store of a value that is materialized, with the ops that pack codes and masks of its sources.
 
     An op with scales is none of them: it packs in the kernel that reduces the slices, which can then write the value.
@@ -151,7 +152,7 @@ def _on_gpu(value: fx.Node, ours: Collection[Any], claimed: set[fx.Node]) -> Pac
     scaled_counts: set[int] = set()
     for source in (*masks, *sources):
         for node, order in _readers(source):
-            count = 0 if node in claimed else codes_per_byte(node, ours)
+            count = 0 if node in claimed else codes_per_byte(node, our_ops)
             if count and _has_scales(node):
                 scaled_counts.add(count)
             elif count:

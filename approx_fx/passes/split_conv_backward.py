@@ -44,9 +44,9 @@ def split_conv_backward(backward: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         if name_of(node) != "convolution_backward":
             continue
-        grad, data, weight, _, stride, padding, dilation, transposed, _, groups, wanted = _arguments(node)
+        grad, data, weight, _, stride, padding, dilation, transposed, _, groups, output_mask = _arguments(node)
         output_padding = _output_padding(node)
-        if not (wanted[0] and wanted[1]) or groups != 1 or output_padding is None or data.op == "placeholder":
+        if not (output_mask[0] and output_mask[1]) or groups != 1 or output_padding is None or data.op == "placeholder":
             continue
         builder.origin = node
         with graph.inserting_before(node):
@@ -55,7 +55,7 @@ def split_conv_backward(backward: fx.GraphModule) -> None:
             if grad_input.meta["val"].stride() != node.meta["val"][0].stride():
                 graph.erase_node(grad_input)
                 continue
-            grad_weight = builder.call(node.target, *node.args[:-1], [False, *wanted[1:]])
+            grad_weight = builder.call(node.target, *node.args[:-1], [False, *output_mask[1:]])
             grad_input.prepend(grad_weight)
         for user in list(node.users):
             if user.args[1] == 0:

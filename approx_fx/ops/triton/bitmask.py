@@ -29,14 +29,14 @@ def pack_bytes(
     BLOCK: tl.constexpr,
 ):
     """Pack the codes x, uint8, into `codes`."""
-    outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
+    outer, in_row, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = empty_word(BITS, PER_SLOT, BLOCK)
-    within = rest
+    within = in_row
     for j in tl.static_range(PER_SLOT):
         code = tl.load(x + (outer * full + within), mask=live & (within < full), other=0).to(tl.int32)
         word = insert(word, code, j, BITS, PER_SLOT)
         within += row
-    store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
+    store_word(codes, word, outer, in_row, row, live, BITS, PER_SLOT)
 
 
 @triton.jit
@@ -53,9 +53,9 @@ def unpack_nonzero(
     BLOCK: tl.constexpr,
 ):
     """Write `out`, uint8: 1 where the code is not 0, else 0."""
-    outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
-    word = load_word(codes, outer, rest, row, live, BITS, PER_SLOT, BLOCK)
-    within = rest
+    outer, in_row, live = locate(slots, row, FLAT, WIDE, BLOCK)
+    word = load_word(codes, outer, in_row, row, live, BITS, PER_SLOT, BLOCK)
+    within = in_row
     for j in tl.static_range(PER_SLOT):
         code = extract(word, j, BITS, PER_SLOT, BLOCK)
         tl.store(out + (outer * full + within), (code != 0).to(tl.uint8), mask=live & (within < full))

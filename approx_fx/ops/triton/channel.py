@@ -42,10 +42,10 @@ def _quantize(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
+    outer, in_row, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = empty_word(BITS, PER_SLOT, BLOCK)
-    within = rest
-    row_of = rows + (outer * full + rest) // inner % channels
+    within = in_row
+    row_of = rows + (outer * full + in_row) // inner % channels
     low = tl.load(row_of, mask=live, other=0.0)
     inverse = tl.load(row_of + 3 * channels, mask=live, other=0.0)
     level = tl.load(row_of + 2 * channels, mask=live, other=0.0).to(tl.int32)
@@ -64,7 +64,7 @@ def _quantize(
             code = tl.minimum(tl.maximum(code, 0), (1 << BITS) - 1)
         word = insert(word, tl.where(valid, code, 0), j, BITS, PER_SLOT)
         within += row
-    store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
+    store_word(codes, word, outer, in_row, row, live, BITS, PER_SLOT)
 
 
 @triton.jit(do_not_specialize=["channels", "channel_step"])
@@ -87,10 +87,10 @@ def _dequantize(
     BLOCK: tl.constexpr,
 ):
     """Write `out`: the decoded values, or if SIDE, code >= level as uint8."""
-    outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
-    word = load_word(codes, outer, rest, row, live, BITS, PER_SLOT, BLOCK)
-    within = rest
-    row_of = rows + (outer * full + rest) // inner % channels
+    outer, in_row, live = locate(slots, row, FLAT, WIDE, BLOCK)
+    word = load_word(codes, outer, in_row, row, live, BITS, PER_SLOT, BLOCK)
+    within = in_row
+    row_of = rows + (outer * full + in_row) // inner % channels
     low = tl.load(row_of, mask=live, other=0.0)
     step = tl.load(row_of + channels, mask=live, other=0.0)
     level = tl.load(row_of + 2 * channels, mask=live, other=0.0)

@@ -31,10 +31,10 @@ def _quantize(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
+    outer, in_row, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = empty_word(BITS, PER_SLOT, BLOCK)
     has_nan = tl.zeros([BLOCK], tl.int32)
-    within = rest
+    within = in_row
     for j in tl.static_range(PER_SLOT):
         valid = live & (within < full)
         value = widen(tl.load(x + (outer * full + within), mask=valid, other=0.0))
@@ -42,7 +42,7 @@ def _quantize(
         code = floor_code((value - low) * inverse, BITS)
         word = insert(word, tl.where(valid, code, 0), j, BITS, PER_SLOT)
         within += row
-    store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
+    store_word(codes, word, outer, in_row, row, live, BITS, PER_SLOT)
     # Every program that writes here writes the same.
     tl.store(nan_flag, float("nan"), mask=tl.max(has_nan, 0) != 0)
 
@@ -63,10 +63,10 @@ def _dequantize(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
-    word = load_word(codes, outer, rest, row, live, BITS, PER_SLOT, BLOCK)
+    outer, in_row, live = locate(slots, row, FLAT, WIDE, BLOCK)
+    word = load_word(codes, outer, in_row, row, live, BITS, PER_SLOT, BLOCK)
     flag = tl.load(nan_flag)
-    within = rest
+    within = in_row
     for j in tl.static_range(PER_SLOT):
         code = extract(word, j, BITS, PER_SLOT, BLOCK).to(tl.float32)
         value = (code * step + middle) + flag

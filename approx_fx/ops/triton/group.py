@@ -98,10 +98,10 @@ def _quantize(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
+    outer, in_row, live = locate(slots, row, FLAT, WIDE, BLOCK)
     word = empty_word(BITS, PER_SLOT, BLOCK)
-    within = rest
-    tile = tile_of(outer * full + rest, reduced1, kept2, reduced2)
+    within = in_row
+    tile = tile_of(outer * full + in_row, reduced1, kept2, reduced2)
     for j in tl.static_range(PER_SLOT):
         valid = live & (within < full)
         if ALONG:
@@ -122,7 +122,7 @@ def _quantize(
         word = insert(word, tl.where(valid, code, 0), j, BITS, PER_SLOT)
         within += row
         tile += tile_step
-    store_word(codes, word, outer, rest, row, live, BITS, PER_SLOT)
+    store_word(codes, word, outer, in_row, row, live, BITS, PER_SLOT)
 
 
 @triton.jit(do_not_specialize=["tiles", "reduced1", "tile_step"])
@@ -146,10 +146,10 @@ def _dequantize(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    outer, rest, live = locate(slots, row, FLAT, WIDE, BLOCK)
-    word = load_word(codes, outer, rest, row, live, BITS, PER_SLOT, BLOCK)
-    within = rest
-    tile = tile_of(outer * full + rest, reduced1, kept2, reduced2)
+    outer, in_row, live = locate(slots, row, FLAT, WIDE, BLOCK)
+    word = load_word(codes, outer, in_row, row, live, BITS, PER_SLOT, BLOCK)
+    within = in_row
+    tile = tile_of(outer * full + in_row, reduced1, kept2, reduced2)
     for j in tl.static_range(PER_SLOT):
         valid = live & (within < full)
         if ALONG:

@@ -66,10 +66,10 @@ def locate(slots, row, FLAT: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constex
         program = program.to(tl.int64)
     slot = program * BLOCK + tl.arange(0, BLOCK)
     if FLAT:
-        outer, rest = slot * 0, slot
+        outer, in_row = slot * 0, slot
     else:
-        outer, rest = slot // row, slot % row
-    return outer, rest, slot < slots
+        outer, in_row = slot // row, slot % row
+    return outer, in_row, slot < slots
 
 
 @triton.jit
@@ -118,19 +118,19 @@ def extract(word, J: tl.constexpr, BITS: tl.constexpr, PER_SLOT: tl.constexpr, B
 
 
 @triton.jit
-def store_word(codes, word, outer, rest, row, live, BITS: tl.constexpr, PER_SLOT: tl.constexpr):
+def store_word(codes, word, outer, in_row, row, live, BITS: tl.constexpr, PER_SLOT: tl.constexpr):
     """Write the bytes of each slot's word to the packed tensor `codes`, uint8."""
-    place = outer * (BITS * PER_SLOT // 8) * row + rest
+    place = outer * (BITS * PER_SLOT // 8) * row + in_row
     for byte in tl.static_range(BITS * PER_SLOT // 8):
         tl.store(codes + place, ((word >> (8 * byte)) & 255).to(tl.uint8), mask=live)
         place += row
 
 
 @triton.jit
-def load_word(codes, outer, rest, row, live, BITS: tl.constexpr, PER_SLOT: tl.constexpr, BLOCK: tl.constexpr):
+def load_word(codes, outer, in_row, row, live, BITS: tl.constexpr, PER_SLOT: tl.constexpr, BLOCK: tl.constexpr):
     """The word of each slot's bytes in the packed tensor `codes`, uint8."""
     word = empty_word(BITS, PER_SLOT, BLOCK)
-    place = outer * (BITS * PER_SLOT // 8) * row + rest
+    place = outer * (BITS * PER_SLOT // 8) * row + in_row
     for byte in tl.static_range(BITS * PER_SLOT // 8):
         word |= tl.load(codes + place, mask=live, other=0).to(word.dtype) << (8 * byte)
         place += row
