@@ -21,18 +21,18 @@ from sympy import sympify
 class ExternKernels:
     """The convolutions and matrix products that a graph calls from libraries. They are never fused.
 
-    ops: the scheduler's nodes by name, in their order. places: the cache of `schedule_position`.
+    ops: the scheduler's nodes by name, in their order. positions: the cache of `schedule_position`.
     """
 
     ops: Mapping[str, Any]
-    places: dict[Any, int] = field(default_factory=dict)
+    positions: dict[Any, int] = field(default_factory=dict)
 
     def schedule_position(self, kernel: Any) -> int:
-        """The position of a kernel: that of the first node fused in it, or of the last extern kernel that it needs."""
-        if kernel not in self.places:
+        """The position of the first node fused in a kernel, or that of the last extern kernel it needs, if later."""
+        if kernel not in self.positions:
             awaited = (op.min_order for name, op in reversed(list(self.ops.items())) if name in kernel.ancestors)
-            self.places[kernel] = max(kernel.min_order, next(awaited, 0))
-        return self.places[kernel]
+            self.positions[kernel] = max(kernel.min_order, next(awaited, 0))
+        return self.positions[kernel]
 
 
 def extends_live_ranges(one: Any, other: Any, extern: ExternKernels, buffers: Mapping[str, Any], shared: int) -> bool:

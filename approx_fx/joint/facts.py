@@ -1,6 +1,6 @@
 """Facts about values, found in one walk over the joint graph: the facts of a value follow from those of its inputs.
 
-    statistic       a mean, a deviation, a maximum: one number that scales or shifts many elements; always kept exact
+    statistic       a mean, a deviation, a maximum: one number by which many elements are normalised; always exact
     masked fill     a value whose masked places hold a number far from all others, as attention scores with -1e9 or -inf
     image           a value [N, C, ...] that a convolution or pooling returns or reads, also through pointwise ops
     lower bound     a number that no element is below

@@ -28,7 +28,7 @@ def topological(partition: Partition) -> Iterator[str]:
 
 
 def forward_is_exact(partition: Partition) -> Iterator[str]:
-    """The forward decodes nothing."""
+    """No node of the forward decodes a value or a mask."""
     for node in partition.forward.graph.nodes:
         op = op_of(node.target)
         if op is not None and op.kind in ("decode", "mask"):
