@@ -1,4 +1,6 @@
-# make demo: train a small network exactly and in few bits.  make test: lint, types, tests.  make install: .venv with all extras.
+# make demo: train a small network exactly and in few bits.  make install: .venv with all extras.
+# make check: lint, types and the fast tests, in three minutes.  make test: everything a change needs, in a quarter of an
+# hour.  make slow: the rest.
 # make reproduce: the paper's experiments in their quick form, minutes.
 # make gpu: what needs a GPU, in nine minutes, without installing.  make bench: systems side by side, hours on a CPU.
 PYTHON ?= python3
@@ -8,14 +10,12 @@ BIN := .venv/bin
 # environment apart (5 GB). CHOSEN: more arguments for pytest.
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
-RESTS_ON := tests/inductor/test_exact_mode.py tests/inductor/test_leaks.py tests/inductor/test_patches.py tests/inductor/test_fallback.py \
-            tests/inductor/test_lowering.py tests/inductor/test_packed_store.py tests/inductor/test_materialize.py tests/inductor/test_code_conversion.py \
-            tests/inductor/test_peak_estimate.py tests/e2e/test_dynamic.py tests/e2e/test_gradients.py tests/plan/test_cut.py \
-            tests/joint/test_masks.py tests/passes/test_expected_graphs.py tests/inductor/test_torch_compat.py tests/inductor/test_live_ranges.py \
-            tests/joint/test_attention.py tests/joint/test_masked_fill.py tests/inductor/test_gpu_code.py tests/inductor/test_gpu_traffic.py
+RESTS_ON := $(addprefix tests/inductor/test_,exact_mode.py leaks.py patches.py fallback.py lowering.py packed_store.py \
+              materialize.py code_conversion.py peak_estimate.py torch_compat.py live_ranges.py gpu_code.py gpu_traffic.py) \
+            $(addprefix tests/e2e/test_,dynamic.py gradients.py) tests/plan tests/joint tests/passes/test_expected_graphs.py
 REST := -m pytest -o addopts= -q -n auto --dist worksteal --timeout=600 --show-capture=no
 
-.PHONY: install demo test lint bench reproduce gpu oldest newest clean
+.PHONY: install demo check test slow lint bench reproduce gpu oldest newest clean
 
 install: .venv/installed
 
@@ -34,8 +34,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+check: lint
+	$(BIN)/pytest -m 'not (cpp or triton or browser or zoo or slow)'
+
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -m 'not (zoo or slow)'
+
+slow: install
+	$(BIN)/pytest -m 'zoo or slow'
 
 bench: install
 	$(BIN)/python tools/bench.py run
