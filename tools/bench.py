@@ -17,21 +17,21 @@ from pathlib import Path
 from typing import Annotated
 
 if not __package__:
-    import root  # type: ignore[import-not-found]  # noqa: F401
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import typer
 
 from approx_fx.config import Config
-from tools.checkpoint import write_text
-from tools.console import sentences
-from tools.errors import UserError
+from tools.lib.checkpoint import write_text
+from tools.lib.cli_common import sentences
+from tools.lib.repo_path import ROOT
+from tools.lib.user_errors import UserError
 from tools.measuring.benchmark import DEPTHS, DTYPES, NETWORKS, SYSTEMS, Book, choose
 from tools.measuring.environment import device_slug, environment
 from tools.measuring.pages import head
 from tools.measuring.patches import NETWORKS as PATCH_NETWORKS
 from tools.measuring.patches import PARTS, measure, tables
 from tools.measuring.plots import draw_lines, draw_pareto
-from tools.root import ROOT
 
 RESULTS = ROOT / "tools" / "results"
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)

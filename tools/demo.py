@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 if not __package__:
-    import root  # type: ignore[import-not-found]  # noqa: F401
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import torch
 import typer
@@ -28,16 +28,16 @@ from rich.table import Table
 from torch import Tensor
 
 from approx_fx.bench.live_bytes import peak_bytes
-from tools.batches import train_batches
-from tools.checkpoint import write_text
-from tools.console import progress_bar, report_epoch, sentences
-from tools.curves import plot
-from tools.data import load, upscale
-from tools.errors import pick
-from tools.results import environment, finite, megabytes
-from tools.root import ROOT
-from tools.settings import COMPILERS, Epoch, Settings, label
-from tools.training import Run
+from tools.lib.batches import train_batches
+from tools.lib.checkpoint import write_text
+from tools.lib.cli_common import progress_bar, report_epoch, sentences
+from tools.lib.datasets import load, upscale
+from tools.lib.repo_path import ROOT
+from tools.lib.run_log import environment, finite, megabytes
+from tools.lib.settings import COMPILERS, Epoch, Settings, label
+from tools.lib.training import Run
+from tools.lib.training_curves import plot
+from tools.lib.user_errors import pick
 
 BITS = (None, 8, 4, 2)
 ROUNDS = 15

@@ -12,14 +12,14 @@ from typing import Any
 
 import typer
 
-if __package__ in (None, ""):
-    import root  # type: ignore[import-not-found]  # noqa: F401
+if not __package__:
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 from tools import gpu_code
-from tools.chain import draw
+from tools.lib.chain_picture import draw
+from tools.lib.markdown_tables import fill
+from tools.lib.repo_path import ROOT
 from tools.measuring.environment import revision, revision_note
-from tools.root import ROOT
-from tools.tables import fill
 
 RESULTS = ROOT / "tools" / "results"
 README = ROOT / "README.md"

@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 if not __package__:
-    import root  # type: ignore[import-not-found]  # noqa: F401
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import typer
 
-from tools.checkpoint import write_text
-from tools.console import sentences
-from tools.errors import pick
+from tools.lib.checkpoint import write_text
+from tools.lib.cli_common import sentences
+from tools.lib.repo_path import ROOT
+from tools.lib.user_errors import pick
 from tools.measuring import gpu_sections
 from tools.measuring.deadline import Deadline, run_section
 from tools.measuring.environment import device_slug, environment
 from tools.measuring.gpu_page import render
 from tools.measuring.gpu_sections import NETWORKS, SECTIONS, Section, child
-from tools.root import ROOT
 
 LEAST = 10.0
 """Seconds below which a section is not started."""

@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 if not __package__:
-    import root  # type: ignore[import-not-found]  # noqa: F401
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import torch
 import typer
 
 from approx_fx.bench.target import load
 from approx_fx.bench.timeline import accesses, predict
-from tools.checkpoint import write_text
+from tools.lib.checkpoint import write_text
+from tools.lib.repo_path import ROOT
 from tools.measuring.environment import environment, revision_note
 from tools.measuring.triton_code import triton_code
-from tools.root import ROOT
 
 BITS = 4
 # target, batch, whether channels-last

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 if not __package__:
-    import root  # type: ignore[import-not-found]  # noqa: F401
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import torch
 import torch._inductor
@@ -33,11 +33,11 @@ from approx_fx.errors import ApproxFxError
 from approx_fx.inductor import compile as inductor
 from approx_fx.torch_compat import aot_partitioner as aot
 from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
-from tools.checkpoint import write_text
-from tools.console import sentences
-from tools.errors import UserError
+from tools.lib.checkpoint import write_text
+from tools.lib.cli_common import sentences
+from tools.lib.repo_path import ROOT
+from tools.lib.user_errors import UserError
 from tools.measuring.environment import environment
-from tools.root import ROOT
 
 # target, batch: the time does not depend on the batch
 TARGETS = (

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 if not __package__:
-    import root  # type: ignore[import-not-found]  # noqa: F401
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import torch
 import typer
@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from models.gpt import GPT, gpt_tiny_net
 from models.lstm import CharLSTM, char_lstm_net
-from tools.console import sentences
-from tools.errors import UserError, pick
-from tools.root import ROOT
+from tools.lib.cli_common import sentences
+from tools.lib.repo_path import ROOT
+from tools.lib.user_errors import UserError, pick
 
 CHARACTERS = 128
 VALIDATION = 40  # batches

@@ -15,7 +15,7 @@ from collections import Counter
 from typing import Any
 
 if not __package__:
-    import root  # type: ignore[import-not-found]  # noqa: F401
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import torch
 import typer
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 import approx_fx
 from approx_fx.bench.generated_code import Access, generated_code
 from approx_fx.bench.timeline import accesses
+from tools.lib.repo_path import ROOT
 from tools.measuring.triton_code import triton_code
-from tools.root import ROOT
 
 SHORT, LONG = 3, 5
 CHANNELS, BATCH, SIZE = 64, 32, 32

@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Annotated
 
 if not __package__:
-    import root  # type: ignore[import-not-found]  # noqa: F401
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import torch
 import typer
 from rich.console import Console
 from rich.progress import TaskID
 
-from tools.console import progress_bar, report_epoch, sentences
-from tools.curves import plot
-from tools.data import LOADERS, Dataset, load
-from tools.errors import UserError, pick
-from tools.networks import MODELS
-from tools.optimizers import LEARNING_RATES, SCHEDULES
-from tools.results import Results
-from tools.settings import COMPILERS, GRIDS, Epoch, Settings, label
-from tools.training import Run
+from tools.lib.cli_common import progress_bar, report_epoch, sentences
+from tools.lib.datasets import LOADERS, Dataset, load
+from tools.lib.model_registry import MODELS
+from tools.lib.optimizers import LEARNING_RATES, SCHEDULES
+from tools.lib.run_log import Results
+from tools.lib.settings import COMPILERS, GRIDS, Epoch, Settings, label
+from tools.lib.training import Run
+from tools.lib.training_curves import plot
+from tools.lib.user_errors import UserError, pick
 
 app = typer.Typer(add_completion=False)
 console = Console()

@@ -1,4 +1,4 @@
-"""The zoo: every model of tools/catalogue.py under the pass, one row each; `tools/results/zoo.md` is its table.
+"""The zoo: every model of tools/lib/zoo_models.py under the pass, one row each; `tools/results/zoo.md` is its table.
 
     python tools/zoo.py [--only gpt2,resnet18] [--bits 4]
 
@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 if not __package__:
-    import root  # type: ignore[import-not-found]  # noqa: F401
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import torch
 import typer
 from torch import nn
 
-from tools.catalogue import ZOO
-from tools.errors import pick
-from tools.root import ROOT
-from tools.torchvision_import import ready
+from tools.lib.repo_path import ROOT
+from tools.lib.torchvision_import import ready
+from tools.lib.user_errors import pick
+from tools.lib.zoo_models import ZOO
 
 RESULTS = ROOT / "tools" / "results"
 RATIO, COSINE = 6.0, 0.98

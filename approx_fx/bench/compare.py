@@ -17,7 +17,7 @@ import torch
 
 from ..config import Config
 from ..errors import ApproxFxError
-from .systems import OURS, SYSTEMS, config_of, pick
+from .baselines import OURS, SYSTEMS, config_of, pick
 from .target import load
 from .worker import Job, Json, ask, flat_gradients, worker
 
@@ -43,7 +43,7 @@ def compare(
 ) -> Json:
     """Time, peak, saved bytes and gradients of one training step; returns the contract's JSON.
 
-    against: names of `approx_fx.systems`, widths allowed ('approx_fx@2'); the first is what the ratios refer to.
+    against: names in `approx_fx.bench.baselines`, widths allowed ('approx_fx@2'); the ratios refer to the first.
     compile_seconds is the first step with a cold cache; step_, forward_ and backward_seconds are medians of `steps`
     alternated steps, step_quartiles their spread; with `warm`, warm_seconds is the first step of a new process that
     finds the cache filled. On a GPU, busy_seconds are those of a step's kernels alone: where they are fewer than

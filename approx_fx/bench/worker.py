@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_leaves
 from ..config import Config
 from ..inductor.switches import VARIABLE
 from ..process.glibc_malloc import keep_freed_memory
+from .baselines import apply
 from .gpu_profile import kernels
 from .live_bytes import measure
-from .systems import apply
 from .target import Target, load
 
 Json = dict[str, Any]

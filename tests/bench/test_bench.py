@@ -23,16 +23,16 @@ from approx_fx.bench.gpu_profile import Kernel, kernels
 from approx_fx.bench.worker import Job
 from approx_fx.config import Config
 from tools import gpu
-from tools.errors import UserError
+from tools.lib.user_errors import UserError
 from tools.measuring import gpu_page, gpu_sections, plots
 from tools.measuring.benchmark import DEPTHS, NETWORKS, SYSTEMS, Book, choose, means, means_line, render
+from tools.measuring.calculations import Point, dominated, extrapolated_batch, geometric_mean, pareto, search
 from tools.measuring.deadline import Deadline, run_section
 from tools.measuring.environment import command, environment, slug
 from tools.measuring.gpu_sections import SECTIONS
-from tools.measuring.numbers import Point, dominated, extrapolated_batch, geometric_mean, pareto, search
 from tools.measuring.pages import comparison, table
 from tools.measuring.plots import draw_lines, draw_pareto
-from tools.measuring.turns import Ticket, side_by_side
+from tools.measuring.timing_lock import Ticket, side_by_side
 
 ROOT = Path(__file__).parents[2]
 without_a_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests what is said without a GPU; there is one")
@@ -278,7 +278,9 @@ def test_kernels_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = torch.autograd.DeviceType
     seen = (("a", kinds.CUDA, 20.0), ("b", kinds.CUDA, 90.0), ("a", kinds.CUDA, 10.0), ("c", kinds.CPU, 500.0))
     events = [SimpleNamespace(name=name, device_type=kind, device_time_total=long) for name, kind, long in seen]
-    monkeypatch.setattr("approx_fx.kernels.profile", lambda **_: nullcontext(SimpleNamespace(events=lambda: events)))
+    monkeypatch.setattr(
+        "approx_fx.bench.gpu_profile.profile", lambda **_: nullcontext(SimpleNamespace(events=lambda: events))
+    )
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     steps: list[int] = []
     found = kernels(lambda: steps.append(1), 2)

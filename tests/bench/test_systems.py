@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from approx_fx.bench.baselines import SYSTEMS, apply, config_of, pick
 from approx_fx.bench.checkpoint import blocks, checkpoint_blocks, segments
 from approx_fx.bench.compare import flat_gradients
-from approx_fx.bench.systems import SYSTEMS, apply, config_of, pick
 from approx_fx.bench.target import load
 from approx_fx.config import Config
 from approx_fx.errors import ApproxFxError

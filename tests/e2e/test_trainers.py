@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import approx_fx
-from tools.torchvision_import import ready
+from tools.lib.torchvision_import import ready
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trainers.md").read_text()
 

@@ -18,8 +18,8 @@ import approx_fx
 from approx_fx.errors import ApproxFxError
 from approx_fx.report.data import Report
 from approx_fx.report.view import static
-from approx_fx.report.view.folds import Fold, folder, folds_of, shown
 from approx_fx.report.view.html import summary
+from approx_fx.report.view.layer_folding import Fold, folder, folds_of, shown
 from approx_fx.report.view.merge import merged
 from approx_fx.report.view.picture import Saved
 from approx_fx.report.view.ribbon import SIDES, curve, ribbons

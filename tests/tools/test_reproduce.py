@@ -10,15 +10,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tools.errors import UserError
+from tools.lib.markdown_tables import fill
+from tools.lib.settings import Epoch
+from tools.lib.user_errors import UserError
 from tools.reproduce.__main__ import TABLE, app
 from tools.reproduce.comparison import error_table, main_data, main_settings, pool_of
 from tools.reproduce.gradient_error import bias_and_variance
 from tools.reproduce.methods import model_of
-from tools.reproduce.numbers import paired, with_deviation, with_error
 from tools.reproduce.sizes import QUICK
-from tools.settings import Epoch
-from tools.tables import fill
+from tools.reproduce.table_cells import paired, with_deviation, with_error
 
 
 def test_bias_and_variance_are_those_of_the_draws() -> None:
@@ -77,11 +77,11 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert isinstance(epoch, Epoch)
         seen.append(epoch.epoch)
 
-    monkeypatch.setattr("tools.reproduce.pool.report_epoch", stop)
+    monkeypatch.setattr("tools.reproduce.run_cache.report_epoch", stop)
     with pytest.raises(Stop):
         parts.train("main", ("ours-4",), (0,), dataset, settings)
     assert not parts.read("main", "ours-4", (0,))
-    monkeypatch.setattr("tools.reproduce.pool.report_epoch", note)
+    monkeypatch.setattr("tools.reproduce.run_cache.report_epoch", note)
     parts.train("main", ("ours-4",), (0,), dataset, settings)
     assert seen == [2]
     one, two = (pool.read("main", "ours-4", (0,))[0]["history"] for pool in (whole, parts))

@@ -18,8 +18,8 @@ from tools.reproduce import equation9
 from tools.reproduce.gradient_error import bias_and_variance
 from tools.reproduce.schemes import banner
 from tools.reproduce.schemes.actnn import convert_to_actnn
+from tools.reproduce.schemes.approximate_streams import Streams, read_back, stream
 from tools.reproduce.schemes.reversible import ReversibleStage, revnet20_net
-from tools.reproduce.schemes.streams import Streams, read_back, stream
 
 
 @pytest.mark.parametrize("bits", equation9.BITS)

@@ -14,8 +14,8 @@ import torch
 from models.mlp import mlp
 from models.resnet import resnet20, resnet50
 from models.vgg import vgg16_bn
-from tools.data import load
-from tools.errors import UserError
+from tools.lib.datasets import load
+from tools.lib.user_errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install approx_fx[zoo]")
 
-from tools.catalogue import ZOO
-from tools.torchvision_import import ready
+from tools.lib.torchvision_import import ready
+from tools.lib.zoo_models import ZOO
 from tools.zoo import COSINE, RATIO, RESULTS, Line, measure, table
 
 # Large ones, which tools/zoo.py runs too.

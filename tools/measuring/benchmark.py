@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tools.checkpoint import write_text
-from tools.errors import UserError, pick
+from tools.lib.checkpoint import write_text
+from tools.lib.user_errors import UserError, pick
+from tools.measuring.calculations import geometric_mean
 from tools.measuring.environment import SCHEMA, environment
-from tools.measuring.numbers import geometric_mean
 from tools.measuring.pages import comparison, head, table
 
 Json = dict[str, Any]
@@ -46,7 +46,7 @@ def choose(what: str, text: str, allowed: Iterable[str]) -> list[str]:
     Raises:
         UserError: nothing is named, or something that is not allowed.
     """
-    from approx_fx.bench.systems import pick as pick_system
+    from approx_fx.bench.baselines import pick as pick_system
     from approx_fx.errors import ApproxFxError
 
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

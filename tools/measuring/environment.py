@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.root import ROOT
+from tools.lib.repo_path import ROOT
 
 SCHEMA = 1
 

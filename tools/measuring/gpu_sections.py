@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools.root import ROOT
+from tools.lib.repo_path import ROOT
 
 Json = dict[str, Any]
 Save = Callable[[Json], None]
@@ -118,7 +118,7 @@ def networks(save: Save, seconds: float, _: Json, names: Sequence[str] = tuple(N
     Op by op tells how far two exact gradients are apart where there are 16 bits: further than 4 bits put them.
     """
     from tools.measuring.benchmark import run_compare
-    from tools.measuring.turns import Ticket, side_by_side
+    from tools.measuring.timing_lock import Ticket, side_by_side
 
     os.environ.setdefault(THREADS, "2")  # of each process that compiles; there are as many processes as processors
     result: Json = {}
@@ -138,7 +138,7 @@ def networks(save: Save, seconds: float, _: Json, names: Sequence[str] = tuple(N
 def largest(save: Save, seconds: float, before: Json) -> Json:
     """A step at the batch that MEMORY should hold by the peak at FIRST's batch: whether it fits, and how fast it is."""
     from tools.measuring.largest import probe
-    from tools.measuring.turns import Ticket, side_by_side
+    from tools.measuring.timing_lock import Ticket, side_by_side
 
     runs = before.get("networks", {}).get(FIRST, {}).get("runs", {})
     target, batch, dtype = NETWORKS[FIRST]
@@ -170,7 +170,7 @@ def batch_of(peak: int, batch: int, memory: int) -> int:
 
 def cifar10(save: Save, seconds: float, _: Json) -> Json:
     """Test accuracy of ResNet-20 on CIFAR-10 (JPEG) after a few epochs, exactly and at 4 bits."""
-    from tools.data import CIFAR10_FILE, folders
+    from tools.lib.datasets import CIFAR10_FILE, folders
 
     if not any((folder / CIFAR10_FILE).is_file() for folder in folders(None)):
         return {"left_out": f"there is no file {CIFAR10_FILE}; put it in data/ or name its folder in APPROX_FX_DATA"}

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from approx_fx.bench.systems import config_of, pick
+from approx_fx.bench.baselines import config_of, pick
 from approx_fx.bench.worker import Job, ask, worker
 from approx_fx.config import Config
-from tools.measuring.numbers import extrapolated_batch, search
+from tools.measuring.calculations import extrapolated_batch, search
 
 Json = dict[str, Any]
 OUT_OF_MEMORY = ("OutOfMemory", "out of memory")

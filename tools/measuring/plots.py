@@ -14,8 +14,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from approx_fx.bench.systems import is_ours
-from tools.measuring.numbers import dominated, pareto
+from approx_fx.bench.baselines import is_ours
+from tools.measuring.calculations import dominated, pareto
 
 COLOURS = {
     "compile": "#000000", "eager": "#999999", "budget": "#E69F00", "checkpoint": "#56B4E9",

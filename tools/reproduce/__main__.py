@@ -20,23 +20,23 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from tools.checkpoint import write_text
-from tools.console import sentences
-from tools.errors import pick
+from tools.lib.checkpoint import write_text
+from tools.lib.cli_common import sentences
+from tools.lib.markdown_tables import fill
+from tools.lib.repo_path import ROOT
+from tools.lib.user_errors import pick
 from tools.reproduce import (
     architectures,
     equation9,
     gradient_error,
     memory,
+    memory_savers,
     optimizers,
-    savers,
 )
 from tools.reproduce.accuracy import ACCURACY
 from tools.reproduce.banner import BANNER
 from tools.reproduce.directions import DIRECTIONS
 from tools.reproduce.sizes import DEFAULT, Size, size_of
-from tools.root import ROOT
-from tools.tables import fill
 
 README = ROOT / "tools" / "reproduce" / "README.md"
 console = Console()
@@ -62,7 +62,7 @@ TABLE = (
     Experiment("architectures", "VGG, DenseNet, sigmoid, tanh, LSTM, Transformer", architectures.measure,
                architectures.page),
     Experiment("optimizers", "SGD, Adam, AdamW, RMSprop", optimizers.measure, optimizers.page),
-    Experiment("savers", "other memory savers", savers.measure, savers.page),
+    Experiment("savers", "other memory savers", memory_savers.measure, memory_savers.page),
     Experiment("gradient-error", "by bits, depth, layer, training time; bias and variance", gradient_error.measure,
                gradient_error.page),
 )  # fmt: skip

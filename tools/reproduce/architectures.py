@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from tools.data import load
+from tools.lib.datasets import load
+from tools.lib.settings import Settings
 from tools.reproduce.comparison import by_seed, device, error_of, pool_of
-from tools.reproduce.numbers import paired, table, with_deviation, with_error
-from tools.reproduce.pool import Json
+from tools.reproduce.run_cache import Json
 from tools.reproduce.sizes import Size
-from tools.settings import Settings
+from tools.reproduce.table_cells import paired, table, with_deviation, with_error
 from tools.text import train as train_text
 
 NAMES = ("exact", "ours-8", "ours-4", "ours-2")

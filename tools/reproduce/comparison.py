@@ -11,13 +11,13 @@ import matplotlib
 import numpy as np
 import torch
 
-from tools.curves import COLOURS
-from tools.data import Dataset, load, shrink
+from tools.lib.datasets import Dataset, load, shrink
+from tools.lib.settings import Settings
+from tools.lib.training_curves import COLOURS
 from tools.reproduce.methods import METHODS
-from tools.reproduce.numbers import paired, table, with_deviation, with_error
-from tools.reproduce.pool import Json, Pool, final, seconds
+from tools.reproduce.run_cache import Json, Pool, final, seconds
 from tools.reproduce.sizes import Size
-from tools.settings import Settings
+from tools.reproduce.table_cells import paired, table, with_deviation, with_error
 
 matplotlib.use("Agg")
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from approx_fx.ops import channel
-from tools.checkpoint import write_text
-from tools.reproduce.numbers import table
+from tools.lib.checkpoint import write_text
 from tools.reproduce.sizes import Size
+from tools.reproduce.table_cells import table
 
 matplotlib.use("Agg")
 

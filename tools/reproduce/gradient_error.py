@@ -25,16 +25,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import approx_fx
-from tools.batches import train_batches
-from tools.checkpoint import write_text
-from tools.data import Dataset
+from tools.lib.batches import train_batches
+from tools.lib.checkpoint import write_text
+from tools.lib.datasets import Dataset
 from tools.measuring.environment import environment
 from tools.reproduce.comparison import main_data
 from tools.reproduce.gradient_plots import draw
 from tools.reproduce.nets import preact_basic
-from tools.reproduce.numbers import table
-from tools.reproduce.schemes.streams import Streams, stream
+from tools.reproduce.schemes.approximate_streams import Streams, stream
 from tools.reproduce.sizes import Size
+from tools.reproduce.table_cells import table
 
 BITS = (1, 2, 3, 4, 6, 8)
 NOISE_BITS = (2, 4, 8)

@@ -16,18 +16,18 @@ import matplotlib
 import torch
 
 import approx_fx
+from approx_fx.bench.baselines import OURS
 from approx_fx.bench.compare import compare
-from approx_fx.bench.systems import OURS
 from approx_fx.config import Config
 from approx_fx.report.data import Report
 from models.factory import seeded
 from models.preact_resnet import preact_resnet
-from tools.checkpoint import write_text
+from tools.lib.checkpoint import write_text
+from tools.measuring.calculations import extrapolated_batch
 from tools.measuring.environment import environment
-from tools.measuring.numbers import extrapolated_batch
 from tools.reproduce.comparison import save
-from tools.reproduce.numbers import table
 from tools.reproduce.sizes import Size
+from tools.reproduce.table_cells import table
 
 matplotlib.use("Agg")
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from approx_fx.bench import systems
+from approx_fx.bench import baselines
 from approx_fx.config import Config
-from tools.errors import pick
+from tools.lib.settings import Settings
+from tools.lib.training import as_asked
+from tools.lib.user_errors import pick
 from tools.reproduce.schemes.actnn import convert_to_actnn
+from tools.reproduce.schemes.approximate_streams import Streams, stream
 from tools.reproduce.schemes.banner import convert_to_8_bits
-from tools.reproduce.schemes.streams import Streams, stream
-from tools.settings import Settings
-from tools.training import as_asked
 
 Apply = Callable[[nn.Module, Settings], nn.Module]
 
@@ -44,7 +44,7 @@ def _system(name: str) -> Apply:
     """A system of `approx-fx compare`; only its forward is replaced, so that the model keeps its parameters' names."""
 
     def apply(model: nn.Module, _: Settings) -> nn.Module:
-        trained = systems.apply(name, model, Config())
+        trained = baselines.apply(name, model, Config())
         if isinstance(trained, nn.Module):
             return trained
         model.forward = trained  # type: ignore[method-assign]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tools.optimizers import LEARNING_RATES
+from tools.lib.optimizers import LEARNING_RATES
 from tools.reproduce.comparison import MAIN, by_seed, error_of, foot, main_data, main_settings, pool_of
-from tools.reproduce.numbers import paired, table, with_deviation, with_error
-from tools.reproduce.pool import Json, final
+from tools.reproduce.run_cache import Json, final
 from tools.reproduce.sizes import Size
+from tools.reproduce.table_cells import paired, table, with_deviation, with_error
 
 NAMES = ("exact", "ours-4")
 HEADS = (

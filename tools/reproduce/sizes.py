@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.errors import UserError
-from tools.root import ROOT
+from tools.lib.repo_path import ROOT
+from tools.lib.user_errors import UserError
 
 
 @dataclass(frozen=True)

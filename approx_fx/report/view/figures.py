@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from .colours import KINDS
-from .payload import COLUMNS
+from .page_data import COLUMNS
 
 GREY = "#777777"
 TIP = "<div style='max-width:34em;white-space:normal'><b>@title</b><br>{lines}</div>"

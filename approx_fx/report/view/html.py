@@ -12,7 +12,7 @@ from ...errors import ApproxFxError
 from ..data import Report
 from .colours import KINDS, LEGEND
 from .merge import merged
-from .payload import COLUMNS, payload
+from .page_data import COLUMNS, payload
 from .summary import summary
 
 # In this order, within one function: its own names, nobody else's.

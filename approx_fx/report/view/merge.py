@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...errors import ApproxFxError
 from ..data import NOTHING_TO_DRAW, Report
-from .moments import KINDS, Alive, Moment, Moments
+from .liveness import KINDS, Alive, Moment, Moments
 from .nodes import Node
 from .picture import Picture, Side
 

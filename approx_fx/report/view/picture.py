@@ -14,7 +14,7 @@ from ...joint.op_table import VIEWS
 from ...joint.ops import name_of, skip_ops
 from ..data import GraphReport
 from ..partitions import BothPartitions
-from .moments import Moments, moments_of
+from .liveness import Moments, moments_of
 from .nodes import Node, chain_members, nodes_of
 
 

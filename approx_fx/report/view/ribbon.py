@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .folds import Fold, folder, folds_of, shown
+from .layer_folding import Fold, folder, folds_of, shown
 from .picture import Picture, Saved
 
 SIDES = ("before", "after")

@@ -13,8 +13,8 @@ from ..files import write
 from ..text import size
 from .colours import KINDS as KIND_COLOURS
 from .colours import LEGEND, TITLES, of_bits
+from .liveness import KINDS, Moments
 from .merge import merged
-from .moments import KINDS, Moments
 from .ribbon import SIDES, Ribbon, curve, ribbons
 
 MIB = 2**20

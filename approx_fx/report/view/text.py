@@ -10,10 +10,10 @@ from ...joint.op_table import VIEWS
 from ..data import Report
 from ..text import size
 from .colours import TITLES
+from .liveness import Moments
 from .merge import merged
-from .moments import Moments
 from .nodes import Node
-from .payload import coding_text
+from .page_data import coding_text
 from .picture import Picture
 from .ribbon import SIDES, ribbons
 from .summary import summary

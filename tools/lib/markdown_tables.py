@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tools.errors import UserError
+from tools.lib.user_errors import UserError
 
 END = "<!-- end -->"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..text import size
 from .colours import of_bits
-from .moments import Moments
+from .liveness import Moments
 from .nodes import Node
 from .picture import Picture, Saved
 from .ribbon import SIDES, Arc, Ribbon, ribbons

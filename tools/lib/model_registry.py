@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from tools.errors import UserError, pick
+from tools.lib.user_errors import UserError, pick
 
 MODELS = {
     "mlp": "models.mlp:mlp_net",

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tools.errors import UserError, pick
-from tools.root import ROOT
+from tools.lib.repo_path import ROOT
+from tools.lib.user_errors import UserError, pick
 
 Bytes = npt.NDArray[np.uint8]
 

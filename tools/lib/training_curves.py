@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from tools.settings import Record, label
+from tools.lib.settings import Record, label
 
 matplotlib.use("Agg")
 

@@ -17,8 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tools.errors import UserError
-from tools.settings import Epoch
+from tools.lib.settings import Epoch
+from tools.lib.user_errors import UserError
 
 
 def progress_bar(console: Console) -> Progress:

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from tools.checkpoint import write_text
-from tools.errors import UserError
-from tools.settings import Epoch, Record, differences, label
+from tools.lib.checkpoint import write_text
+from tools.lib.settings import Epoch, Record, differences, label
+from tools.lib.user_errors import UserError
 
 COLUMNS = ("bits", "seed", "epoch", "train_loss", "test_accuracy", "seconds", "total_seconds")
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tools.data import Dataset
-from tools.errors import UserError
+from tools.lib.datasets import Dataset
+from tools.lib.user_errors import UserError
 
 PADDING = 4
 

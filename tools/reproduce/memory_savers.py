@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from approx_fx.bench.systems import config_of
+from approx_fx.bench.baselines import config_of
 from approx_fx.bench.worker import Job, ask, worker
 from approx_fx.config import Config
-from tools.checkpoint import write_text
+from tools.lib.checkpoint import write_text
 from tools.measuring.environment import environment
 from tools.reproduce.comparison import by_seed, error_of, foot, read_main, train_main
-from tools.reproduce.numbers import paired, table, with_error
-from tools.reproduce.pool import Json
+from tools.reproduce.run_cache import Json
 from tools.reproduce.sizes import Size
+from tools.reproduce.table_cells import paired, table, with_error
 
 NETS = "tools.reproduce.nets"
 BATCH = 64

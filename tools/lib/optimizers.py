@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from tools.errors import pick
-from tools.settings import Settings
+from tools.lib.settings import Settings
+from tools.lib.user_errors import pick
 
 LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
 SCHEDULES = ("onecycle", "cosine", "constant")

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from tools.checkpoint import write_text
-from tools.console import progress_bar, report_epoch
-from tools.data import Dataset
-from tools.errors import UserError
+from tools.lib.checkpoint import write_text
+from tools.lib.cli_common import progress_bar, report_epoch
+from tools.lib.datasets import Dataset
+from tools.lib.run_log import environment, finite
+from tools.lib.settings import Epoch, Settings, differences
+from tools.lib.training import Run
+from tools.lib.user_errors import UserError
 from tools.reproduce.methods import convert, method, model_of
-from tools.results import environment, finite
-from tools.settings import Epoch, Settings, differences
-from tools.training import Run
 
 Json = dict[str, Any]
 console = Console()

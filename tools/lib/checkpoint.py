@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from tools.errors import UserError
-from tools.settings import Settings, differences
+from tools.lib.settings import Settings, differences
+from tools.lib.user_errors import UserError
 
 FIELDS = ("settings", "model", "optimizer", "scheduler", "rng", "cuda_rng", "record")
 

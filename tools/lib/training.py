@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import approx_fx
-from tools import checkpoint
-from tools.batches import evaluation_batches, train_batches, train_steps
-from tools.data import Dataset
-from tools.networks import build
-from tools.optimizers import make_optimizer, make_scheduler
-from tools.settings import Epoch, Record, Settings
+from tools.lib import checkpoint
+from tools.lib.batches import evaluation_batches, train_batches, train_steps
+from tools.lib.datasets import Dataset
+from tools.lib.model_registry import build
+from tools.lib.optimizers import make_optimizer, make_scheduler
+from tools.lib.settings import Epoch, Record, Settings
 
 Convert = Callable[[nn.Module, Settings], nn.Module]
 
