@@ -25,7 +25,7 @@ from .report.build import describe, saved_roots
 from .report.data import GraphReport, Kept, Row
 from .report.partitions import BothPartitions, TorchPartition
 from .report.predicted_peak import predicted_peak
-from .rounding import counted, steps_of
+from .rounding import count_steps, steps_of
 from .torch_compat import aot_partitioner as aot
 from .torch_compat.aot_partitioner import Halves
 from .torch_compat.inductor_options import mode_options
@@ -44,8 +44,9 @@ def backend(
     options: Mapping[str, Any] | None = None,
     mode: str | None = None,
 ) -> Callable[..., Any]:
-    """Compile a traced module. options: the fields of `Config`; mode: torch.compile's mode.
+    """Compile a module that Dynamo traced; the entry point that `torch.compile` calls.
 
+    options: the fields of `Config`; mode: the mode given to torch.compile.
     Raises ApproxFxError for an unknown option or a value out of range.
     """
     return compile_with(Config.of(options), module, inputs, mode)
@@ -58,11 +59,11 @@ def compile_with(
     mode: str | None = None,
     owners: Sequence[nn.Module | nn.Parameter] = (),
 ) -> Callable[..., Any]:
-    """Compile a traced module with a checked Config, and remember its report under its parameters and `owners`."""
+    """Compile a traced module with a validated Config; register its reports under its parameters and `owners`."""
     config = dataclasses.replace(config, mode=mode) if mode is not None else config
-    run = Partitioning(config, key=registry.graph_key(module, inputs, config))
+    partitioning = Partitioning(config, key=registry.graph_key(module, inputs, config))
     settings = f"{patches.names_in_use(config.patches)}|{sorted(switches.disabled())}"
-    partitioner = inductor.Partitioner(f"{config.key()}|{settings}", run)
+    partitioner = inductor.Partitioner(f"{config.key()}|{settings}", partitioning)
     devices = {value.device.type for value in inputs if isinstance(value, torch.Tensor)}
     if config.keep_freed_memory and "cpu" in devices:
         keep_freed_memory()
@@ -73,8 +74,8 @@ def compile_with(
         on_failure = None if config.bits is None or config.strict else _op_by_op
         compiled = inductor.compile_inductor(module, inputs, partitioner, options, config.patches, on_failure)
     if config.rounding == "stochastic":
-        compiled = counted(compiled, steps_of([*inputs, *owners]))
-    reports = run.reports or registry.load(run.key)
+        compiled = count_steps(compiled, steps_of([*inputs, *owners]))
+    reports = partitioning.reports or registry.load(partitioning.key)
     for graph in reports:
         registry.register([*inputs, *owners], graph, dataclasses.asdict(config))
     return compiled
@@ -82,66 +83,68 @@ def compile_with(
 
 def _op_by_op(half: str, error: Exception) -> None:
     lines = str(error).strip().splitlines() or [""]
-    why = f"{type(error).__name__}: {lines[0]}"
-    log.warning("approx_fx runs a %s op by op, which is slow: Inductor could not compile it. %s", half, why)
+    reason = f"{type(error).__name__}: {lines[0]}"
+    log.warning("approx_fx runs a %s op by op, which is slow: Inductor could not compile it. %s", half, reason)
 
 
 @dataclass
 class Partitioning:
-    """One compile: partitions the joint graphs it is given and collects their reports.
+    """The partitioner of one compile: splits the joint graphs it is given and collects their reports.
 
-    dry: nothing will be run (explain): leave our ops in the halves, keep no report on disk, and carry out torch's own
-    partition too, to predict its peak and to draw it, which a compile need not wait for. seen: then, all there is to
-    draw of each graph.
+    dry: the halves will not be run (`explain`). This package's ops stay in them, no report goes to disk, and torch's
+    own partition is carried out too, so that its peak can be predicted and drawn; a real compile skips that.
+    both_partitions: on a dry run, each graph under torch's partition and under this one.
     """
 
     config: Config
     key: str
     dry: bool = False
     reports: list[GraphReport] = field(default_factory=list)
-    seen: list[BothPartitions] = field(default_factory=list)
+    both_partitions: list[BothPartitions] = field(default_factory=list)
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
-        """(forward, backward) of a joint graph; options are those that torch gives to a partitioner."""
+        """Return (forward, backward) of a joint graph; `options` are those that torch gives to a partitioner."""
         config = self.config
         if config.bits is None and not self.dry:
             return self._torch_partition(module, joint_inputs, options)
         untouched = copy_graph_module(module)
-        exact, done = TorchPartition({}), None
+        by_torch, partitioned = TorchPartition({}), None
         try:
             aot.simplify_joint_graph(module)
             log_graph("approx_fx_joint", module)
-            exact = self._saved_by_torch(copy_graph_module(module) if self.dry else module, joint_inputs, options)
+            by_torch = self._saved_by_torch(copy_graph_module(module) if self.dry else module, joint_inputs, options)
             if config.bits is None:
-                return self._fall_back(untouched, joint_inputs, options, exact, "")
-            done = partition(module, options["num_fwd_outputs"], config, options.get("static_lifetime_input_indices"))
-            report = describe(done, exact.bytes, (exact.peak, predicted_peak(done.forward, done.backward)), self.key)
-            if report.after > exact.bytes:
-                return self._fall_back(untouched, joint_inputs, options, exact, NO_GAIN)
-            halves = done.forward, done.backward
+                return self._fall_back(untouched, joint_inputs, options, by_torch, "")
+            static_inputs = options.get("static_lifetime_input_indices")
+            partitioned = partition(module, options["num_fwd_outputs"], config, static_inputs)
+            peak = predicted_peak(partitioned.forward, partitioned.backward)
+            report = describe(partitioned, by_torch.bytes, (by_torch.peak, peak), self.key)
+            if report.after > by_torch.bytes:
+                return self._fall_back(untouched, joint_inputs, options, by_torch, NO_GAIN)
+            halves = partitioned.forward, partitioned.backward
             for name, half in zip(("forward", "backward"), halves, strict=True):
                 log_graph(f"approx_fx_{name}", half)
             if config.compiler == "inductor" and not self.dry:
-                halves = lower(done, config.lowering)
+                halves = lower(partitioned, config.lowering)
         except Exception as error:
             if config.strict:
                 raise
             reason = str(error) if isinstance(error, PassFailed) else f"{type(error).__name__}: {error}"
             log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
-            return self._fall_back(untouched, joint_inputs, options, exact, reason)
-        self._record(report, exact, done)
+            return self._fall_back(untouched, joint_inputs, options, by_torch, reason)
+        self._record(report, by_torch, partitioned)
         return halves
 
     def _torch_partition(
         self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
     ) -> Halves:
-        """torch's own partition of the graph as it came, of which the report is read off."""
+        """Split the unchanged graph by torch's own partitioner and report what the halves save (`bits=None`)."""
         halves = aot.torch_partition(module, joint_inputs, **options)
         outputs = set(joint_outputs(halves[0], options["num_fwd_outputs"])[0])
         backward_inputs = {node.name for node in halves[1].graph.find_nodes(op="placeholder")}
         saved = [node for node in halves[0].graph.nodes if node.name in backward_inputs]
-        exact = TorchPartition(saved_roots(saved, outputs))
-        self._record(GraphReport(self.key, exact.bytes, exact.bytes, exact.peak, exact.peak, failed=""), exact)
+        by_torch = TorchPartition(saved_roots(saved, outputs))
+        self._record_exact(by_torch, "")
         return halves
 
     def _fall_back(
@@ -149,20 +152,20 @@ class Partitioning:
         untouched: fx.GraphModule,
         joint_inputs: Sequence[object],
         options: Mapping[str, Any],
-        exact: TorchPartition,
+        by_torch: TorchPartition,
         reason: str,
     ) -> Halves:
-        """torch's own partition, and the report of a graph that trains exactly.
+        """Split by torch's own partitioner and report a graph that trains exactly.
 
-        untouched: the graph as it came; reason: why, or '' where the user asked for it.
+        untouched: a copy of the joint graph made before any pass; reason: why this pass is not used, '' if by request.
         """
-        self._record(GraphReport(self.key, exact.bytes, exact.bytes, exact.peak, exact.peak, failed=reason), exact)
+        self._record_exact(by_torch, reason)
         return aot.torch_partition(untouched, joint_inputs, **options)
 
     def _saved_by_torch(
         self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
     ) -> TorchPartition:
-        """What torch's own partition does with a simplified joint graph."""
+        """The values that torch's own partition of a simplified joint graph saves; its halves and peak on a dry run."""
         outputs = classify(module, options["num_fwd_outputs"]).fwd_outputs
         if not self.dry:
             return TorchPartition(saved_roots(aot.saved_by_torch(module, options["num_fwd_outputs"]), outputs))
@@ -171,10 +174,14 @@ class Partitioning:
         saved = [node for node in module.graph.nodes if node.name in names]
         return TorchPartition(saved_roots(saved, outputs), predicted_peak(*halves), halves)
 
-    def _record(self, graph: GraphReport, exact: TorchPartition, done: Partition | None = None) -> None:
+    def _record_exact(self, by_torch: TorchPartition, reason: str) -> None:
+        size, peak = by_torch.bytes, by_torch.peak
+        self._record(GraphReport(self.key, size, size, peak, peak, failed=reason), by_torch)
+
+    def _record(self, graph: GraphReport, by_torch: TorchPartition, partitioned: Partition | None = None) -> None:
         self.reports.append(graph)
         if self.dry:
-            self.seen.append(BothPartitions(graph, exact, done))
+            self.both_partitions.append(BothPartitions(graph, by_torch, partitioned))
         log.debug("saved bytes %d -> %d, %d tensors coded", graph.before, graph.after, len(graph.tensors))
         for row in graph.tensors:
             log.debug("%s: %d bits, %s, %d -> %d bytes; read by %s in %s", _where(row), row.bits, row.quantizer,

@@ -91,10 +91,10 @@ def _explained(target: str, batch: int | None, bits: str, dtype: str, grid: str)
     from .bench.target import load
     from .explain import explain as explain_model
 
-    checked = _dtype(dtype)
-    made = load(target, batch)
-    cast = torch.bfloat16 if checked == "bfloat16" else None
-    report = explain_model(made.model, *made.inputs, dtype=cast, bits=_bits(bits), grid=grid)
+    checked_dtype = _dtype(dtype)
+    loaded = load(target, batch)
+    autocast_dtype = torch.bfloat16 if checked_dtype == "bfloat16" else None
+    report = explain_model(loaded.model, *loaded.inputs, dtype=autocast_dtype, bits=_bits(bits), grid=grid)
     about = dataclasses.replace(report.about, model=target, command=shlex.join(["approx-fx", *sys.argv[1:]]))
     return dataclasses.replace(report, about=about)
 
@@ -172,7 +172,7 @@ def _dtype(text: str) -> str:
 
 
 def main() -> None:
-    """Entry point: an error of the user's is one sentence and exit status 2."""
+    """Entry point. An ApproxFxError is printed as one sentence, with exit status 2."""
     try:
         app()
     except ApproxFxError as error:

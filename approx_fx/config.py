@@ -1,4 +1,4 @@
-"""Every option, validated, in one frozen dataclass: the same names in Python, in `options=` and on the command line."""
+"""All options in one frozen, validated dataclass, under the same names in Python, `options=` and the command line."""
 
 from __future__ import annotations
 
@@ -27,30 +27,31 @@ class Config:
     """Options of the pass.
 
     bits: 1 to 8, the width of the saved codes; None is the exact mode, torch.compile's own partition. Or a mapping from
-        module patterns to widths, such as {"*": 4, "*.attn*": 8}: a module's tensors get that of the last pattern that
-        names it or a module around it, None keeps them exact, and 4 goes where nothing matches.
-    exact: module patterns, such as ["head", "*.norm"]: all that these modules' backward reads is exact.
+        module patterns to widths, such as {"*": 4, "*.attn*": 8}: a module's tensors get the width of the last pattern
+        that matches the module or one that contains it; None keeps them exact; 4 applies where nothing matches.
+    exact: module patterns, such as ["head", "*.norm"]: every tensor that the backward of these modules reads is exact.
     grid: the channel quantizer's grid: "gaussian" (Max 1960) or "blpa" (the paper's +-3 sigma).
-    rows: how the input of a layer, RMS or instance norm is coded: "minmax" for each group, or in units of the row's own
-        "sigma", which stores no scale but clips outliers.
-    group: elements that share one scale in a group quantizer, at most.
+    rows: how the input of a layer, RMS or instance norm is encoded: by the "minmax" of each group, or in units of the
+        row's "sigma", which stores no scale but clips outliers.
+    group: the largest number of elements that share one scale in a group quantizer.
     min_bytes: a tensor smaller than this is kept exact.
-    stream: residual sums recomputed in a row before the stream is anchored anew (0: each sum is kept).
-    window: convolutions and matrix products a decoded value may stay alive for before it is decoded anew.
-    rounding: "nearest", or "stochastic": codes that are right on average, keyed on (seed, step, tensor).
-    seed: of stochastic rounding; the global generators are not used.
+    stream: how many residual sums in a row may be recomputed, each from the one before; the next is saved (0: all are).
+    window: how many convolutions and matrix products a decoded value may stay alive for; later readers decode again.
+    rounding: "nearest", or "stochastic", which is unbiased; its random numbers are keyed on (seed, step, tensor).
+    seed: the seed of stochastic rounding; the global generators are not used.
     compiler: "inductor", or "eager" to run both halves as they are (no C++ compiler needed).
     lowering: "fused" hands the ops' references to Inductor, which fuses them with their neighbours; "kernel" leaves
-        them ops of their own, Triton kernels on a GPU; "auto" is "fused", which was measured to be faster everywhere.
+        them as separate ops, Triton kernels on a GPU; "auto" is "fused", which was measured to be faster everywhere.
     strict: raise where the pass cannot handle a graph, instead of training that graph exactly, and where Inductor
         cannot compile a half, instead of running that op by op.
-    mode: torch.compile's, such as "max-autotune"; torch.compile takes no `mode` beside `options`.
+    mode: a mode of torch.compile, such as "max-autotune"; given here because torch.compile takes no `mode` beside
+        `options`.
     inductor: options of Inductor's own config, by name, such as {"epilogue_fusion": False}.
-    patches: names of the patches of Inductor to be used (`approx_fx.inductor.patches`), None for all that fit the
-        installed torch. They buy time and memory; results are the same without. APPROX_FX_DISABLE=name,... in the
-        environment leaves patches out, too.
-    keep_freed_memory: on a CPU, tell glibc's malloc once and for the whole process to keep what is freed, which spares
-        page faults in each step.
+    patches: names of the Inductor patches to apply (`approx_fx.inductor.patches`), None for all that fit the installed
+        torch. They save time and memory; results are the same without. APPROX_FX_DISABLE=name,... in the environment
+        switches patches off, too.
+    keep_freed_memory: on a CPU, make glibc's malloc keep freed memory, for the whole process, which avoids page faults
+        in each step.
     """
 
     bits: int | Mapping[str, int | None] | None = 4
@@ -106,10 +107,10 @@ class Config:
                 'options to their values, such as {"epilogue_fusion": False}.'
             )
         for name in self.inductor:
-            if name not in (known := option_names()):
+            if name not in (inductor_names := option_names()):
                 raise ApproxFxError(
                     f"inductor={{{name!r}: ...}} is not allowed: Inductor has no such option."
-                    f"{did_you_mean(name, known)}"
+                    f"{did_you_mean(name, inductor_names)}"
                 )
         if self.patches is not None:
             if isinstance(self.patches, str):
@@ -122,19 +123,19 @@ class Config:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The module patterns that `bits` names."""
+        """The module patterns in `bits`, if it is a mapping."""
         return tuple(self.bits) if isinstance(self.bits, Mapping) else ()
 
     def check_names(self, names: Iterable[str]) -> None:
-        """Raise ApproxFxError for a module pattern that names none of a model's modules."""
-        known = list(names)
+        """Raise ApproxFxError if a module pattern matches none of the module `names` of a model."""
+        modules = list(names)
         for pattern in (*self.exact, *self.patterns):
-            if not any(matches(pattern, name) for name in known):
-                raise ApproxFxError(f"the pattern {pattern!r} names no module.{did_you_mean(pattern, known)}")
+            if not any(matches(pattern, name) for name in modules):
+                raise ApproxFxError(f"the pattern {pattern!r} names no module.{did_you_mean(pattern, modules)}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | None = None) -> Config:
-        """A Config from a mapping; raises ApproxFxError for an unknown name or a value out of range."""
+        """Build a Config from a mapping. Raises ApproxFxError for an unknown name or a value out of range."""
         names = [field.name for field in dataclasses.fields(cls)]
         for name in options or {}:
             if name not in names:
@@ -143,14 +144,14 @@ class Config:
         return cls(**(options or {}))
 
     def key(self) -> str:
-        """A text that changes with any option and with any source file of this package."""
+        """A cache key that changes with any option and with any source file that a compile depends on."""
         fields = sorted(dataclasses.asdict(self).items())
         return f"{fields}|{sources_hash()}"
 
 
 @lru_cache(1)
 def sources_hash() -> str:
-    """SHA-256 over the Python files that a compile depends on: graphs compiled by others of them are never reused."""
+    """SHA-256 of the Python files that a compile depends on, so that other versions' cached graphs are not reused."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
     for path in sorted(set(root.rglob("*.py")) - set((root / "view").rglob("*.py"))):

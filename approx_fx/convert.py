@@ -1,4 +1,4 @@
-"""The one-line conversion: `approx_fx.convert(model, bits=4)`."""
+"""`approx_fx.convert(model, bits=4)`: compile a model in place with this backend."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Model:
-    """Compile `model` in place, so that its saved activations are stored in `bits` bits; returns the model.
+    """Make `model` run compiled, with its saved activations stored in `bits` bits; return the same model.
 
-    The keys of its state_dict do not change. options: the fields of `Config`; dynamic: as in torch.compile.
+    Compilation happens at the first call. The keys of the state_dict do not change. options: the fields of `Config`;
+    dynamic: as in torch.compile.
     Raises ApproxFxError for an unknown option, and for a model without trainable parameters.
     """
     config = Config.of(options)

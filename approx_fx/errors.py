@@ -1,4 +1,4 @@
-"""Errors a user can act on: what was given, what is allowed, the nearest valid spelling."""
+"""Errors with messages a user can act on: what was given, what is allowed, the nearest valid spelling."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class ApproxFxError(ValueError):
-    """A request that cannot be carried out, with the mend in its text."""
+    """A request that cannot be carried out; the message says what to change."""
 
 
 class PassFailed(RuntimeError):
-    """The pass met a graph it cannot handle; the text says why. That graph trains exactly unless strict=True."""
+    """The pass cannot handle a graph; the message says why. That graph trains exactly unless strict=True."""
 
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """' Did you mean 'bits'?' for the nearest of `allowed`, or '' if none is near."""
-    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    """Return " Did you mean 'bits'?" for the nearest of `allowed`, or '' if none is near."""
+    nearest = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""

@@ -1,4 +1,4 @@
-"""explain: what would be saved, found out with fake tensors; nothing is run. view: the same, drawn."""
+"""`explain` reports what training a model would save, from a trace with fake tensors; `view` draws it as HTML."""
 
 from __future__ import annotations
 
@@ -27,46 +27,47 @@ from .torch_compat.fake_tensors import fake_mode_for_model
 
 
 def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **options: Any) -> Explained:
-    """What is saved for backward when `model(*inputs)` is trained, before and after the pass.
+    """Report what training `model(*inputs)` saves for backward, under torch.compile and under this pass.
 
     The model and its inputs are replaced by fake tensors: nothing is run or allocated. dtype: torch.bfloat16 or
-    torch.float16 for the forward under autocast. options: the fields of `Config`.
+    torch.float16 to trace the forward under autocast. options: the fields of `Config`.
     Raises ApproxFxError for an unknown option, and for a model without trainable parameters.
     """
     config = Config.of(options)
     check_trainable(model)
     config.check_names(name for name, _ in model.named_modules())
     graphs: list[GraphReport] = []
-    seen: list[BothPartitions] = []
+    both_partitions: list[BothPartitions] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
-        run = Partitioning(config, graph_key(module, values, config), dry=True)
-        compiled = inductor.compile_halves(module, values, inductor.Partitioner(config.key(), run))
-        graphs.extend(run.reports)
-        seen.extend(run.seen)
+        partitioning = Partitioning(config, graph_key(module, values, config), dry=True)
+        compiled = inductor.compile_halves(module, values, inductor.Partitioner(config.key(), partitioning))
+        graphs.extend(partitioning.reports)
+        both_partitions.extend(partitioning.both_partitions)
         return compiled
 
     device = next(itertools.chain(model.parameters())).device.type
     with fake_mode_for_model() as mode:
-        replaced = {id(t): mode.from_tensor(t) for t in itertools.chain(model.parameters(), model.buffers())}
-        double = copy.deepcopy(model, replaced)
-        values = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
-        cast = torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
-        with cast, torch.enable_grad():
-            trace_apart(double, values, collect)
+        fakes = {id(t): mode.from_tensor(t) for t in itertools.chain(model.parameters(), model.buffers())}
+        fake_model = copy.deepcopy(model, fakes)
+        fake_inputs = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
+        autocast = torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
+        with autocast, torch.enable_grad():
+            trace_apart(fake_model, fake_inputs, collect)
     floats = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    kind = str(dtype or next(floats, torch.float32)).removeprefix("torch.")
-    held = {id(each): each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers())}
-    about = About(type(model).__name__, _batch(inputs), kind, sum(held.values()))
-    return Explained(tuple(graphs), dataclasses.asdict(config), about, tuple(seen))
+    dtype_name = str(dtype or next(floats, torch.float32)).removeprefix("torch.")
+    tensors = (*model.parameters(), *model.buffers())
+    parameter_bytes = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}
+    about = About(type(model).__name__, _batch(inputs), dtype_name, sum(parameter_bytes.values()))
+    return Explained(tuple(graphs), dataclasses.asdict(config), about, tuple(both_partitions))
 
 
 def view(
     model: nn.Module, *inputs: Any, path: str | Path | None = None, dtype: torch.dtype | None = None, **options: Any
 ) -> Explained:
-    """Write an HTML file that shows what training `model(*inputs)` saves for backward; returns the report.
+    """Write an HTML file that shows what training `model(*inputs)` saves for backward; return the report.
 
-    Nothing is run, see `explain`, which takes the same arguments. path: default approx_fx.html.
+    Takes the arguments of `explain` and, like it, runs nothing. path: of the file; default approx_fx.html.
     Raises ApproxFxError as `explain` does, and if bokeh is missing.
     """
     report = explain(model, *inputs, dtype=dtype, **options)

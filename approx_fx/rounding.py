@@ -1,4 +1,4 @@
-"""The step that stochastic rounding is keyed on: how many forward calls a model has had, saved and restored."""
+"""The step count that keys stochastic rounding: the forward calls a model has had, which can be saved and restored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .ops.stochastic import at_step
 
 @dataclass
 class Steps:
-    """Forward calls of one model so far."""
+    """The number of forward calls of one model so far."""
 
     count: int = 0
 
@@ -25,16 +25,16 @@ _steps: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def steps_of(owners: Iterable[Any]) -> Steps:
-    """The steps of the model of these parameters and modules; those of a model not seen before start at 0."""
-    known = [item for item in owners if isinstance(item, (nn.Parameter, nn.Module))]
-    steps = next((_steps[item] for item in known if item in _steps), Steps())
-    for item in known:
-        _steps.setdefault(item, steps)
+    """The step count of the model that these parameters and modules belong to; a new model starts at 0."""
+    keys = [item for item in owners if isinstance(item, (nn.Parameter, nn.Module))]
+    steps = next((_steps[key] for key in keys if key in _steps), Steps())
+    for key in keys:
+        _steps.setdefault(key, steps)
     return steps
 
 
-def counted(compiled: Callable[..., Any], steps: Steps) -> Callable[..., Any]:
-    """`compiled`, with every call a step of its own."""
+def count_steps(compiled: Callable[..., Any], steps: Steps) -> Callable[..., Any]:
+    """Wrap a compiled function so that each call counts as one step and rounds with that step's random numbers."""
 
     def call(*args: Any) -> Any:
         step, steps.count = steps.count, steps.count + 1
@@ -45,12 +45,12 @@ def counted(compiled: Callable[..., Any], steps: Steps) -> Callable[..., Any]:
 
 
 def rounding_state(model: nn.Module) -> dict[str, int]:
-    """What stochastic rounding needs to go on where it was: save it beside the model's and the optimizer's state."""
+    """The state that stochastic rounding needs to continue; save it beside the model's and the optimizer's state."""
     return {"step": steps_of([*model.parameters(), *model.modules()]).count}
 
 
 def load_rounding_state(model: nn.Module, state: dict[str, int]) -> None:
-    """Go on from a saved `rounding_state`. Raises ApproxFxError for anything else."""
+    """Restore what `rounding_state` returned. Raises ApproxFxError if `state` is anything else."""
     if not isinstance(state, dict) or set(state) != {"step"} or not isinstance(state["step"], int):
         raise ApproxFxError(f"{state!r} is no rounding state: give what approx_fx.rounding_state(model) returned.")
     steps_of([*model.parameters(), *model.modules()]).count = state["step"]

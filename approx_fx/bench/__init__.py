@@ -1,1 +1,1 @@
-"""Measuring: systems side by side in processes of their own, live bytes, timelines read off generated code."""
+"""Measuring: systems side by side in separate processes, live bytes, timelines predicted from generated code."""

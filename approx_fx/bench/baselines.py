@@ -1,6 +1,6 @@
-"""What approx_fx is compared with: name -> one line of description and a function from a model to what is trained.
+"""The systems that approx_fx is compared with, and approx_fx itself: each maps a model to a callable to train.
 
-A name may carry a width: `approx_fx@8` is approx_fx at 8 bits, whatever the config says.
+A system's name may carry a width: `approx_fx@8` is approx_fx at 8 bits, whatever the config says.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ FP8 = {
     "use_scaling": True,
     "exclude_primals": True,
 }
-"""Options of torch's activation_quantization_aten_pass. use_scaling has another default in its forward than in its
-backward, so it is always given; allowed_dtypes would be bfloat16 alone, size_in_mb 100; primals are inputs and
-parameters, whose fp8 copies would only be added to what is alive anyway."""
+"""Options of torch's activation_quantization_aten_pass. use_scaling is given because its default in the forward differs
+from that in the backward; by default allowed_dtypes is bfloat16 alone and size_in_mb 100. Primals, which are inputs and
+parameters, are excluded because they stay alive anyway, so fp8 copies of them only add memory."""
 
 
 @dataclass(frozen=True)
 class System:
-    """One way to train a model. apply: (model, config) -> a callable like the model, with the model's parameters.
+    """One way to train a model. apply: (model, config) -> a callable with the model's signature and parameters.
 
-    The config matters to approx_fx alone. apply may change the model in place; state_dict keys stay.
+    Only approx_fx uses the config. apply may change the model in place, but not the keys of its state_dict.
     """
 
     name: str
@@ -80,15 +80,15 @@ SYSTEMS = {system.name: system for system in TABLE}
 OURS = "approx_fx"
 
 
-def is_ours(name: str) -> bool:
-    """Whether `name` is approx_fx, with or without a width of its own."""
+def is_approx_fx(name: str) -> bool:
+    """Whether `name` is approx_fx, with or without a width."""
     return name.partition("@")[0] == OURS
 
 
 def config_of(name: str, config: Config) -> Config:
-    """The config that `name` runs with: `config`, with the bits of a width behind the @ ('exact' is a width, too).
+    """The config that the system `name` runs with: `config`, with the bits given after the @ (1 to 8, or 'exact').
 
-    Raises ApproxFxError for a width that is none, or that something other than approx_fx carries.
+    Raises ApproxFxError for an invalid width, and for a width on a system other than approx_fx.
     """
     base, at, width = name.partition("@")
     if not at:
@@ -103,9 +103,9 @@ def config_of(name: str, config: Config) -> Config:
 
 
 def pick(name: str, what: str = "--against", allowed: tuple[str, ...] = tuple(SYSTEMS)) -> System:
-    """The system `name`. what: the option that named it, for the error.
+    """Look up the system `name`. what: the option that it was given in, for the error message.
 
-    Raises ApproxFxError with the names that are `allowed` and the nearest of them.
+    Raises ApproxFxError, naming the `allowed` systems and the nearest of them, if `name` is none of them.
     """
     base = name.partition("@")[0]
     if base not in SYSTEMS or (name not in allowed and "@" not in name):
@@ -118,5 +118,5 @@ def pick(name: str, what: str = "--against", allowed: tuple[str, ...] = tuple(SY
 
 
 def apply(name: str, model: nn.Module, config: Config) -> Trained:
-    """`model` under the system `name`: a callable to train in its place."""
+    """Apply the system `name` to `model`; return the callable to train in the model's place."""
     return pick(name, "system").apply(model, config_of(name, config))

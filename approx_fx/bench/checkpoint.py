@@ -1,8 +1,9 @@
-"""A model's blocks, found in any model, and torch.utils.checkpoint around each of them.
+"""Find the blocks of any model and put torch.utils.checkpoint around each of them.
 
-A block is the outermost repeated piece: it has two weights of two dimensions or more (convolutions, linear layers), and
-no row of such pieces inside. A model without blocks (VGG, a perceptron) is one row of layers: it is cut into as many
-segments of equal length as a segment has layers, as in Chen et al. 2016, "Training Deep Nets with Sublinear Memory".
+A block is the outermost module that has at least two weights of two dimensions or more (convolutions, linear layers)
+and contains no container of such modules. A model without blocks (VGG, a perceptron) is one sequence of layers; it is
+cut into as many segments of equal length as a segment has layers, as in Chen et al. 2016, "Training Deep Nets with
+Sublinear Memory".
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module of every block, outermost first come; empty where the model has none."""
-    found: dict[str, nn.Module] = {}
-    _collect(model, "", found, set())
-    return found
+    """Name -> module of every block, in the order of the model's modules; empty if it has none."""
+    blocks_by_name: dict[str, nn.Module] = {}
+    _collect(model, "", blocks_by_name, set())
+    return blocks_by_name
 
 
 def segments(model: nn.Sequential) -> list[list[nn.Module]]:
-    """The children in order, cut into runs of ceil(sqrt(children)); an in-place layer never starts one.
+    """The children in order, cut into segments of ceil(sqrt(children)); an in-place layer never starts a segment.
 
-    An in-place layer would overwrite the segment's input, which is all that is kept for doing the segment again.
+    It would overwrite the segment's input, from which the segment is recomputed.
     """
     children = list(model)
     length = math.ceil(math.sqrt(len(children)))
@@ -46,36 +47,36 @@ def segments(model: nn.Sequential) -> list[list[nn.Module]]:
 
 
 def checkpoint_blocks(model: Model, restore: bool = True) -> Model:
-    """Wrap the forward of each of the model's blocks in place in a checkpoint; returns the model.
+    """Wrap the forward of each block in a checkpoint, in place; return the model.
 
-    Random numbers are drawn again as they were. restore: put running statistics back that a second forward would update
-    a second time; needed where the forward runs op by op, while torch.compile leaves a second update out by itself.
+    The recomputation draws the same random numbers. restore: undo the second update of running statistics in the
+    recomputation; needed where the forward runs op by op, while torch.compile drops that update itself.
     """
     around = functools.partial(_checkpointed, restore=restore)
-    found = list(blocks(model).values())
-    if not found and isinstance(model, nn.Sequential):
+    block_list = list(blocks(model).values())
+    if not block_list and isinstance(model, nn.Sequential):
         parts = [around(_chain(part), part) for part in segments(model)]
         model.forward = _chain(parts)  # type: ignore[method-assign,assignment]
         return model
-    for block in found or [child for child in model.children() if any(True for _ in child.parameters())]:
+    for block in block_list or [child for child in model.children() if any(True for _ in child.parameters())]:
         if not isinstance(block, UNCALLABLE):
             block.forward = around(block.forward, [block])
     return model
 
 
-def _collect(module: nn.Module, prefix: str, found: dict[str, nn.Module], seen: set[nn.Module]) -> None:
+def _collect(module: nn.Module, prefix: str, blocks_by_name: dict[str, nn.Module], visited: set[nn.Module]) -> None:
     for name, child in module.named_children():
-        if child in seen:
+        if child in visited:
             continue
-        seen.add(child)
-        if _holds_row(child):
-            _collect(child, f"{prefix}{name}.", found, seen)
+        visited.add(child)
+        if _holds_blocks(child):
+            _collect(child, f"{prefix}{name}.", blocks_by_name, visited)
         elif _weights(child) >= 2 and not isinstance(child, UNCALLABLE):
-            found[f"{prefix}{name}"] = child
+            blocks_by_name[f"{prefix}{name}"] = child
 
 
-def _holds_row(module: nn.Module) -> bool:
-    """Whether the module is, or has inside, a container of pieces that could be blocks."""
+def _holds_blocks(module: nn.Module) -> bool:
+    """Whether the module is, or contains, a container of modules with two weights or more."""
     return any(
         isinstance(part, CONTAINERS) and any(_weights(child) >= 2 for child in part.children())
         for part in module.modules()
@@ -103,18 +104,18 @@ def _chain(parts: Any) -> Callable[..., Any]:
 def _checkpointed(forward: Callable[..., Any], owners: list[nn.Module], restore: bool) -> Callable[..., Any]:
     options: dict[str, Any] = {"use_reentrant": False}
     if restore:
-        options["context_fn"] = lambda: (contextlib.nullcontext(), _restored(owners))
+        options["context_fn"] = lambda: (contextlib.nullcontext(), _buffers_restored(owners))
     return functools.partial(checkpoint, forward, **options)
 
 
 @contextlib.contextmanager
-def _restored(owners: list[nn.Module]) -> Iterator[None]:
-    """Leave the buffers as they are found."""
+def _buffers_restored(owners: list[nn.Module]) -> Iterator[None]:
+    """Restore the values of the modules' buffers on exit."""
     buffers = list(itertools.chain.from_iterable(owner.buffers() for owner in owners))
-    before = [buffer.detach().clone() for buffer in buffers]
+    values_before = [buffer.detach().clone() for buffer in buffers]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
+            for buffer, value in zip(buffers, values_before, strict=True):
                 buffer.copy_(value)

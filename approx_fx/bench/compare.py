@@ -1,4 +1,4 @@
-"""compare: the same step under approx_fx and under others, each in a process of its own, steps alternated."""
+"""Compare one training step under approx_fx and other systems, each in its own process, with alternating steps."""
 
 from __future__ import annotations
 
@@ -41,21 +41,24 @@ def compare(
     save: Callable[[dict[str, Json]], None] = lambda _: None,
     turn: contextlib.AbstractContextManager[object] | None = None,
 ) -> Json:
-    """Time, peak, saved bytes and gradients of one training step; returns the contract's JSON.
+    """Measure time, peak, saved bytes and gradients of one training step; return the JSON of `approx-fx compare`.
 
     against: names in `approx_fx.bench.baselines`, widths allowed ('approx_fx@2'); the ratios refer to the first.
-    compile_seconds is the first step with a cold cache; step_, forward_ and backward_seconds are medians of `steps`
-    alternated steps, step_quartiles their spread; with `warm`, warm_seconds is the first step of a new process that
-    finds the cache filled. On a GPU, busy_seconds are those of a step's kernels alone: where they are fewer than
-    step_seconds, the host was too slow. ratio.step and ratio.compile are approx_fx / the first of `against`,
-    ratio.peak and ratio.saved the inverse. A run's own `gradient` and `loss_equal` compare it with the first of
-    `against`.
+    steps: timed steps of each system. warm: also time the first step of a second process with a filled cache.
+    lenient: do not raise if approx_fx or the first of `against` fails. seconds: systems after the first two whose
+    compilation would start later than this are left out and recorded as failed. save: called with the runs measured so
+    far, whenever there are new results. turn: entered for the timed steps, so that several comparisons can compile at
+    the same time; if given, the systems of this comparison compile side by side, too.
 
-    A system that fails is recorded as {"failed": why}; where it is approx_fx or the first of `against`, RuntimeError is
-    raised instead, unless `lenient`: then ratio, gradient and loss_equal are None. seconds: systems behind the first
-    two are left out, and recorded as failed, where their turn to compile comes later than this. save: called with the
-    runs as far as they are measured, whenever there is more of them. turn: entered for the timed steps, so that
-    several comparisons can get ready at once; where it is given, systems compile side by side, too.
+    In the result, times are in seconds. compile_seconds: the first step, with a cold cache; warm_seconds: with a filled
+    one; step_, forward_ and backward_seconds: medians of the timed steps; step_quartiles: their quartiles;
+    busy_seconds: of the kernels of a step on a GPU, below step_seconds where the GPU waits for the host. ratio.step and
+    ratio.compile are approx_fx / the first of `against`, ratio.peak and ratio.saved the inverse. `gradient` and
+    `loss_equal` of a run compare it with the first of `against`.
+
+    Raises ApproxFxError for an unknown system or target and for `steps` below 1. A system that fails is recorded as
+    {"failed": why}. If it is approx_fx or the first of `against`, RuntimeError is raised; if `lenient`, ratio, gradient
+    and loss_equal are None instead.
     """
     for name in against:
         pick(name, allowed=OTHERS)
@@ -90,7 +93,7 @@ def compare(
 
 @dataclass
 class _Group:
-    """The workers of one comparison; what one cannot do takes it out, or raises if it is required."""
+    """The worker processes of one comparison. One that fails is dropped, or raises if its name is in `required`."""
 
     stack: contextlib.ExitStack
     jobs: dict[str, Job]
@@ -100,7 +103,7 @@ class _Group:
     workers: dict[str, Connection] = field(default_factory=dict)
 
     def first(self, names: list[str], end: float | None) -> None:
-        """Start and compile, one after the other; none that would start behind `end` (monotonic seconds)."""
+        """Start and compile one system after the other; none starts after `end` (monotonic seconds)."""
         for name in names:
             if end is not None and time.monotonic() > end:
                 self.runs[name] = {"failed": f"{name}: left out, the time given was over"}
@@ -110,47 +113,47 @@ class _Group:
             self.runs[name] = self._ask(name, "first") or self.runs[name]
 
     def first_at_once(self, names: list[str]) -> None:
-        """Start and compile side by side; compile_seconds are then those of a busy machine."""
+        """Start and compile all systems at the same time; compile_seconds are then those of a busy machine."""
         self.progress(f"compiling: {', '.join(names)}")
         self.workers = {name: self.stack.enter_context(worker(self.jobs[name])) for name in names}
         with ThreadPoolExecutor(len(names)) as pool:
-            for name, found in zip(names, pool.map(lambda name: self._ask(name, "first"), names), strict=True):
-                self.runs[name] = found or self.runs[name]
+            for name, answer in zip(names, pool.map(lambda name: self._ask(name, "first"), names), strict=True):
+                self.runs[name] = answer or self.runs[name]
 
     def memory(self) -> None:
-        """Peak and saved bytes of each."""
+        """Measure peak and saved bytes of each system."""
         for name in list(self.workers):
             self.progress(f"measuring memory: {name}")
             self.runs[name].update(self._ask(name, "memory") or {})
 
     def steps(self, count: int) -> None:
-        """Timed steps, in an order that turns round each time, after one that is not timed."""
+        """Time `count` steps of each system, in an order that reverses each time, after one untimed step."""
         for name in list(self.workers):
             self._ask(name, "step")
-        taken: dict[str, list[Json]] = {name: [] for name in self.workers}
+        timed: dict[str, list[Json]] = {name: [] for name in self.workers}
         for index in range(count):
             self.progress(f"step {index + 1} of {count}")
             for name in list(self.workers) if index % 2 == 0 else list(reversed(self.workers)):
-                found = self._ask(name, "step")
-                taken[name] += [found] if found else []
+                step = self._ask(name, "step")
+                timed[name] += [step] if step else []
         for name in self.workers:
             for part, key in PARTS.items():
-                self.runs[name][key] = statistics.median(step[part] for step in taken[name])
-            every = [step["seconds"] for step in taken[name]]
-            self.runs[name]["step_seconds_all"] = every
-            self.runs[name]["step_quartiles"] = quartiles(every)
+                self.runs[name][key] = statistics.median(step[part] for step in timed[name])
+            seconds = [step["seconds"] for step in timed[name]]
+            self.runs[name]["step_seconds_all"] = seconds
+            self.runs[name]["step_quartiles"] = quartiles(seconds)
         for name in list(self.workers):
             self.runs[name].update(self._ask(name, "kernels") or {})
 
     def warm(self) -> None:
-        """The first step of a second process, after the first has gone."""
+        """Time the first step of a second process, which finds the cache of the first one filled."""
         for name in list(self.workers):
             self.progress(f"warm start: {name}")
             with worker(self.jobs[name]) as second:
                 self.workers[name] = second
-                found = self._ask(name, "first")
-            if found:
-                self.runs[name]["warm_seconds"] = found["compile_seconds"]
+                first_step = self._ask(name, "first")
+            if first_step:
+                self.runs[name]["warm_seconds"] = first_step["compile_seconds"]
 
     def _ask(self, name: str, request: str) -> Json | None:
         try:
@@ -165,7 +168,7 @@ class _Group:
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """The first and the third quartile, both inside the values' range."""
+    """The first and the third quartile, interpolated between values."""
     if len(values) < 2:
         return [values[0], values[0]]
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
@@ -177,24 +180,24 @@ def _base(names: list[str]) -> str:
 
 
 def _gradients(runs: dict[str, Json], folder: Path, base: str) -> None:
-    """Each run's gradient and loss against those of `base`, into the run."""
+    """Compare each run's gradient and loss with those of `base`; the results are stored in the run."""
     if "failed" in runs[base]:
         return
     exact = torch.load(folder / base / "gradients.pt")
     norm = exact.norm()
     for name, run in runs.items():
         if "failed" not in run:
-            mine = torch.load(folder / name / "gradients.pt")
+            gradient = torch.load(folder / name / "gradients.pt")
             run["gradient"] = {
-                "relative_error": float((mine - exact).norm() / norm),
-                "cosine": float(mine @ exact / (mine.norm() * norm)),
+                "relative_error": float((gradient - exact).norm() / norm),
+                "cosine": float(gradient @ exact / (gradient.norm() * norm)),
             }
             run["loss_equal"] = run["loss"] == runs[base]["loss"]
 
 
 def _summary(runs: dict[str, Json], base: str, options: Json, job: Job) -> Json:
-    ours, other = runs[OURS], runs[base]
-    whole = "failed" not in ours and "failed" not in other
+    own_run, base_run = runs[OURS], runs[base]
+    complete = "failed" not in own_run and "failed" not in base_run
     return {
         "schema": 1,
         "target": job.target,
@@ -205,17 +208,17 @@ def _summary(runs: dict[str, Json], base: str, options: Json, job: Job) -> Json:
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
         "runs": runs,
-        "ratio": ratios(ours, other) if whole else None,
-        "gradient": ours["gradient"] if whole else None,
-        "loss_equal": ours["loss_equal"] if whole else None,
+        "ratio": ratios(own_run, base_run) if complete else None,
+        "gradient": own_run["gradient"] if complete else None,
+        "loss_equal": own_run["loss_equal"] if complete else None,
     }
 
 
-def ratios(ours: Json, other: Json) -> Json:
-    """Times are ours / other, lower is better; bytes are other / ours, higher is better."""
+def ratios(run: Json, base: Json) -> Json:
+    """Ratios of two runs: times are run / base, lower is better; bytes are base / run, higher is better."""
     return {
-        "step": ours["step_seconds"] / other["step_seconds"],
-        "compile": ours["compile_seconds"] / other["compile_seconds"],
-        "peak": other["peak_bytes"] / max(ours["peak_bytes"], 1),
-        "saved": other["saved_bytes"] / max(ours["saved_bytes"], 1),
+        "step": run["step_seconds"] / base["step_seconds"],
+        "compile": run["compile_seconds"] / base["compile_seconds"],
+        "peak": base["peak_bytes"] / max(run["peak_bytes"], 1),
+        "saved": base["saved_bytes"] / max(run["saved_bytes"], 1),
     }

@@ -1,4 +1,4 @@
-"""torch._inductor's generated wrappers: run on fake tensors, kernels left out, to see which bytes are alive when."""
+"""Dry-run the wrapper code that torch._inductor generates: fake tensors, no kernels, to count live and moved bytes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from torch.utils._pytree import tree_leaves
 
 @contextlib.contextmanager
 def generated_code() -> Iterator[list[str]]:
-    """The source of every graph that Inductor compiles, or takes from its cache, inside, in that order."""
+    """Collect the source of every graph that Inductor compiles, or loads from its cache, while this is entered."""
     from torch._inductor.graph import GraphLowering
 
-    found: list[str] = []
-    with mock.patch.object(GraphLowering, "save_output_code", found.append):
-        yield found
+    sources: list[str] = []
+    with mock.patch.object(GraphLowering, "save_output_code", sources.append):
+        yield sources
 
 
 @dataclass(frozen=True)
 class Access:
-    """What one kernel or op moves, in bytes. kind: 'kernel' or 'op'; first: of its first input alone."""
+    """The bytes that one kernel or op reads and writes. kind: 'kernel' or 'op'; first: bytes of an op's first input."""
 
     kind: str
     name: str
@@ -44,7 +44,7 @@ TRITON = re.compile(r"^def triton_\w+\((.*?)\):", re.MULTILINE)
 
 
 def loop_nests(source: str) -> list[tuple[set[str], set[str]]]:
-    """(pointers read, pointers written) of each outermost loop of a C++ function, by its own names for them."""
+    """(pointers read, pointers written) of each outermost loop of a C++ kernel, by the names of its parameters."""
     body = source[source.index("{") :]
     alias = dict(re.findall(r"auto (\w+) = (in_out_ptr\d+);", body))
     nests: list[tuple[set[str], set[str]]] = []
@@ -57,23 +57,23 @@ def loop_nests(source: str) -> list[tuple[set[str], set[str]]]:
         if end >= 0:
             stores = set(re.findall(rf"(?:store\(|^\s*|transpose_mxn<[^(]*\(.*?, .*?, ){POINTER}\s*(?:\+|\[)", line))
             stores &= {name for name in re.findall(POINTER, line) if not name.startswith("in_ptr")}
-            found = set(re.findall(POINTER, line))
+            pointers = set(re.findall(POINTER, line))
             nests[-1][1].update(alias.get(name, name) for name in stores)
-            nests[-1][0].update(alias.get(name, name) for name in found - stores)
+            nests[-1][0].update(alias.get(name, name) for name in pointers - stores)
         depth += opened - closed
         if end >= 0 and closed and depth <= end:
             end = -1
     return nests
 
 
-class _NoKernels:
-    """In the place of AsyncCompile: a kernel only says that it ran, and what it moves."""
+class _NullAsyncCompile:
+    """Replaces AsyncCompile. Its kernels compute nothing; they report that they ran and how many bytes they move."""
 
     def __init__(self, ran: Callable[[str], None], moved: list[Access]) -> None:
         self.ran, self.moved = ran, moved
 
     def wait(self, scope: dict[str, Any]) -> None:
-        """Nothing is compiled; the kernels learn their names."""
+        """Compile nothing, but tell each kernel the name it is bound to in the wrapper."""
         for name, value in scope.items():
             if isinstance(value, _Kernel):
                 value.name = name
@@ -89,19 +89,19 @@ class _Kernel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         names, nests = self.accesses()
-        given = {name: value for name, value in zip(names, args, strict=False) if isinstance(value, torch.Tensor)}
-        sizes = {name: value.numel() * value.element_size() for name, value in given.items()}
-        width = {name: value.element_size() for name, value in given.items()}
+        tensors = {name: value for name, value in zip(names, args, strict=False) if isinstance(value, torch.Tensor)}
+        sizes = {name: value.numel() * value.element_size() for name, value in tensors.items()}
+        width = {name: value.element_size() for name, value in tensors.items()}
         for read, written in nests:
-            moves = [
-                sum(min(sizes.get(name, 0), width.get(name, 0) * self.reach(name)) for name in side)
+            moved_bytes = [
+                sum(min(sizes.get(name, 0), width.get(name, 0) * self.max_elements(name)) for name in side)
                 for side in (read, written)
             ]
-            self.moved.append(Access("kernel", self.name, *moves))
+            self.moved.append(Access("kernel", self.name, *moved_bytes))
         self.ran(self.name)
 
     def accesses(self) -> tuple[list[str], list[tuple[set[str], set[str]]]]:
-        """The pointers, in the order of the arguments, and what each loop nest reads and writes; of Triton one nest."""
+        """The pointers in the arguments' order, and those each loop nest reads and writes; Triton's is one nest."""
         if ENTRY in self.source:
             kernel = self.source[self.source.index(ENTRY) :]  # helpers may come before it
             return re.findall(POINTER, kernel[: kernel.index("{")]), loop_nests(kernel)
@@ -110,42 +110,45 @@ class _Kernel:
             return re.findall(POINTER, head[1]), [(read, written)]
         return [], []
 
-    def reach(self, name: str) -> int:
-        """How many elements of a pointer the kernel can reach at most: of a part of a buffer Triton is told no size."""
+    def max_elements(self, name: str) -> int:
+        """An upper bound on the elements that the kernel accesses through a pointer, perhaps a part of its buffer."""
         sizes = re.findall(r"^    (?:[xyz]|r\d_)numel = (\d+)$", self.source, re.MULTILINE)
-        places = set(re.findall(rf"tl\.(?:load|store)\({name} \+ (.*?)(?:, |\))", self.source))
-        return math.prod(map(int, sizes)) * len(places) if sizes and places else 2**62
+        offsets = set(re.findall(rf"tl\.(?:load|store)\({name} \+ (.*?)(?:, |\))", self.source))
+        return math.prod(map(int, sizes)) * len(offsets) if sizes and offsets else 2**62
 
     run = __call__
 
 
 @dataclass
 class Storages:
-    """Every storage that was allocated and is still referred to. live: (what happened, bytes alive behind it)."""
+    """The storages that a dry run allocates. alive: those still referenced, with their bytes.
+
+    ignored: parameters and inputs; moved: an Access for each kernel or op; live: (event, bytes alive after it).
+    """
 
     alive: dict[StorageWeakRef, int] = field(default_factory=dict)
-    foreign: set[StorageWeakRef] = field(default_factory=set)
+    ignored: set[StorageWeakRef] = field(default_factory=set)
     moved: list[Access] = field(default_factory=list)
     live: list[tuple[str, int]] = field(default_factory=list)
 
-    def leave_out(self, values: list[Any]) -> None:
-        """Never count the storages of these tensors: parameters and inputs."""
-        self.foreign.update(StorageWeakRef(v.untyped_storage()) for v in values if isinstance(v, torch.Tensor))
+    def ignore(self, values: list[Any]) -> None:
+        """Exclude the storages of these tensors, which are parameters and inputs, from the count."""
+        self.ignored.update(StorageWeakRef(v.untyped_storage()) for v in values if isinstance(v, torch.Tensor))
 
     def add(self, label: str, value: Any) -> None:
-        """Count the storages of all tensors in `value` that are not counted yet."""
+        """Count the storages of all tensors in `value` that are not counted yet, and record the event `label`."""
         for leaf in tree_leaves(value):
             if isinstance(leaf, torch.Tensor):
                 storage = leaf.untyped_storage()
                 reference = StorageWeakRef(storage)
-                if reference not in self.foreign:
+                if reference not in self.ignored:
                     self.alive.setdefault(reference, storage.nbytes())
-        self.look(label)
+        self.record(label)
 
-    def look(self, label: str) -> None:
-        """Forget what has been freed, and note what is alive."""
-        for gone in [ref for ref in self.alive if ref.expired()]:
-            del self.alive[gone]
+    def record(self, label: str) -> None:
+        """Drop the storages that have been freed, and record the bytes alive after the event `label`."""
+        for freed in [ref for ref in self.alive if ref.expired()]:
+            del self.alive[freed]
         self.live.append((label, sum(self.alive.values())))
 
 
@@ -156,8 +159,8 @@ def _sizes(value: Any) -> list[int]:
     return [leaf.numel() * leaf.element_size() for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
-class _Watch(TorchDispatchMode):
-    """Counts the outputs of every op."""
+class _CountOutputs(TorchDispatchMode):
+    """Counts the outputs of every op and the bytes it moves."""
 
     def __init__(self, storages: Storages) -> None:
         super().__init__()
@@ -173,16 +176,17 @@ class _Watch(TorchDispatchMode):
 
 
 def run_dry(source: str, inputs: list[Any], storages: Storages, mode: FakeTensorMode) -> Any:
-    """A wrapper's outputs, run on fake tensors; `storages` counts what it allocates.
+    """Run a wrapper on fake tensors and return its outputs; `storages` counts what it allocates.
 
-    inputs: the first of the call's, emptied, for the call frees them; the rest are made in the sizes of the wrapper:
-    tangents, which count, or if there are none the forward's own, which do not.
+    inputs: the first inputs of the call; the list is emptied, so that the call can free them. The other inputs are
+    created in the sizes that the wrapper asserts. For a backward these are tangents, which count; a forward is given no
+    inputs, and its created ones do not count.
     """
     scope: dict[str, Any] = {"__name__": "approx_fx_dry_run"}
     text = source.replace("async_compile = AsyncCompile()", "async_compile = _no_kernels")
     text = re.sub(r"^.*_cuda_getCurrentRawStream.*$", "get_raw_stream = int", text, flags=re.MULTILINE)
-    scope["_no_kernels"] = _NoKernels(storages.look, storages.moved)
-    exec(compile(text, "<inductor>", "exec"), scope)  # our own compiler's output
+    scope["_no_kernels"] = _NullAsyncCompile(storages.record, storages.moved)
+    exec(compile(text, "<inductor>", "exec"), scope)  # source that Inductor generated in this process
     for name in [name for name in scope if name.startswith("empty_strided_")]:
         scope[name] = lambda size, stride, dtype: torch.empty_strided(size, stride, dtype=dtype)
     scope["reinterpret_tensor"] = lambda base, size, stride, offset=0: base.as_strided(size, stride, offset)
@@ -190,21 +194,21 @@ def run_dry(source: str, inputs: list[Any], storages: Storages, mode: FakeTensor
         scope[name] = lambda *_: None
     with mode:
         with mock.patch("torch._dynamo.testing.rand_strided", _empty):
-            made = scope["get_args"]()
-        given = [*inputs, *made[len(inputs) :]]
+            created = scope["get_args"]()
+        arguments = [*inputs, *created[len(inputs) :]]
         if inputs:
-            storages.add("tangents", made[len(inputs) :])
+            storages.add("tangents", created[len(inputs) :])
         else:
-            storages.leave_out(made)
+            storages.ignore(created)
         inputs.clear()
-        made.clear()
+        created.clear()
         with (
             mock.patch("torch.cuda._DeviceGuard", contextlib.nullcontext),
             mock.patch("torch.cuda.set_device"),
-            _Watch(storages),
+            _CountOutputs(storages),
         ):
-            outputs = scope["call"](given)
-            storages.look("return")
+            outputs = scope["call"](arguments)
+            storages.record("return")
     return outputs
 
 

@@ -1,4 +1,4 @@
-"""What a GPU is busy with during a step: where that is less than the step takes, the GPU waits for the host."""
+"""The kernels that a GPU runs in a step; where they take less time than the step, the GPU waits for the host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 @dataclass(frozen=True)
 class Kernel:
-    """All launches of one name in one step: how many, and their seconds together."""
+    """All launches of one kernel in one step. seconds: of all launches together; both are means over several steps."""
 
     name: str
     launches: float
@@ -20,7 +20,7 @@ class Kernel:
 
 
 def kernels(step: Callable[[], object], steps: int = 3) -> list[Kernel]:
-    """The kernels of one step on a GPU, copies and fills included, the longest first; means of `steps` steps."""
+    """Profile `steps` steps on a GPU; return the kernels of one step, copies and fills included, the longest first."""
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Bytes of a step as the allocator sees them: the most alive at once, and what is held behind it."""
+"""Measured bytes of a step, from the allocator: the peak, and what is still alive at the end."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 @dataclass(frozen=True)
 class Live:
-    """Bytes over a measured call. peak: the most alive at once; held: still alive at its end; both above the start."""
+    """Bytes of a measured call beyond those alive at its start. peak: at most during it; held: alive at its end."""
 
     peak: int
     held: int
 
 
 def measure(call: Callable[[], object]) -> Live:
-    """Exact live bytes during `call`: CPU by the profiler's allocation events, CUDA by the allocator's own count."""
+    """Measure live bytes during `call`, on a CPU by the profiler's allocation events, on CUDA by the allocator."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return _measure_cuda(call)
     from torch.profiler import ProfilerActivity, profile

@@ -1,4 +1,4 @@
-"""torch.autograd.profiler: the allocator's events."""
+"""torch.autograd.profiler: read the allocator's events of a profile."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import torch
 
 
 def allocations(profiler: torch.profiler.profile) -> list[tuple[int, int]]:
-    """(time in ns, bytes) of every CPU allocation (positive) and release (negative) that a profile recorded."""
+    """(time in ns, bytes) of every CPU allocation (positive) and release (negative) in a profile."""
     results: Any = profiler.profiler.kineto_results  # type: ignore[union-attr]
     return [(event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]"]

@@ -1,4 +1,4 @@
-"""TARGET on the command line: `package.module:factory` or `path/file.py:factory`, loaded and checked."""
+"""Load TARGET of the command line, `package.module:factory` or `path/file.py:factory`, and check what it returns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_BATCH = 32
 
 @dataclass(frozen=True)
 class Target:
-    """What a factory returns. loss: output -> scalar."""
+    """What a factory returns. loss: the model's output -> a scalar to differentiate."""
 
     name: str
     model: nn.Module
@@ -32,21 +32,21 @@ class Target:
 
 
 def load(target: str, batch: int | None = None) -> Target:
-    """Import a factory and call it. Raises ApproxFxError saying what is wrong with the target."""
-    place, separator, name = target.partition(":")
-    if not separator or not place or not name:
+    """Import a factory and call it. batch None: the factory's default, or 32. Raises ApproxFxError if that fails."""
+    location, separator, name = target.partition(":")
+    if not separator or not location or not name:
         raise ApproxFxError(
             f"TARGET {target!r} is not of the form package.module:factory or path/file.py:factory, "
             "such as models.resnet:resnet20."
         )
     if batch is not None and batch < 1:
         raise ApproxFxError(f"--batch {batch} is not allowed: the batch is 1 or more.")
-    module = _module(place)
+    module = _module(location)
     factory = getattr(module, name, None)
     if factory is None:
         names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
         raise ApproxFxError(
-            f"{place} has no {name!r}.{did_you_mean(name, names)} It has: {', '.join(names) or 'nothing'}."
+            f"{location} has no {name!r}.{did_you_mean(name, names)} It has: {', '.join(names) or 'nothing'}."
         )
     if not callable(factory):
         raise ApproxFxError(f"{target} is a {type(factory).__name__}, not a factory: a function that takes batch.")
@@ -86,26 +86,26 @@ def _call(target: str, factory: Callable[..., Any], batch: int | None) -> Any:
     except (TypeError, ValueError):
         parameters = {"batch": inspect.Parameter("batch", inspect.Parameter.KEYWORD_ONLY)}  # type: ignore[assignment]
     if "batch" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        given = ", ".join(parameters) or "nothing"
-        raise ApproxFxError(f"{target} takes {given}; a factory takes batch: int and returns (model, inputs).")
+        accepted = ", ".join(parameters) or "nothing"
+        raise ApproxFxError(f"{target} takes {accepted}; a factory takes batch: int and returns (model, inputs).")
     if batch is None and parameters["batch"].default is inspect.Parameter.empty:
         batch = DEFAULT_BATCH
     return factory() if batch is None else factory(batch=batch)
 
 
-def _checked(target: str, made: Any) -> Target:
+def _checked(target: str, returned: Any) -> Target:
     expected = "a factory returns (model, inputs) or (model, inputs, loss), inputs a tuple"
-    if not isinstance(made, (tuple, list)) or len(made) not in (2, 3):
-        what = f"{len(made)} values" if isinstance(made, (tuple, list)) else f"a {type(made).__name__}"
+    if not isinstance(returned, (tuple, list)) or len(returned) not in (2, 3):
+        what = f"{len(returned)} values" if isinstance(returned, (tuple, list)) else f"a {type(returned).__name__}"
         raise ApproxFxError(f"{target} returned {what}; {expected}.")
-    model, inputs = made[0], made[1]
+    model, inputs = returned[0], returned[1]
     if not isinstance(model, nn.Module):
         raise ApproxFxError(
             f"{target} returned a {type(model).__name__} as the model; {expected}, the model a torch.nn.Module."
         )
     if not isinstance(inputs, (tuple, list)):
         raise ApproxFxError(f"{target} returned inputs of type {type(inputs).__name__}; {expected}.")
-    loss = made[2] if len(made) == 3 else noise_loss
+    loss = returned[2] if len(returned) == 3 else noise_loss
     if not callable(loss):
         raise ApproxFxError(
             f"{target} returned a {type(loss).__name__} as the loss; {expected}, loss a function of the output."
@@ -114,7 +114,7 @@ def _checked(target: str, made: Any) -> Target:
 
 
 def noise_loss(output: Any) -> Tensor:
-    """The inner product of all float outputs with fixed Gaussian noise: a gradient everywhere, zero nowhere."""
+    """The inner product of all float outputs with fixed Gaussian noise, which gives every output a nonzero gradient."""
     generator = torch.Generator().manual_seed(0)
     floats = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not floats:

@@ -1,4 +1,4 @@
-"""A process that trains one model under one system, and answers one request at a time: see `Step`."""
+"""A process that trains one model under one system and answers requests, which are names of methods of `Step`."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from .target import Target, load
 Json = dict[str, Any]
 LONGEST = 40
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-# The environment that a process inherits is everybody's.
+# A process inherits the environment, which is shared by all threads, so only one may start at a time.
 _ONE_START = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Job:
-    """One system's run. dtype: 'float32', or 'bfloat16' for autocast. folder: for its gradients and its cache.
+    """What one worker runs. dtype: 'float32', or 'bfloat16' for autocast. folder: for its gradients and its cache.
 
-    memory: bytes of GPU memory the process may take, all of it if None; running out of it raises. disable: names of
-    what is added to Inductor and is to be left out, with commas between, see `inductor.switches`.
+    memory: bytes of GPU memory that the process may use, None for all; more raises. disable: comma-separated names of
+    additions to Inductor that are switched off, see `inductor.switches`.
     """
 
     system: str
@@ -54,20 +54,20 @@ class Job:
 
 @contextlib.contextmanager
 def worker(job: Job) -> Iterator[Connection]:
-    """A process for `job`, to be asked with `ask`. Its cache of compiled code is in the job's folder: cold at first."""
+    """Start a process for `job`, to be used with `ask`. Its compile cache is in the job's folder, so it starts cold."""
     context = get_context("spawn")
-    here, there = context.Pipe()
+    parent_end, child_end = context.Pipe()
     Path(job.folder).mkdir(exist_ok=True)
-    process = context.Process(target=_serve, args=(there, job), daemon=False)
+    process = context.Process(target=_serve, args=(child_end, job), daemon=False)
     environment = {CACHE: str(Path(job.folder) / "cache"), VARIABLE: job.disable or os.environ.get(VARIABLE, "")}
     with _ONE_START, mock.patch.dict(os.environ, environment):
         process.start()
-    there.close()
+    child_end.close()
     try:
-        yield here
+        yield parent_end
     finally:
         with contextlib.suppress(OSError):
-            here.send("stop")
+            parent_end.send("stop")
         process.join(20)
         if process.is_alive():
             process.terminate()
@@ -75,7 +75,7 @@ def worker(job: Job) -> Iterator[Connection]:
 
 
 def ask(connection: Connection, request: str) -> Any:
-    """What the method of `Step` named `request` returns; raises RuntimeError for what it raises, in one line."""
+    """Call the method of `Step` named `request` in the worker; raises RuntimeError, with one line, if that fails."""
     try:
         connection.send(request)
         answer = connection.recv()
@@ -105,40 +105,40 @@ def _serve(connection: Connection, job: Job) -> None:
 
 @dataclass
 class Step:
-    """One training step of one system: forward, loss, backward; no optimizer, so every step sees the same weights."""
+    """One training step of one system: forward, loss, backward; no optimizer, so the weights stay the same."""
 
     job: Job
-    made: Target
+    target: Target
     model: Callable[..., Any]
 
     @classmethod
     def of(cls, job: Job) -> Step:
-        """The target's model under the job's system, on the GPU if there is one."""
-        keep_freed_memory()  # for every system alike, so that no ratio is the allocator's
-        made = load(job.target, job.batch)
+        """Build the job's target under its system, on the GPU if there is one."""
+        keep_freed_memory()  # for every system, so that no ratio is due to the allocator
+        target = load(job.target, job.batch)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if job.memory is not None and device.type == "cuda":
-            whole = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(job.memory / whole, 1.0))
-        model = made.model.to(device)
-        inputs = tuple(item.to(device) if isinstance(item, Tensor) else item for item in made.inputs)
-        made = dataclasses.replace(made, model=model, inputs=inputs)
-        return cls(job, made, apply(job.system, model, job.config))
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(job.memory / total, 1.0))
+        model = target.model.to(device)
+        inputs = tuple(item.to(device) if isinstance(item, Tensor) else item for item in target.inputs)
+        target = dataclasses.replace(target, model=model, inputs=inputs)
+        return cls(job, target, apply(job.system, model, job.config))
 
     def forward(self) -> Any:
         """The model's output."""
-        device = next(self.made.model.parameters()).device.type
+        device = next(self.target.model.parameters()).device.type
         with torch.autocast(device, torch.bfloat16) if self.job.dtype == "bfloat16" else contextlib.nullcontext():
-            return self.model(*self.made.inputs)
+            return self.model(*self.target.inputs)
 
     def step(self) -> Json:
-        """Seconds of one step, and of its two parts; the loss belongs to the forward."""
-        self.made.model.zero_grad(set_to_none=True)
+        """Run one step; return its seconds, and those of the forward with the loss and of the backward."""
+        self.target.model.zero_grad(set_to_none=True)
         start, middle, end = _Mark(), _Mark(), _Mark()
         _synchronize()
         begin = time.perf_counter()
         start.set()
-        loss = self.made.loss(self.forward())
+        loss = self.target.loss(self.forward())
         middle.set()
         loss.backward()
         end.set()
@@ -147,34 +147,34 @@ class Step:
         return {"seconds": seconds, "forward": middle.since(start), "backward": end.since(middle)}
 
     def kernels(self) -> Json:
-        """On a GPU: launches, busy_seconds and the longest kernels (name, launches, seconds) of a step."""
+        """Launches, busy_seconds and the longest kernels (name, launches, seconds) of a step; {} without a GPU."""
         if not torch.cuda.is_available():
             return {}
-        every = kernels(self.step)
-        longest = [[kernel.name, kernel.launches, kernel.seconds] for kernel in every[:LONGEST]]
-        launches, busy = (sum(getattr(kernel, name) for kernel in every) for name in ("launches", "seconds"))
+        all_kernels = kernels(self.step)
+        longest = [[kernel.name, kernel.launches, kernel.seconds] for kernel in all_kernels[:LONGEST]]
+        launches, busy = (sum(getattr(kernel, name) for kernel in all_kernels) for name in ("launches", "seconds"))
         return {"launches": launches, "busy_seconds": busy, "longest_kernels": longest}
 
     def _run(self) -> float:
-        loss = self.made.loss(self.forward())
+        loss = self.target.loss(self.forward())
         loss.backward()
         _synchronize()
         return loss.item()
 
     def first(self) -> Json:
-        """The first step: seconds, loss, samples in a step; gradients go to a file."""
+        """Run the first step; return its seconds, the loss and the samples in a step. The gradients go to a file."""
         start = time.perf_counter()
         loss = self._run()
         seconds = time.perf_counter() - start
-        torch.save(flat_gradients(self.made.model), Path(self.job.folder) / "gradients.pt")
-        return {"compile_seconds": seconds, "loss": loss, "samples": samples(self.made.inputs)}
+        torch.save(flat_gradients(self.target.model), Path(self.job.folder) / "gradients.pt")
+        return {"compile_seconds": seconds, "loss": loss, "samples": samples(self.target.inputs)}
 
     def memory(self) -> Json:
-        """Peak of a whole step, and what is held between forward and backward, outputs not counted; warms up first."""
+        """Peak bytes of a step, and bytes alive between forward and backward, outputs excluded; warms up first."""
         self.step()
-        self.made.model.zero_grad(set_to_none=True)
+        self.target.model.zero_grad(set_to_none=True)
         peak = measure(self._run).peak
-        self.made.model.zero_grad(set_to_none=True)
+        self.target.model.zero_grad(set_to_none=True)
         outputs = 0
 
         def forward() -> Any:
@@ -184,14 +184,14 @@ class Step:
                            for leaf in tree_leaves(result) if isinstance(leaf, Tensor)}.values())  # fmt: skip
             return result
 
-        found = {"peak_bytes": peak, "saved_bytes": measure(forward).held - outputs}
+        measured = {"peak_bytes": peak, "saved_bytes": measure(forward).held - outputs}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # other workers may be waiting on the same GPU
-        return found
+        return measured
 
 
 class _Mark:
-    """A moment: on CUDA an event in the stream, which nothing waits for until the step's end; else the clock's time."""
+    """A point in time: on CUDA an event in the stream, read after the step's end; else the clock."""
 
     def __init__(self) -> None:
         self.event = torch.cuda.Event(enable_timing=True) if torch.cuda.is_available() else None
@@ -203,20 +203,20 @@ class _Mark:
         self.clock = time.perf_counter()
 
     def since(self, other: _Mark) -> float:
-        """Seconds; on CUDA after a synchronisation only."""
+        """Seconds since `other`; on CUDA only valid after a synchronization."""
         if self.event is not None and other.event is not None:
             return other.event.elapsed_time(self.event) / 1000
         return self.clock - other.clock
 
 
 def samples(inputs: tuple[Any, ...]) -> int | None:
-    """The length of the first tensor's first dimension, or None."""
+    """The batch size: the length of the first tensor's first dimension, or None."""
     tensors = [item for item in tree_leaves(inputs) if isinstance(item, Tensor) and item.ndim > 0]
     return len(tensors[0]) if tensors else None
 
 
 def flat_gradients(model: nn.Module) -> Tensor:
-    """All gradients as one float64 vector on the CPU; a parameter without one counts as zeros."""
+    """All gradients as one float64 vector on the CPU; zeros for a parameter without a gradient."""
     parts = [(p.grad if p.grad is not None else torch.zeros_like(p)).detach().cpu().double().flatten()
              for p in model.parameters() if p.requires_grad]  # fmt: skip
     return torch.cat(parts)

@@ -1,1 +1,1 @@
-"""What a compile sets in the process it runs in, beyond torch: the allocator's thresholds, the recursion limit."""
+"""Process-wide settings that a compile changes outside torch: malloc's thresholds and Python's recursion limit."""

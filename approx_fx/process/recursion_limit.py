@@ -1,7 +1,7 @@
-"""AOTAutograd and Python's compiler: sources that nest as deep as a network has buffers.
+"""Raise Python's recursion limit during a compile, for networks with thousands of buffers.
 
-AOTAutograd writes what of its outputs has no gradient as one sum, a term for each buffer. Python compiles a sum by
-following its terms, to a depth that goes with the recursion limit; a network a thousand layers deep passes it.
+AOTAutograd generates Python source in which the outputs without a gradient form one sum with a term for each buffer.
+Python's compiler recurses once for each term, up to the recursion limit, which a network of a thousand layers exceeds.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from collections.abc import Iterator
 
 RECURSION_LIMIT = 5000
 _LOCK = threading.Lock()
-_before: list[int] = []  # the limit that each compile under way has met, the first one's at the front
+_limits_before: list[int] = []  # the limit found by each compile in progress, in the order they began
 
 
 @contextlib.contextmanager
 def raised_recursion_limit() -> Iterator[None]:
-    """Python compiles sources nested so deep inside; a higher limit stays, and the last compile to end lowers it."""
+    """Raise the limit to at least `RECURSION_LIMIT`; of overlapping compiles, the last to end restores it."""
     with _LOCK:
-        _before.append(sys.getrecursionlimit())
-        sys.setrecursionlimit(max(_before[-1], RECURSION_LIMIT))
+        _limits_before.append(sys.getrecursionlimit())
+        sys.setrecursionlimit(max(_limits_before[-1], RECURSION_LIMIT))
     try:
         yield
     finally:
         with _LOCK:
-            first = _before[0]
-            _before.pop()
-            if not _before:
+            first = _limits_before[0]
+            _limits_before.pop()
+            if not _limits_before:
                 sys.setrecursionlimit(first)

@@ -1,1 +1,1 @@
-"""What a partition saves, as data, as text and as a prediction of the peak; pages and pictures in `view`."""
+"""The report of what a partition saves: as data, as text, with a predicted peak; HTML and pictures are in `view`."""

@@ -1,4 +1,4 @@
-"""What a partition saves, tensor by tensor, read off its plan and its two halves."""
+"""Build the report of one partitioned graph from its plan and its two halves: a row for each saved tensor."""
 
 from __future__ import annotations
 
@@ -14,101 +14,109 @@ from ..passes.state import Partition
 from ..plan.plan import Plan
 from .data import GraphReport, Kept, Row
 
-# Views that share their memory with what they are views of.
+# Views that always share memory with their input.
 ALIASES = frozenset(name for name in VIEWS if not TABLE[name].may_copy)
 
 
-def describe(done: Partition, before: int, peaks: tuple[int, int], key: str) -> GraphReport:
-    """The report of one partitioned graph. before: bytes that torch's own partition saves; peaks: before, after."""
-    reading = readers(done.plan)
-    early = earliness(done)
-    used = {node.name for node in done.backward.graph.find_nodes(op="placeholder")}
+def describe(partition: Partition, before: int, peaks: tuple[int, int], key: str) -> GraphReport:
+    """Report one partitioned graph.
+
+    before: bytes that torch's own partition saves; peaks: predicted bytes under torch's partition and under this one.
+    """
+    plan = partition.plan
+    readers_of = readers(plan)
+    early = earliness(partition)
+    read_names = {node.name for node in partition.backward.graph.find_nodes(op="placeholder")}
     rows: list[Row] = []
     kept: list[Kept] = []
-    # Codes may share what is stored: the statistics of a row, which its norm's backward keeps anyway.
-    counted = {value for value, encoding in done.plan.anchors.items() if not encoding.coded}
-    for value, nodes in done.stored.items():
-        encoding, own = done.plan.anchors[value], tensor(value)
-        if own is None or not any(node.name in used for node in nodes):
+    # A code may read tensors that are saved anyway, such as the statistics of a row norm; they count once.
+    counted = {value for value, encoding in plan.anchors.items() if not encoding.coded}
+    for value, nodes in partition.stored.items():
+        encoding, fake = plan.anchors[value], tensor(value)
+        if fake is None or not any(node.name in read_names for node in nodes):
             continue
-        readings = reading.get(value, [])
-        ops = tuple(sorted({name_of(node) for node in readings} - {""}))
-        where = (value.name, module_of(value), name_of(value), sizes(own), str(own.dtype).removeprefix("torch."))
-        used_in = tuple(dict.fromkeys(map(module_of, readings)))
+        reading_nodes = readers_of.get(value, [])
+        ops = tuple(sorted({name_of(node) for node in reading_nodes} - {""}))
+        identity = (value.name, module_of(value), name_of(value), sizes(fake), str(fake.dtype).removeprefix("torch."))
+        used_in = tuple(dict.fromkeys(map(module_of, reading_nodes)))
         if not encoding.coded:
             if encoding.why_exact() != "output":
-                kept.append(Kept(*where, nbytes(value), encoding.why_exact(), ops, source_of(value), used_in))
+                kept.append(Kept(*identity, nbytes(value), encoding.why_exact(), ops, source_of(value), used_in))
             continue
         rows.append(
             Row(
-                *where,
+                *identity,
                 encoding.name,
                 encoding.bits,
                 nbytes(value),
                 sum(nbytes(node) for node in set(nodes) - counted),
                 ops,
                 source_of(value),
-                value in done.plan.carried.values(),
+                value in plan.carried.values(),
                 used_in,
-                encoding.expected_error(own),
+                encoding.expected_error(fake),
                 early.get(value, 0),
             )
         )
         counted.update(nodes)
-    stored = [node for nodes in done.stored.values() for node in nodes if node.name in used]
-    after = saved_bytes(stored, done.plan.joint.fwd_outputs)
+    stored = [node for nodes in partition.stored.values() for node in nodes if node.name in read_names]
+    after = saved_bytes(stored, plan.joint.fwd_outputs)
     return GraphReport(key, before, after, *peaks, tuple(rows), tuple(kept))
 
 
-def earliness(done: Partition) -> dict[fx.Node, int]:
-    """Anchor -> heavy ops of the backward between the earliest decoding, of it or its mask, and its first reader."""
+def earliness(partition: Partition) -> dict[fx.Node, int]:
+    """Anchor -> compute-bound ops of the backward between its earliest decode op and that op's first reader.
+
+    The decode op of the anchor's mask counts, too.
+    """
+    plan = partition.plan
     position: dict[str, int] = {}
-    first: dict[str, int] = {}
-    heavy = 0
-    for node in done.backward.graph.nodes:
+    first_read: dict[str, int] = {}
+    compute_bound = 0
+    for node in partition.backward.graph.nodes:
         for source in node.all_input_nodes:
-            first.setdefault(source.name, heavy)
-        heavy += traits(node).compute_bound
-        position[node.name] = heavy
-    found: dict[fx.Node, int] = {}
-    for copy, value in done.copies.items():
-        owner = done.plan.carried.get(value, value)
-        if owner in done.plan.anchors and copy.name in first:
-            found[owner] = max(found.get(owner, 0), first[copy.name] - position[copy.name])
-    return found
+            first_read.setdefault(source.name, compute_bound)
+        compute_bound += traits(node).compute_bound
+        position[node.name] = compute_bound
+    distance: dict[fx.Node, int] = {}
+    for copy, value in partition.copies.items():
+        owner = plan.carried.get(value, value)
+        if owner in plan.anchors and copy.name in first_read:
+            distance[owner] = max(distance.get(owner, 0), first_read[copy.name] - position[copy.name])
+    return distance
 
 
 def saved_bytes(saved: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> int:
-    """Bytes of the saved nodes of a joint graph: no inputs, no outputs, no sizes; aliases count once."""
+    """Bytes of the saved nodes of a joint graph, without inputs, outputs and sizes; aliases count once."""
     return sum(saved_roots(saved, outputs).values())
 
 
 def saved_roots(saved: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> dict[fx.Node, int]:
-    """The values that saved nodes are views of, each with its bytes; see `saved_bytes`."""
-    alive = {skip_ops(node, ALIASES) for node in outputs}
+    """Map each value that a saved node is, or is a view of, to its bytes; `saved_bytes` is their sum."""
+    output_roots = {skip_ops(node, ALIASES) for node in outputs}
     roots: dict[fx.Node, int] = {}
     for node in saved:
         root = skip_ops(node, ALIASES)
-        if root.op != "placeholder" and root.op != "get_attr" and root not in alive and not is_size(node):
+        if root.op != "placeholder" and root.op != "get_attr" and root not in output_roots and not is_size(node):
             roots[root] = max(roots.get(root, 0), nbytes(node))
     return roots
 
 
 def readers(plan: Plan) -> dict[fx.Node, list[fx.Node]]:
-    """Anchor -> the backward nodes that read it, directly or through what is recomputed from it, in graph order."""
-    found: dict[fx.Node, dict[fx.Node, None]] = {}
+    """Anchor -> the backward nodes that read it, directly or through values recomputed from it, in graph order."""
+    readers_of: dict[fx.Node, dict[fx.Node, None]] = {}
     for value, consumers in plan.joint.demands.items():
-        stack, seen = [value], set()
+        stack, visited = [value], set()
         while stack:
             current = stack.pop()
-            if current in seen:
+            if current in visited:
                 continue
-            seen.add(current)
+            visited.add(current)
             if current in plan.anchors:
-                found.setdefault(current, {}).update(dict.fromkeys(consumers))
+                readers_of.setdefault(current, {}).update(dict.fromkeys(consumers))
             elif current in plan.carried:
                 stack.append(plan.carried[current])
             else:
                 stack.extend(plan.recompute.get(current, ()))
     order = plan.joint.order
-    return {anchor: sorted(nodes, key=order.__getitem__) for anchor, nodes in found.items()}
+    return {anchor: sorted(nodes, key=order.__getitem__) for anchor, nodes in readers_of.items()}

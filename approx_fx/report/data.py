@@ -1,4 +1,4 @@
-"""What is saved for the backward, before and after, and why not less: data, totals, JSON."""
+"""The report as data: every saved tensor, why exact ones are exact, totals, and JSON."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ NOTHING_TO_DRAW = (
 
 @dataclass(frozen=True)
 class Row:
-    """One saved tensor. before: its own bytes; after: what is stored for it, scales included.
+    """One tensor that is saved as a code.
 
-    used_in: the modules whose backward reads it, the first reader's first. error: root mean square, relative to the
-    value's, to be expected if what is coded is Gaussian. early: convolutions and matrix products between the earliest
-    of its decodings and what reads that first: 0 unless something is held for nothing.
+    bytes_before: of the tensor itself; bytes_after: of its code and scale. used_in: the modules whose backward reads
+    it, in the order of their first reads. error: the root mean square error expected for a Gaussian value, relative to
+    the value's own. early: convolutions and matrix products between its earliest decode op and that op's first reader;
+    above 0 the decoded value is alive longer than needed.
     """
 
     name: str
@@ -47,13 +48,13 @@ class Row:
 
     @property
     def layer(self) -> tuple[Any, ...]:
-        """What identical layers have in common."""
+        """A key that is equal for the same tensor of identical layers."""
         return (layer_pattern(self.module), self.op, self.shape, self.dtype, self.quantizer, self.bits)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One tensor that is saved exactly, with a reason out of a closed set."""
+    """One tensor that is saved exactly; `reason` is a key of `encode.exact.REASONS`."""
 
     name: str
     module: str
@@ -68,7 +69,7 @@ class Kept:
 
     @property
     def layer(self) -> tuple[Any, ...]:
-        """What identical layers have in common."""
+        """A key that is equal for the same tensor of identical layers."""
         return (layer_pattern(self.module), self.op, self.shape, self.dtype, self.reason)
 
 
@@ -76,7 +77,8 @@ class Kept:
 class GraphReport:
     """One compiled graph. failed: why the pass left the graph exact, or ''.
 
-    peak_before, peak_after: predicted bytes, parameters excluded; peak_before is 0 where it was not worked out.
+    before, after: bytes saved under torch's own partition and under this one. peak_before, peak_after: predicted bytes
+    alive at the peak, without parameters; peak_before is 0 where it was not predicted.
     """
 
     key: str
@@ -90,7 +92,7 @@ class GraphReport:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> GraphReport:
-        """The inverse of dataclasses.asdict."""
+        """Rebuild a report from what dataclasses.asdict returned."""
         rows = tuple(Row(**_tuples(row)) for row in data["tensors"])
         kept = tuple(Kept(**_tuples(row)) for row in data["kept"])
         return cls(**{**data, "tensors": rows, "kept": kept})
@@ -98,9 +100,9 @@ class GraphReport:
 
 @dataclass(frozen=True)
 class About:
-    """What was explained. model: its class, or the target it came from; command: what makes the same again, or ''.
+    """The model that was explained. model: its class, or the TARGET given on the command line.
 
-    parameters: bytes of parameters and buffers.
+    parameters: bytes of parameters and buffers; command: the command line that writes this report again, or ''.
     """
 
     model: str = ""
@@ -112,7 +114,7 @@ class About:
 
 @dataclass(frozen=True)
 class Report:
-    """All graphs of a model. Bytes are activations only: no parameters, no inputs, no outputs; aliases count once."""
+    """All graphs of a model. Bytes are of activations, without parameters, inputs and outputs; aliases count once."""
 
     graphs: tuple[GraphReport, ...]
     options: dict[str, Any] = field(default_factory=dict)
@@ -120,7 +122,7 @@ class Report:
 
     @property
     def pictures(self) -> tuple[Any, ...]:
-        """Nothing: only the report of `explain` holds graphs to draw, see `Explained.pictures`."""
+        """Empty: only the report of `explain` holds graphs to draw, see `Explained.pictures`."""
         return ()
 
     @property
@@ -135,38 +137,38 @@ class Report:
 
     @property
     def ratio(self) -> float:
-        """saved_before / saved_after."""
+        """saved_before / saved_after, or 1 where nothing is saved."""
         return self.saved_before / self.saved_after if self.saved_after else 1.0
 
     @property
     def tensors(self) -> list[Row]:
-        """Every coded tensor."""
+        """The tensors that are saved as codes, of all graphs."""
         return [row for graph in self.graphs for row in graph.tensors]
 
     @property
     def kept(self) -> list[Kept]:
-        """Every tensor saved exactly."""
+        """The tensors that are saved exactly, of all graphs."""
         return [row for graph in self.graphs for row in graph.kept]
 
     @property
     def predicted_peak(self) -> dict[str, int]:
         """Predicted peak of live activation and gradient bytes of a step: {'before', 'after'}.
 
-        While a graph runs, what the graphs before it saved is there, too. before is 0 where it was not worked out.
+        The tensors saved by earlier graphs are alive while a graph runs. 'before' is 0 where it was not predicted.
         """
-        most = {"before": 0, "after": 0}
+        highest = {"before": 0, "after": 0}
         held = {"before": 0, "after": 0}
         for graph in self.graphs:
             for side, peak, saved in (
                 ("before", graph.peak_before, graph.before),
                 ("after", graph.peak_after, graph.after),
             ):
-                most[side] = max(most[side], peak + held[side] if peak else 0)
+                highest[side] = max(highest[side], peak + held[side] if peak else 0)
                 held[side] += saved
-        return most
+        return highest
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON contract: schema, saved_bytes, ratio, tensors, kept, and more."""
+        """The report as JSON data; the keys are those of the dictionary below, under version `SCHEMA`."""
         return {
             "schema": SCHEMA,
             "saved_bytes": {"before": self.saved_before, "after": self.saved_after},
@@ -180,11 +182,11 @@ class Report:
         }
 
     def to_json(self, indent: int | None = 2) -> str:
-        """`to_dict` as text."""
+        """`to_dict` as JSON text."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def save_html(self, path: str | Path) -> Path:
-        """Raises ApproxFxError: only the report of `explain` holds graphs to draw, see `Explained.save_html`."""
+        """Raise ApproxFxError: only the report of `explain` holds graphs to draw, see `Explained.save_html`."""
         raise ApproxFxError(NOTHING_TO_DRAW)
 
     def __str__(self) -> str:

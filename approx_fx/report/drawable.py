@@ -1,4 +1,4 @@
-"""The report of `explain`: it holds the graphs, and so it can be drawn."""
+"""The report of `explain`, which keeps the graphs and can therefore be drawn."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .view.picture import Picture, picture
 
 @dataclass(frozen=True)
 class Explained(Report):
-    """A report with pictures. seen: all there is to draw of each graph."""
+    """A report that can be drawn. both_partitions: each graph under torch's partition and under this pass's."""
 
-    seen: tuple[BothPartitions, ...] = field(default=(), repr=False, compare=False)
+    both_partitions: tuple[BothPartitions, ...] = field(default=(), repr=False, compare=False)
 
     @cached_property
     def pictures(self) -> tuple[Picture, ...]:  # type: ignore[override]
         """Each graph as plain data for drawing."""
-        return tuple(map(picture, self.seen))
+        return tuple(map(picture, self.both_partitions))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickles and copies: plain data, without the graphs themselves."""
-        return {**self.__dict__, "pictures": self.pictures, "seen": ()}
+        """Pickle and copy the plain data of the pictures, without the graphs."""
+        return {**self.__dict__, "pictures": self.pictures, "both_partitions": ()}
 
     def save_html(self, path: str | Path) -> Path:
-        """Write one HTML file with ribbon, timeline, graph and table; returns its path.
+        """Write one HTML file with ribbon, timeline, graph and table; return its path.
 
         Raises ApproxFxError if nothing was compiled, the file cannot be written, or bokeh is missing.
         """
@@ -41,11 +41,11 @@ class Explained(Report):
         return Path(path)
 
     def _repr_html_(self) -> str:
-        """Summary, timeline (where matplotlib is there) and tables, for a notebook."""
+        """Summary, timeline (if matplotlib is installed) and tables, for a notebook."""
         tables = as_html(self)
         if not self.pictures or importlib.util.find_spec("matplotlib") is None:
             return tables
         from .view.static import timeline_svg
 
-        head, _, rest = tables.partition("</p>")
-        return f"{head}</p>{timeline_svg(self)}{rest}"
+        headline, _, tables_after = tables.partition("</p>")
+        return f"{headline}</p>{timeline_svg(self)}{tables_after}"

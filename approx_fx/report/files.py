@@ -1,4 +1,4 @@
-"""Files that a user asked for."""
+"""Write the files that a user asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..errors import ApproxFxError
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8. Raises ApproxFxError if that cannot be done."""
+    """Write a file, text as UTF-8. Raises ApproxFxError if the file cannot be written."""
     try:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A joint graph under two partitions, torch's own and this pass's: what a report and its pictures are made of."""
+"""One joint graph under torch's own partition and under this pass's: the input of the report and its pictures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .data import GraphReport
 
 @dataclass(frozen=True)
 class TorchPartition:
-    """A graph under torch's own partition. saved: value -> bytes; the rest is worked out on a dry run only.
+    """A graph under torch's own partition. saved: saved value -> bytes.
 
-    peak: predicted bytes; halves: forward and backward.
+    peak, halves: the predicted peak in bytes and (forward, backward), on a dry run only; else 0 and None.
     """
 
     saved: dict[fx.Node, int]
@@ -24,14 +24,14 @@ class TorchPartition:
 
     @property
     def bytes(self) -> int:
-        """Of all that is saved."""
+        """Bytes of all saved values."""
         return sum(self.saved.values())
 
 
 @dataclass(frozen=True)
 class BothPartitions:
-    """A graph under both partitions. ours: None where it stays exact."""
+    """A graph under both partitions. coded: this pass's partition, None where the graph stays exact."""
 
     report: GraphReport
-    exact: TorchPartition
-    ours: Partition | None
+    by_torch: TorchPartition
+    coded: Partition | None

@@ -1,4 +1,4 @@
-"""Bytes of a step, predicted from its two graphs: a walk over the live ranges of what they make."""
+"""Predict the peak bytes alive in a step from the live ranges of the values of its two graphs."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from ..ops import reference_of
 
 @dataclass(frozen=True)
 class Event:
-    """A node of a half has run. made: it takes memory of its own; freed: what goes once it has run."""
+    """A node of a half has run. allocates: its result has memory of its own; freed: values whose last reader it is."""
 
     node: fx.Node
-    made: bool
+    allocates: bool
     freed: tuple[fx.Node, ...]
 
 
 def predicted_peak(forward: fx.GraphModule, backward: fx.GraphModule) -> int:
-    """Most bytes of activations and gradients alive at once in one step: no parameters, no inputs.
+    """Predicted peak bytes of activations and gradients in one step, without parameters and inputs.
 
-    A liveness walk over both graphs in their order. An elementwise result with one reader is taken to be fused into it;
-    what is saved or returned has memory of its own.
+    Walks both graphs in their order. An elementwise result with one reader is assumed to be fused into that reader;
+    saved and returned values are materialized.
     """
     return max(_peak(forward, []), _peak(backward, handed_over(backward)))
 
 
 def handed_over(backward: fx.GraphModule) -> list[fx.Node]:
-    """What is alive when the backward starts: the saved tensors and the incoming gradients."""
+    """The placeholders alive when the backward starts: saved tensors and incoming gradients."""
     return [node for node in backward.graph.find_nodes(op="placeholder") if not node.name.startswith("primals")]
 
 
 def events(half: fx.GraphModule, start: list[fx.Node]) -> Iterator[Event]:
-    """The nodes that make or free memory, in their order. start: the placeholders that count, and are freed."""
+    """The nodes that allocate or free memory, in their order. start: the placeholders that count and are freed."""
     nodes = list(half.graph.nodes)
-    last: dict[fx.Node, fx.Node] = {}
+    last_reader: dict[fx.Node, fx.Node] = {}
     for node in nodes:
         for source in node.all_input_nodes:
-            last[_storage(source)] = node
+            last_reader[_storage(source)] = node
     counted = set(start)
-    ending: dict[fx.Node, list[fx.Node]] = {}
-    for source, reader in last.items():
-        if source in counted or (source.op == "call_function" and _materialised(source)):
-            ending.setdefault(reader, []).append(source)
+    freed_by: dict[fx.Node, list[fx.Node]] = {}
+    for source, reader in last_reader.items():
+        if source in counted or (source.op == "call_function" and _materialized(source)):
+            freed_by.setdefault(reader, []).append(source)
     for node in nodes:
-        made = node.op == "call_function" and _materialised(node)
-        if made or node in ending:
-            yield Event(node, made, tuple(ending.get(node, ())))
+        allocates = node.op == "call_function" and _materialized(node)
+        if allocates or node in freed_by:
+            yield Event(node, allocates, tuple(freed_by.get(node, ())))
 
 
 def _peak(half: fx.GraphModule, start: list[fx.Node]) -> int:
     live = peak = sum(map(nbytes, start))
     for event in events(half, start):
-        if event.made:
+        if event.allocates:
             live += nbytes(event.node)
             peak = max(peak, live)
         live -= sum(map(nbytes, event.freed))
@@ -68,7 +68,7 @@ def _storage(node: fx.Node) -> fx.Node:
     return skip_ops(node, VIEWS)
 
 
-def _materialised(node: fx.Node) -> bool:
+def _materialized(node: fx.Node) -> bool:
     if tensor(node) is None or traits(node).view or name_of(node) in ("full", "scalar_tensor"):
         return False
     fuses = traits(node).fuses or reference_of(node.target) is not None

@@ -1,7 +1,7 @@
-"""Which reports belong to which model: in this process by its parameters, across processes by the traced code.
+"""Find the reports of a model: in this process by its parameters, across processes by the traced code.
 
-Inductor's cache returns a compiled graph without running the pass; the report that the pass made is then read from the
-same cache folder.
+Inductor's cache returns a compiled graph without running the pass; the report of the process that did run it is then
+read from the same cache folder.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from ..config import Config
 from ..inductor import compile as inductor
 from .data import GraphReport, Report
 
-# parameter or converted module -> reports of the graphs it takes part in, in the order they were compiled
+# parameter or converted module -> reports of the graphs that use it, in the order of compilation
 _compiled: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def register(inputs: Iterable[Any], graph: GraphReport, options: dict[str, Any]) -> None:
-    """Remember a compiled graph's report under the parameters it was compiled for, and the module that was converted.
+    """Remember a compiled graph's report under its parameters and under the converted module.
 
-    Either alone may go: a parameter when it is sharded or swapped, a module when it is compiled as a function.
+    Both are needed: parameters are replaced when they are sharded or swapped, and a model that is compiled as a
+    function has no converted module.
     """
     for owner in inputs:
         if isinstance(owner, (nn.Parameter, nn.Module)):
@@ -39,7 +40,7 @@ def register(inputs: Iterable[Any], graph: GraphReport, options: dict[str, Any])
 
 
 def report(model: nn.Module) -> Report:
-    """What was compiled for `model`, after its first step, on a warm cache too; a recompiled graph counts once."""
+    """The report of what was compiled for `model` so far, from a warm cache too; a recompiled graph counts once."""
     graphs: dict[str, tuple[GraphReport, dict[str, Any]]] = {}
     for owner in (*model.parameters(), *model.modules()):
         graphs.update(_compiled.get(owner, {}))
@@ -48,7 +49,7 @@ def report(model: nn.Module) -> Report:
 
 
 def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> str:
-    """A key for a traced module's report that can be computed whether or not the compiled graph is cached."""
+    """A key for the report of a traced module, which does not depend on whether the compiled graph is cached."""
     digest = hashlib.sha256(f"{torch.__version__}|{config.key()}|{module.code}".encode())
     for node in module.graph.nodes:
         digest.update((node.meta.get("stack_trace") or "").encode())
@@ -65,18 +66,18 @@ def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> 
 
 
 def save(key: str, reports: Sequence[GraphReport]) -> None:
-    """Leave the reports of a traced module for later processes, unless Inductor's caches are off."""
+    """Store the reports of a traced module for later processes, unless Inductor's caches are off."""
     path = _path(key)
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps([dataclasses.asdict(report) for report in reports]))
-    draft.replace(path)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps([dataclasses.asdict(report) for report in reports]))
+    temporary.replace(path)
 
 
 def load(key: str) -> list[GraphReport]:
-    """The reports that an earlier process left for the same module, where its compiled graph came from the cache."""
+    """Load the reports that an earlier process stored for the same traced module; empty if there are none."""
     path = _path(key)
     if path is None or not path.exists():
         return []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def size(count: float) -> str:
-    """Bytes for people: '1.5 MiB'."""
+    """Format a number of bytes, such as '1.5 MiB'."""
     for unit in ("B", "KiB", "MiB"):
         if abs(count) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -26,24 +26,24 @@ def size(count: float) -> str:
 
 
 def fold(rows: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
-    """Identical layers together: (first row, all rows), in order of first appearance."""
+    """Group the rows of identical layers: (first row, all rows), in order of first appearance."""
     groups: dict[Any, list[Any]] = {}
     for row in rows:
         groups.setdefault(row.layer, []).append(row)
-    return [(same[0], same) for same in groups.values()]
+    return [(group[0], group) for group in groups.values()]
 
 
 COLUMNS = ("module", "op", "shape", "", "quantizer", "bits", "before", "after", "read by", "source")
 
 
 def cells(report: Report) -> list[list[str]]:
-    """One line for each group of identical coded tensors, largest first."""
+    """Table cells, one line for each group of identical coded tensors, the most bytes first."""
     lines = []
-    for row, same in sorted(fold(report.tensors), key=lambda pair: -sum(r.bytes_after for r in pair[1])):
-        before, after = sum(r.bytes_before for r in same), sum(r.bytes_after for r in same)
+    for row, group in sorted(fold(report.tensors), key=lambda pair: -sum(r.bytes_after for r in pair[1])):
+        before, after = sum(r.bytes_before for r in group), sum(r.bytes_after for r in group)
         quantizer = row.quantizer + ("+mask" if row.carries_mask else "")
         lines.append([
-            _module(same), row.op, _shape(row), f"x{len(same)}" if len(same) > 1 else "", quantizer, str(row.bits),
+            _module(group), row.op, _shape(row), f"x{len(group)}" if len(group) > 1 else "", quantizer, str(row.bits),
             size(before), size(after), ", ".join(row.consumers), row.source,
         ])  # fmt: skip
     return lines
@@ -53,21 +53,21 @@ KEPT_COLUMNS = ("module", "op", "shape", "", "bytes", "reason")
 
 
 def kept_cells(report: Report) -> list[list[str]]:
-    """One line for each group of identical tensors kept exact, largest first."""
+    """Table cells, one line for each group of identical tensors kept exact, the most bytes first."""
     return [
-        [_module(same), row.op, _shape(row), f"x{len(same)}" if len(same) > 1 else "", size(sum(r.bytes for r in same)),
-         f"{row.reason}: {REASONS[row.reason]}"]
-        for row, same in sorted(fold(report.kept), key=lambda pair: -sum(r.bytes for r in pair[1]))
+        [_module(group), row.op, _shape(row), f"x{len(group)}" if len(group) > 1 else "",
+         size(sum(r.bytes for r in group)), f"{row.reason}: {REASONS[row.reason]}"]
+        for row, group in sorted(fold(report.kept), key=lambda pair: -sum(r.bytes for r in pair[1]))
     ]  # fmt: skip
 
 
 def headline(report: Report) -> str:
     """The totals in one line."""
     peak = report.predicted_peak
-    was = f"{size(peak['before'])} -> " if peak["before"] else ""
+    peak_before = f"{size(peak['before'])} -> " if peak["before"] else ""
     line = (
         f"saved for backward: {size(report.saved_before)} -> {size(report.saved_after)} ({report.ratio:.1f}x smaller), "
-        f"predicted peak {was}{size(peak['after'])}, {len(report.graphs)} graph(s)"
+        f"predicted peak {peak_before}{size(peak['after'])}, {len(report.graphs)} graph(s)"
     )
     if not report.graphs:
         return "nothing was compiled for training yet: run a forward with gradients enabled first"
@@ -75,12 +75,12 @@ def headline(report: Report) -> str:
 
 
 def failures(report: Report) -> list[str]:
-    """One sentence for each graph that trains exactly."""
+    """One sentence for each graph that the pass left exact."""
     return [f"one graph trains exactly: {graph.failed}" for graph in report.graphs if graph.failed]
 
 
 def as_text(report: Report) -> str:
-    """Tables for a terminal or a log, 160 columns wide."""
+    """The report as tables for a terminal or a log, 160 columns wide."""
     out = io.StringIO()
     console = Console(file=out, width=160, no_color=True)
     console.print(headline(report), soft_wrap=True)
@@ -101,7 +101,7 @@ def as_text(report: Report) -> str:
 
 
 def as_html(report: Report) -> str:
-    """The same as HTML tables."""
+    """The report as HTML tables."""
     parts = [f"<p><b>{_safe(headline(report))}</b></p>"]
     parts += [f"<p>{_safe(line)}</p>" for line in failures(report)]
     for title, columns, lines in (
@@ -123,9 +123,9 @@ def _shape(row: Any) -> str:
     return "x".join(map(str, row.shape)) + f" {row.dtype}"
 
 
-def _module(same: list[Any]) -> str:
-    """The path shared by identical layers, with the numbers that differ as '*'."""
-    paths = [row.module for row in same]
+def _module(rows: list[Any]) -> str:
+    """The module path of identical layers, with '*' for the parts that differ."""
+    paths = [row.module for row in rows]
     if len(set(paths)) == 1:
         return paths[0]
     parts = [path.split(".") for path in paths]

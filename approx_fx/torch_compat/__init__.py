@@ -1,1 +1,1 @@
-"""Private interfaces of torch that are only called, never replaced: one file each, behind functions of our own."""
+"""Wrappers around private interfaces of torch that are only called, never patched; one file for each interface."""

@@ -1,4 +1,4 @@
-"""torch._functorch.partitioners: splitting a joint graph, and torch.compile's own choice of what to save."""
+"""torch._functorch.partitioners: split a joint graph, and ask which tensors torch.compile itself would save."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Halves = tuple[fx.GraphModule, fx.GraphModule]
 
 
 def simplify_joint_graph(joint: fx.GraphModule) -> fx.GraphModule:
-    """Remove dead code and repeated expressions and resolve checkpoint policies, in place, as torch's partitioner does.
+    """Remove dead code and common subexpressions and resolve checkpoint policies, in place; return the module.
 
-    The steps are those at the head of `min_cut_rematerialization_partition`, which offers them in no function.
+    These are the first steps of `min_cut_rematerialization_partition`, which torch does not offer as a function.
     """
     joint.graph.eliminate_dead_code()
     if functorch_config.cse:
@@ -27,24 +27,24 @@ def simplify_joint_graph(joint: fx.GraphModule) -> fx.GraphModule:
 
 
 def _resolve_checkpoint_policies(joint: fx.GraphModule) -> None:
-    """Mark what lies between two checkpointed regions, collectives, effects and sources of mutations as to be saved."""
+    """Tag nodes that must be saved: between two checkpointed regions, collectives, effects, sources of mutations."""
     if partitioners.has_recomputable_ops(joint):
         cleanup: Any = partitioners.cleanup_recompute_tags
-        newer = "is_default_partition" in inspect.signature(cleanup).parameters  # torch 2.13
-        cleanup(joint, **({"is_default_partition": False} if newer else {}))
-    names = ["force_save_effectful_ops", "force_save_bw_mutation_src"]
+        takes_flag = "is_default_partition" in inspect.signature(cleanup).parameters  # torch 2.13
+        cleanup(joint, **({"is_default_partition": False} if takes_flag else {}))
+    tagging_functions = ["force_save_effectful_ops", "force_save_bw_mutation_src"]
     if not getattr(functorch_config, "unsafe_allow_optimization_of_collectives", False):
-        names.append("force_save_collectives")
-    for name in names:
-        mark = getattr(partitioners, name, None)  # the first is not in every torch that is supported
-        if mark is not None:
-            mark(joint)
+        tagging_functions.append("force_save_collectives")
+    for name in tagging_functions:
+        tag_nodes = getattr(partitioners, name, None)  # the first is not in every torch that is supported
+        if tag_nodes is not None:
+            tag_nodes(joint)
 
 
 def split_joint_graph(
     joint: fx.GraphModule, saved: list[fx.Node], saved_sizes: list[fx.Node], num_fwd_outputs: int
 ) -> Halves:
-    """(forward, backward) with exactly `saved` tensors and `saved_sizes` (SymInts) passed between them."""
+    """Split into (forward, backward) that pass exactly the `saved` tensors and `saved_sizes` (SymInts) between them."""
     forward, backward = partitioners._extract_fwd_bwd_modules(
         joint, saved, saved_sym_nodes=saved_sizes, num_fwd_outputs=num_fwd_outputs
     )
@@ -53,12 +53,12 @@ def split_joint_graph(
 
 
 def torch_partition(joint: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
-    """torch.compile's own partition of the joint graph, which is changed in place."""
+    """Split the joint graph by torch.compile's own partitioner; `joint` is changed in place."""
     return partitioners.min_cut_rematerialization_partition(joint, joint_inputs, **options)
 
 
 def saved_by_torch(joint: fx.GraphModule, num_fwd_outputs: int) -> list[fx.Node]:
-    """The values that torch.compile's own partition of a simplified joint graph saves; nothing is split."""
+    """The nodes that torch.compile's own partitioner would save of a simplified joint graph, which is not split."""
     info = partitioners.classify_nodes(joint, [], num_fwd_outputs)
     if not info.required_bw_nodes:
         return []
@@ -74,7 +74,7 @@ def saved_by_torch(joint: fx.GraphModule, num_fwd_outputs: int) -> list[fx.Node]
 
 
 def must_recompute(node: fx.Node) -> bool:
-    """Whether torch.utils.checkpoint, or a selective policy, wants the node computed again in the backward."""
+    """Whether torch.utils.checkpoint, or a selective checkpoint policy, requires recomputing the node."""
     return partitioners.must_recompute(node)
 
 
@@ -84,17 +84,17 @@ def is_primal(node: fx.Node) -> bool:
 
 
 def is_tangent(node: fx.Node) -> bool:
-    """Whether a placeholder is an incoming gradient, or the backward's own RNG state."""
+    """Whether a placeholder is an incoming gradient or an RNG state of the backward."""
     return node.op == "placeholder" and ("tangents" in str(node.target) or "bwd" in str(node.target))
 
 
 def in_backward_only(node: fx.Node) -> bool:
-    """Whether the node has to run in the backward (a tag, or a mutation made there)."""
+    """Whether the node must run in the backward, because of a tag or a mutation there."""
     return partitioners._must_be_in_backward(node)
 
 
 def in_forward_only(node: fx.Node) -> bool:
-    """Whether the node has to run in the forward (a tag, or a mutation made there)."""
+    """Whether the node must run in the forward, because of a tag or a mutation there."""
     return partitioners._must_be_in_forward(node)
 
 

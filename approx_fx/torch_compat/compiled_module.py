@@ -1,4 +1,4 @@
-"""torch.nn.Module._compiled_call_impl: calling a module through its compiled code, in place."""
+"""torch.nn.Module._compiled_call_impl: make calls of a module run its compiled code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 
 def set_compiled_call(model: nn.Module, backend: Callable[..., Any], dynamic: bool | None) -> None:
-    """Make `model(...)` run compiled by `backend`; the state_dict's keys stay as they are.
+    """Make `model(...)` run compiled by `backend`; the keys of the state_dict do not change.
 
-    nn.Module.compile does the same, but dynamo does not trace nn.Sequential's own call as the outermost frame and would
-    compile each of its layers by itself; a function of ours around it is traced as a whole.
+    nn.Module.compile does the same, but Dynamo does not trace the call of an nn.Sequential as the outermost frame and
+    would compile each of its layers separately; a function around that call is traced as a whole.
     """
     call = model._call_impl
 

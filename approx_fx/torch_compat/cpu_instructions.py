@@ -1,7 +1,7 @@
-"""torch._inductor.cpu_vec_isa: which vector instructions a CPU has, found out while the graph is traced.
+"""torch._inductor.cpu_vec_isa: find out in the background which vector instructions the CPU has.
 
-Inductor compiles a program for each set of instructions to see, seconds in which Python waits. It asks once a process
-and remembers the answer; asked early, in a thread, the compilers run beside the tracing.
+Inductor compiles a test program for each instruction set, which takes seconds, and caches the answer for the process.
+Started early, in a thread, these C++ compilers run while the graph is traced.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 
 
 def start_asking() -> None:
-    """Ask in a thread of its own; whoever asks meanwhile does the same work, and gets the same answer."""
+    """Start the detection in a thread; a caller that needs the answer earlier repeats it, with the same result."""
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     threading.Thread(target=pick_vec_isa, daemon=True, name="approx_fx: vector instructions").start()

@@ -1,4 +1,4 @@
-"""torch._subclasses: computing a node's meta with fake tensors."""
+"""torch._subclasses: compute meta["val"] of nodes with fake tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 
 def mode_of(graph: fx.Graph) -> FakeTensorMode:
-    """The fake mode that the graph was traced in, or a new one."""
+    """The fake tensor mode that the graph was traced in, or a new one."""
     for node in graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, FakeTensor):
@@ -22,7 +22,7 @@ def mode_of(graph: fx.Graph) -> FakeTensorMode:
 
 
 def evaluate(mode: FakeTensorMode, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """What `target` returns for the nodes' fake values; no data is touched."""
+    """Call `target` with the nodes' fake values in place of the nodes; return its fake result."""
 
     def value_of(item: Any) -> Any:
         return item.meta["val"] if isinstance(item, fx.Node) else item
@@ -32,5 +32,5 @@ def evaluate(mode: FakeTensorMode, target: Callable[..., Any], args: Any, kwargs
 
 
 def fake_mode_for_model() -> AbstractContextManager[FakeTensorMode]:
-    """A fake mode to build a fake model and fake inputs in; real tensors met on the way are converted."""
+    """A fake tensor mode for building a fake model and inputs; real tensors that it meets are converted."""
     return FakeTensorMode(allow_non_fake_inputs=True)

@@ -1,6 +1,6 @@
-"""torch.fx._lazy_graph_module: a graph module whose Python code is written when it is first called or printed.
+"""torch.fx._lazy_graph_module: graph modules whose Python code is generated at their first call or print.
 
-Under dynamo most of torch's own passes make such modules already.
+Under Dynamo most of torch's own passes already return such modules.
 """
 
 from __future__ import annotations
@@ -12,5 +12,5 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 
 
 def copy_graph_module(module: fx.GraphModule) -> fx.GraphModule:
-    """The module with a graph of its own, whose nodes share their values' metadata with the original's."""
+    """Copy the module and its graph; the nodes of the copy share the metadata values of the original's nodes."""
     return _LazyGraphModule(module, copy.deepcopy(module.graph))

@@ -1,4 +1,4 @@
-"""torch._logging: graphs among the artifacts of TORCH_TRACE, where tlparse shows them beside torch.compile's own."""
+"""torch._logging: log graphs as artifacts of TORCH_TRACE, which tlparse shows beside torch.compile's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch._logging import trace_structured
 
 
 def log_graph(name: str, module: fx.GraphModule) -> None:
-    """Log a graph as readable code where TORCH_TRACE is set; elsewhere nothing is written."""
+    """Log a graph as readable code if TORCH_TRACE is set."""
     trace_structured(
         "artifact",
         metadata_fn=lambda: {"name": name, "encoding": "string"},

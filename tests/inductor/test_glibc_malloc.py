@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from approx_fx.process.glibc_malloc import THEIRS, set_by_user
+from approx_fx.process.glibc_malloc import USER_VARIABLES, set_by_user
 
 PROGRAM = """
 import platform, resource, torch
-from approx_fx.glibc_malloc import keep_freed_memory
+from approx_fx.process.glibc_malloc import keep_freed_memory
 done = keep_freed_memory()
 def touch():
     for size in (3, 12, 40):
@@ -53,7 +53,7 @@ def test_the_users_own_setting_stays() -> None:
     assert not done
 
 
-@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize("name", USER_VARIABLES)
 def test_a_variable_of_malloc_is_a_setting(name: str) -> None:
     assert set_by_user({name: "1"})
 

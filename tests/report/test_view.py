@@ -89,7 +89,7 @@ def test_arcs_and_rows_are_the_reports_bytes(options: dict[str, Any]) -> None:
 
 def test_a_report_survives_a_pickle(report: Report) -> None:
     again = pickle.loads(pickle.dumps(report))
-    assert again == report and again.pictures == report.pictures and not again.seen
+    assert again == report and again.pictures == report.pictures and not again.both_partitions
 
 
 def test_parameters_are_the_models(report: Report) -> None:

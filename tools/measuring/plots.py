@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from approx_fx.bench.baselines import is_ours
+from approx_fx.bench.baselines import is_approx_fx
 from tools.measuring.calculations import dominated, pareto
 
 COLOURS = {
@@ -47,7 +47,7 @@ def draw_pareto(entries: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
         for point in points:
             colour = COLOURS.get(point.system, "#333333")
             fill = "none" if point.system in worse else colour
-            marker = "o" if is_ours(point.system) else "s"
+            marker = "o" if is_approx_fx(point.system) else "s"
             axis.scatter(point.memory, point.time, s=55, marker=marker, facecolors=fill, edgecolors=colour, zorder=3)
             if point.system not in COLOURS:  # widths that share a colour
                 axis.annotate(point.system, (point.memory, point.time), (5, 4), textcoords="offset points", fontsize=8)

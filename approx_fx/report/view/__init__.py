@@ -1,1 +1,1 @@
-"""The report as one HTML file, as pictures for papers, as text."""
+"""Drawings of the report: one HTML file, pictures for papers, and text."""

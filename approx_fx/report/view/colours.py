@@ -1,4 +1,4 @@
-"""The names of both sides, and colours that colour-blind readers tell apart, too: Okabe and Ito 2008."""
+"""Titles of the two partitions, and colours that colour-blind readers can tell apart: Okabe and Ito 2008."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BITS = {
     7: "#56B4E9",
     8: "#56B4E9",
 }
-# One of BITS' colours, and what it stands for.
+# (one of the colours in BITS, its label)
 LEGEND = ((EXACT, "exact"), ("#56B4E9", "6 to 8 bits"), ("#0072B2", "4, 5 bits"), ("#009E73", "2, 3 bits"),
           ("#CC79A7", "1 bit"))  # fmt: skip
 TITLES = {"before": "torch.compile", "after": "approx_fx"}
@@ -30,5 +30,5 @@ KINDS = {
 
 
 def of_bits(bits: int) -> str:
-    """The colour of a code of so many bits; wider whole numbers are exact."""
+    """The colour of a code of this many bits; that of exact tensors above 8."""
     return BITS.get(bits, EXACT)

@@ -1,7 +1,7 @@
-"""The page's figures, empty: bokeh's, for the page's scripts to fill and refill.
+"""The HTML page's bokeh figures, without data: the page's JavaScript fills them.
 
-bokeh, because it draws thousands of shapes on a canvas, with hover, tap, pan and zoom and a sortable table, and ships
-its JavaScript inside the Python package: 2 MB that go into the file, where plotly's are 5 MB and vega's a download.
+bokeh is used because it draws thousands of shapes on a canvas, with hover, tap, pan and zoom and a sortable table, and
+ships its JavaScript inside the Python package: 2 MB in the file, where plotly needs 5 MB and vega a download.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .page_data import COLUMNS
 GREY = "#777777"
 TIP = "<div style='max-width:34em;white-space:normal'><b>@title</b><br>{lines}</div>"
 ARC_TIP = ("shape", "coding", "bytes", "made", "read", "source", "error")
-# The page's colours reach into the table's own document by its variables.
+# The table has a document of its own, which CSS variables reach: they give it the page's colours.
 TABLE_STYLE = """
 .slick-header-column, .slick-header-columns { background: var(--card) !important; color: var(--ink) !important; }
 .slick-row { background: var(--paper); } .slick-row.odd { background: var(--card) !important; }
@@ -26,7 +26,7 @@ WIDE = {"module": 190, "read by": 150, "read in": 180, "source": 260}
 
 
 def figures() -> dict[str, Any]:
-    """Name -> model: 'ribbon', 'timeline', 'graph', 'table'."""
+    """Name -> bokeh model, for 'ribbon', 'timeline', 'graph' and 'table'."""
     return {"ribbon": _ribbon(), "timeline": _timeline(), "graph": _graph(), "table": _table()}
 
 
@@ -40,14 +40,14 @@ def _figure(name: str, height: int, y: tuple[float, float], tools: str, **option
     from bokeh.models import Range1d
     from bokeh.plotting import figure
 
-    made = figure(
+    plot = figure(
         name=name, height=height, sizing_mode="stretch_width", tools=tools, toolbar_location="above",
         y_range=Range1d(start=y[0], end=y[1]), background_fill_alpha=0, border_fill_alpha=0,
         outline_line_color=None, **options,
     )  # fmt: skip
-    made.toolbar.logo = None
-    made.grid.visible = False
-    return made
+    plot.toolbar.logo = None
+    plot.grid.visible = False
+    return plot
 
 
 def _hover(renderers: list[Any], lines: tuple[str, ...], **options: Any) -> Any:
@@ -65,14 +65,14 @@ def _ribbon() -> Any:
     slots = _source("slots", "left", "right", "top", "bottom", "title", "hint")
     names = _source("names", "x", "y", "text", "align")
     arcs = _source("arcs", "xs", "ys", "colour", "title", *ARC_TIP)
-    drawn = plot.patches("xs", "ys", source=arcs, color="colour", fill_alpha=0.75, line_alpha=0.75, line_width=1,
+    arc_patches = plot.patches("xs", "ys", source=arcs, color="colour", fill_alpha=0.75, line_alpha=0.75, line_width=1,
                          hover_fill_alpha=1, hover_line_color=GREY)  # fmt: skip
     boxes = plot.quad("left", "right", "top", "bottom", source=slots, fill_color=GREY, line_color=None)
     boxes.nonselection_glyph = boxes.selection_glyph = None
-    drawn.nonselection_glyph = drawn.selection_glyph = None
+    arc_patches.nonselection_glyph = arc_patches.selection_glyph = None
     plot.text("x", "y", "text", source=names, text_align="align", text_baseline="middle", text_font_size="11px",
               text_color=GREY)  # fmt: skip
-    plot.add_tools(_hover([drawn], ARC_TIP), _hover([boxes], ("hint",)), TapTool(renderers=[boxes]))
+    plot.add_tools(_hover([arc_patches], ARC_TIP), _hover([boxes], ("hint",)), TapTool(renderers=[boxes]))
     plot.toolbar.active_scroll = None
     return plot
 

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs no server and no network: summary, ribbon, timeline, graph, table."""
+"""The report as one HTML file that needs no server or network: summary, ribbon, timeline, graph and table."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ...errors import ApproxFxError
 from ..data import Report
 from .colours import KINDS, LEGEND
 from .merge import merged
-from .page_data import COLUMNS, payload
+from .page_data import COLUMNS, page_data
 from .summary import summary
 
-# In this order, within one function: its own names, nobody else's.
+# Concatenated in this order inside one JavaScript function, so that they define no globals.
 SCRIPTS = ("shared", "ribbon", "timeline", "layout", "graph", "table", "page")
 COMPONENTS: list[Any] = ["bokeh", "bokeh-widgets", "bokeh-tables"]
 
 
 def page(report: Report) -> str:
-    """The file's text. Raises ApproxFxError if bokeh is missing, or the report holds no graph to draw."""
+    """The text of the HTML file. Raises ApproxFxError if bokeh is missing, or the report holds no graph to draw."""
     picture = merged(report)
     try:
         from bokeh.embed import components
@@ -30,18 +30,17 @@ def page(report: Report) -> str:
         raise ApproxFxError(f"{error}: the page needs bokeh; pip install 'approx_fx[view]'.") from error
     from .figures import figures
 
-    made = figures()
-    script, divs = components(made)
-    data = {**payload(picture, report.about.parameters), "columns": COLUMNS, "kinds": list(KINDS)}
-    asset = resources.files(__package__) / "assets"
-    return Template((asset / "page.html").read_text()).substitute(
+    script, divs = components(figures())
+    data = {**page_data(picture, report.about.parameters), "columns": COLUMNS, "kinds": list(KINDS)}
+    assets = resources.files(__package__) / "assets"
+    return Template((assets / "page.html").read_text()).substitute(
         title=html.escape(f"{report.about.model or 'model'}: saved for backward"),
         summary=_terms(summary(report)),
         legend=_legend(LEGEND),
         kinds=_legend((colour, kind) for kind, colour in KINDS.items()),
         resources=Resources(mode="inline", minified=True, components=COMPONENTS).render(),
         data=_embedded(data),
-        page_script="\n".join((asset / f"{name}.js").read_text() for name in SCRIPTS),
+        page_script="\n".join((assets / f"{name}.js").read_text() for name in SCRIPTS),
         script=script,
         **divs,
     )
@@ -58,7 +57,7 @@ def _legend(entries: Any) -> str:
 
 
 def _embedded(data: dict[str, Any]) -> str:
-    """JSON that no text in it can end the script element of."""
+    """JSON with <, > and & escaped, so that no text in it can end the script element."""
     return (
         json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     )

@@ -1,4 +1,4 @@
-"""Live bytes through a step by kind, node by node, as `memory.predicted_peak` counts them."""
+"""Bytes alive through a step by kind, node by node, counted as `report.predicted_peak` counts them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ...joint.op_table import VIEWS
 from ...joint.ops import name_of, skip_ops
 from ...torch_compat.aot_partitioner import is_tangent
 from ..predicted_peak import events, handed_over
-from .nodes import is_ours
+from .nodes import is_encoding_op
 
-# From the bottom of the stack; parameters lie below them all, and are there throughout.
+# In the order of the stacked areas, from the bottom; parameters, always alive, are drawn below them.
 KINDS = ("saved exact", "saved codes", "decoded", "gradients", "other temporaries")
 
 
 @dataclass(frozen=True)
 class Alive:
-    """One storage. bytes: its size; op, module: what made it."""
+    """One storage that is alive. op, module: the op that allocated it, and that op's module."""
 
     name: str
     op: str
@@ -33,7 +33,7 @@ class Alive:
 
 @dataclass(frozen=True)
 class Moment:
-    """A node of a half has run. live: bytes of each of KINDS alive with its result, parameters and inputs left out."""
+    """A node of a half has run. live: bytes alive of each of KINDS, its result included, parameters and inputs not."""
 
     phase: str
     node: str
@@ -43,13 +43,13 @@ class Moment:
 
     @property
     def total(self) -> int:
-        """Bytes of all kinds."""
+        """Bytes alive, of all kinds."""
         return sum(self.live)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """A step. peak: index of the first moment with most bytes; at_peak: what is alive there, largest first."""
+    """A step. peak: index of the first moment with the most bytes; at_peak: the storages alive then, largest first."""
 
     moments: tuple[Moment, ...]
     peak: int
@@ -57,16 +57,17 @@ class Moments:
 
     @property
     def peak_bytes(self) -> int:
-        """Bytes alive at the peak."""
+        """Bytes alive at the peak, 0 for an empty step."""
         return self.moments[self.peak].total if self.moments else 0
 
 
 def moments_of(
     forward: fx.GraphModule, backward: fx.GraphModule, codes: Collection[str] = (), copies: Collection[str] = ()
 ) -> Moments:
-    """The moments of both halves. codes: names of saved codes and scales; copies: of what is decoded or recomputed."""
-    given = {node.name for node in handed_over(backward)}
-    saved = given | {skip_ops(node, VIEWS).name for node in forward.graph.nodes if node.name in given}
+    """The moments of both halves. codes: names of saved codes and scales; copies: of decoded or recomputed nodes."""
+    passed_names = {node.name for node in handed_over(backward)}
+    roots = {skip_ops(node, VIEWS).name for node in forward.graph.nodes if node.name in passed_names}
+    saved = passed_names | roots
     gradients = {skip_ops(node, VIEWS).name for node in _outputs(backward)}
 
     def kind_of(node: fx.Node, phase: str) -> str:
@@ -76,34 +77,34 @@ def moments_of(
             return "other temporaries" if node.name not in saved else KINDS[node.name in codes]
         if node.name in gradients:
             return "gradients"
-        return "decoded" if node.name in copies or is_ours(node) else "other temporaries"
+        return "decoded" if node.name in copies or is_encoding_op(node) else "other temporaries"
 
-    found: list[Moment] = []
-    most, peak = -1, 0
+    moments: list[Moment] = []
+    highest, peak = -1, 0
     at_peak: tuple[Alive, ...] = ()
     for phase, half, start in (("forward", forward, []), ("backward", backward, handed_over(backward))):
         alive = {node: _alive(node, kind_of(node, phase)) for node in start}
-        sums = dict.fromkeys(KINDS, 0)
-        for each in alive.values():
-            sums[each.kind] += each.bytes
+        live_bytes = dict.fromkeys(KINDS, 0)
+        for storage in alive.values():
+            live_bytes[storage.kind] += storage.bytes
         if start:
-            found.append(Moment(phase, "", "start", "", tuple(sums.values())))
-        highest = -1
+            moments.append(Moment(phase, "", "start", "", tuple(live_bytes.values())))
+        phase_peak = -1
         for event in events(half, start):
-            if event.made:
-                made = alive[event.node] = _alive(event.node, kind_of(event.node, phase))
-                sums[made.kind] += made.bytes
-                found.append(Moment(phase, made.name, made.op, made.module, tuple(sums.values())))
-                highest = max(highest, found[-1].total)
+            if event.allocates:
+                storage = alive[event.node] = _alive(event.node, kind_of(event.node, phase))
+                live_bytes[storage.kind] += storage.bytes
+                moments.append(Moment(phase, storage.name, storage.op, storage.module, tuple(live_bytes.values())))
+                phase_peak = max(phase_peak, moments[-1].total)
             for node in event.freed:
-                gone = alive.pop(node, None)
-                if gone is not None:
-                    sums[gone.kind] -= gone.bytes
-        if highest > most:
-            most = highest
-            peak = next(i for i, moment in enumerate(found) if moment.phase == phase and moment.total == most)
-            at_peak = _alive_at(half, start, found[peak].node, partial(kind_of, phase=phase))
-    return Moments(tuple(found), peak, tuple(sorted(at_peak, key=lambda each: -each.bytes)))
+                freed = alive.pop(node, None)
+                if freed is not None:
+                    live_bytes[freed.kind] -= freed.bytes
+        if phase_peak > highest:
+            highest = phase_peak
+            peak = next(i for i, moment in enumerate(moments) if moment.phase == phase and moment.total == highest)
+            at_peak = _alive_at(half, start, moments[peak].node, partial(kind_of, phase=phase))
+    return Moments(tuple(moments), peak, tuple(sorted(at_peak, key=lambda storage: -storage.bytes)))
 
 
 def _alive(node: fx.Node, kind: str) -> Alive:
@@ -113,10 +114,10 @@ def _alive(node: fx.Node, kind: str) -> Alive:
 def _alive_at(
     half: fx.GraphModule, start: list[fx.Node], name: str, kind_of: Callable[[fx.Node], str]
 ) -> tuple[Alive, ...]:
-    """What is alive with the result of the node of this name."""
+    """The storages alive when the node of this name has run."""
     alive = dict.fromkeys(start)
     for event in events(half, start):
-        if event.made:
+        if event.allocates:
             alive[event.node] = None
         if event.node.name == name:
             break

@@ -1,4 +1,4 @@
-"""A model's graphs as one picture: broken graphs one after the other."""
+"""Merge the pictures of a model with graph breaks into one: its graphs one after the other."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .picture import Picture, Side
 
 
 def merged(report: Report) -> Picture:
-    """All graphs of a report from `explain`. Raises ApproxFxError for a report that holds no graph to draw."""
+    """One picture of all graphs of a report. Raises ApproxFxError for a report that holds no graph to draw."""
     if not report.pictures:
         raise ApproxFxError(NOTHING_TO_DRAW)
     if len(report.pictures) == 1:
         return report.pictures[0]
-    sides = [_side([getattr(each, name) for each in report.pictures]) for name in ("before", "after")]
-    order = dict.fromkeys(path for each in report.pictures for path in each.order)
+    sides = [_side([getattr(picture, name) for picture in report.pictures]) for name in ("before", "after")]
+    order = dict.fromkeys(path for picture in report.pictures for path in picture.order)
     return Picture(sides[0], sides[1], tuple(order))
 
 
@@ -32,60 +32,62 @@ def _side(sides: Sequence[Side]) -> Side:
 
 
 def _moments(sides: Sequence[Side]) -> Moments:
-    """All forwards, then all backwards, the last graph's first; what earlier graphs saved is there throughout."""
-    held = [0] * len(KINDS)
-    lists: dict[str, list[list[Moment]]] = {"forward": [], "backward": []}
-    best: tuple[int, str, tuple[Alive, ...]] = (-1, "", ())
-    earlier: list[Alive] = []
+    """All forwards, then all backwards in reverse order; tensors saved by earlier graphs stay alive throughout."""
+    saved_earlier = [0] * len(KINDS)
+    by_phase: dict[str, list[list[Moment]]] = {"forward": [], "backward": []}
+    highest: tuple[int, str, tuple[Alive, ...]] = (-1, "", ())
+    alive_earlier: list[Alive] = []
     for number, side in enumerate(sides, 1):
         moments = side.moments
-        for phase, found in lists.items():
-            found.append(
+        for phase, graphs in by_phase.items():
+            graphs.append(
                 [
                     dataclasses.replace(
-                        each,
+                        moment,
                         phase=f"{phase} {number}",
-                        live=tuple(own + base for own, base in zip(each.live, held, strict=True)),
+                        live=tuple(live + saved for live, saved in zip(moment.live, saved_earlier, strict=True)),
                     )
-                    for each in moments.moments
-                    if each.phase == phase
+                    for moment in moments.moments
+                    if moment.phase == phase
                 ]
             )
-        if moments.moments and moments.peak_bytes + sum(held) > best[0]:
+        if moments.moments and moments.peak_bytes + sum(saved_earlier) > highest[0]:
             peak = moments.moments[moments.peak]
-            best = (moments.peak_bytes + sum(held), f"{peak.phase} {number}", (*moments.at_peak, *earlier))
-        for each in side.saved:
-            kind = "saved codes" if each.coding != "exact" else "saved exact"
-            held[KINDS.index(kind)] += each.bytes_after
-            earlier.append(Alive(each.name, each.op, each.module, kind, each.bytes_after))
-    every = [moment for part in (*lists["forward"], *reversed(lists["backward"])) for moment in part]
-    peak_at = next((i for i, each in enumerate(every) if each.phase == best[1] and each.total == best[0]), 0)
-    return Moments(tuple(every), peak_at, tuple(sorted(best[2], key=lambda each: -each.bytes)))
+            alive = (*moments.at_peak, *alive_earlier)
+            highest = (moments.peak_bytes + sum(saved_earlier), f"{peak.phase} {number}", alive)
+        for saved in side.saved:
+            kind = "saved codes" if saved.coding != "exact" else "saved exact"
+            saved_earlier[KINDS.index(kind)] += saved.bytes_after
+            alive_earlier.append(Alive(saved.name, saved.op, saved.module, kind, saved.bytes_after))
+    step = [moment for graph in (*by_phase["forward"], *reversed(by_phase["backward"])) for moment in graph]
+    total, phase, at_peak = highest
+    peak_index = next((i for i, moment in enumerate(step) if moment.phase == phase and moment.total == total), 0)
+    return Moments(tuple(step), peak_index, tuple(sorted(at_peak, key=lambda storage: -storage.bytes)))
 
 
-def _nodes(every: Sequence[tuple[Node, ...]]) -> tuple[Node, ...]:
-    """All forwards, then all backwards, the last graph's first."""
-    forwards = [[node for node in nodes if node.side == "forward"] for nodes in every]
-    backwards = [[node for node in nodes if node.side == "backward"] for nodes in every]
-    place: dict[tuple[int, int], int] = {}
+def _nodes(graphs: Sequence[tuple[Node, ...]]) -> tuple[Node, ...]:
+    """All forwards, then all backwards in reverse order, with indices and chains renumbered."""
+    forwards = [[node for node in nodes if node.side == "forward"] for nodes in graphs]
+    backwards = [[node for node in nodes if node.side == "backward"] for nodes in graphs]
+    new_index: dict[tuple[int, int], int] = {}
     count = 0
     for number, nodes in enumerate(forwards):
         for index in range(len(nodes)):
-            place[number, index] = count + index
+            new_index[number, index] = count + index
         count += len(nodes)
-    for number in reversed(range(len(every))):
+    for number in reversed(range(len(graphs))):
         for index in range(len(backwards[number])):
-            place[number, len(forwards[number]) + index] = count + index
+            new_index[number, len(forwards[number]) + index] = count + index
         count += len(backwards[number])
     numbered = [*enumerate(forwards), *reversed(list(enumerate(backwards)))]
-    chains = [1 + max((node.chain for node in nodes), default=-1) for nodes in every]
-    first = [sum(chains[:number]) for number in range(len(every))]
+    chain_counts = [1 + max((node.chain for node in nodes), default=-1) for nodes in graphs]
+    first_chain = [sum(chain_counts[:number]) for number in range(len(graphs))]
     return tuple(
         dataclasses.replace(
             node,
-            chain=node.chain + first[number] if node.chain >= 0 else -1,
-            reads=tuple(place[number, index] for index in node.reads),
-            from_saved=tuple(place[number, index] for index in node.from_saved),
+            chain=node.chain + first_chain[number] if node.chain >= 0 else -1,
+            reads=tuple(new_index[number, index] for index in node.reads),
+            from_saved=tuple(new_index[number, index] for index in node.from_saved),
         )
         for number, nodes in numbered
         for node in nodes

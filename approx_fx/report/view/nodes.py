@@ -1,4 +1,4 @@
-"""The nodes of both halves as plain data: forward and backward, what each reads, and what crosses over saved."""
+"""The nodes of both halves as plain data: what each reads in its half, and which saved values of the other half."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from ...joint.op_table import CASTS
 from ...joint.ops import name_of, skip_ops
 from ...ops import reference_of
 
-# Pointwise ops behind a batch normalisation that are drawn as part of its chain.
+# Pointwise ops after a batch norm that are drawn as part of its conv-BN-ReLU chain.
 ACTIVATIONS = frozenset(["relu", "hardtanh", "clamp_min", "clamp_max", "leaky_relu", "le", "gt"])
 HEADS = frozenset(["convolution", "mm", "addmm"])
 
 
 @dataclass(frozen=True)
 class Node:
-    """One op. role: '', 'saved', 'quantize', 'dequantize' or 'recomputed'; chain: of which conv-BN-ReLU chain, or -1.
+    """One op. role: '', 'saved', 'quantize', 'dequantize' or 'recomputed'.
 
-    reads: indices of the nodes it reads; from_saved: of those that it reads from the other half, saved.
+    chain: the number of its conv-BN-ReLU chain, or -1. reads: indices of the nodes it reads in its half; from_saved:
+    indices of the forward nodes whose saved results it reads.
     """
 
     name: str
@@ -42,72 +43,72 @@ class Node:
 def nodes_of(
     forward: fx.GraphModule, backward: fx.GraphModule, copies: Collection[str], chains: Mapping[str, int]
 ) -> tuple[Node, ...]:
-    """All ops, the forward's first. copies: names of decoded and recomputed nodes; chains: node name -> its chain."""
+    """All ops, the forward's first. copies: names of decoded and recomputed nodes; chains: node name -> number."""
     crossing = {node.name for node in backward.graph.find_nodes(op="placeholder")}
     index: dict[str, int] = {}
-    found: list[Node] = []
+    nodes: list[Node] = []
     for side, half in (("forward", forward), ("backward", backward)):
         for node in half.graph.find_nodes(op="placeholder") if side == "forward" else []:
             crossing.discard(node.name)
-        own: dict[str, int] = {}
+        index_in_half: dict[str, int] = {}
         for node in half.graph.nodes:
             if node.op != "call_function":
                 continue
             inputs = node.all_input_nodes
-            reads = tuple(own[source.name] for source in inputs if source.name in own)
+            reads = tuple(index_in_half[source.name] for source in inputs if source.name in index_in_half)
             saved = tuple(index[s.name] for s in inputs if s.op == "placeholder" and s.name in index)
-            own[node.name] = len(found)
+            index_in_half[node.name] = len(nodes)
             role = _role(node, side, crossing, copies)
             chain = chains.get(node.name, -1) if side == "forward" else -1
-            found.append(
+            nodes.append(
                 Node(node.name, name_of(node), module_of(node), side, shape_text(node), nbytes(node), source_of(node),
                      role, chain, reads, saved)
             )  # fmt: skip
-        index.update(own)
-    return tuple(found)
+        index.update(index_in_half)
+    return tuple(nodes)
 
 
 def _role(node: fx.Node, side: str, crossing: Collection[str], copies: Collection[str]) -> str:
-    maker = node.args[0] if name_of(node) == "getitem" else node
-    ours = isinstance(maker, fx.Node) and is_ours(maker)
+    producer = node.args[0] if name_of(node) == "getitem" else node
+    encoding_op = isinstance(producer, fx.Node) and is_encoding_op(producer)
     if side == "backward":
-        return "dequantize" if ours else "recomputed" if node.name in copies else ""
-    return "quantize" if ours else "saved" if node.name in crossing else ""
+        return "dequantize" if encoding_op else "recomputed" if node.name in copies else ""
+    return "quantize" if encoding_op else "saved" if node.name in crossing else ""
 
 
-def is_ours(node: fx.Node) -> bool:
-    """Whether a node is one of this pass's ops: it codes, or decodes."""
+def is_encoding_op(node: fx.Node) -> bool:
+    """Whether a node is one of this package's ops, which encode or decode."""
     return node.op == "call_function" and reference_of(node.target) is not None
 
 
 def shape_text(node: fx.Node) -> str:
-    """'64x3x32x32 float32', or '' for what is not one tensor."""
-    own = tensor(node)
-    if own is None:
+    """Shape and dtype, such as '64x3x32x32 float32'; '' if the node's value is not one tensor."""
+    fake = tensor(node)
+    if fake is None:
         return ""
-    return "x".join(map(str, sizes(own))) + f" {str(own.dtype).removeprefix('torch.')}"
+    return "x".join(map(str, sizes(fake))) + f" {str(fake.dtype).removeprefix('torch.')}"
 
 
 def chain_members(chains: Sequence[BatchNorm]) -> dict[str, int]:
-    """Node name -> the number of the chain it belongs to: convolution, normalisation, activation."""
-    found: dict[str, int] = {}
+    """Node name -> the number of its chain: convolution, batch norm and activation."""
+    chain_of: dict[str, int] = {}
     for number, chain in enumerate(chains):
-        stack, seen = [chain.output], set()
+        stack, members = [chain.output], set()
         ends = (chain.x, chain.weight, chain.bias)
         while stack:
             node = stack.pop()
-            if node in seen or node.op != "call_function":
+            if node in members or node.op != "call_function":
                 continue
-            seen.add(node)
+            members.add(node)
             if node not in ends:
                 stack.extend(node.all_input_nodes)
         head = skip_ops(chain.x, CASTS)
         if name_of(head) not in HEADS:
-            seen.discard(chain.x)
+            members.discard(chain.x)
         else:
-            seen.add(head)
-        behind = [chain.output, *(user for user in chain.output.users if name_of(user) in CASTS)]
-        seen |= {user for end in behind for user in end.users if name_of(user) in ACTIVATIONS}
-        for node in seen:
-            found.setdefault(node.name, number)
-    return found
+            members.add(head)
+        outputs = [chain.output, *(user for user in chain.output.users if name_of(user) in CASTS)]
+        members |= {user for end in outputs for user in end.users if name_of(user) in ACTIVATIONS}
+        for node in members:
+            chain_of.setdefault(node.name, number)
+    return chain_of

@@ -1,4 +1,4 @@
-"""What the page's scripts draw from: the picture as columns, every text once in a table that the columns point into."""
+"""The data that the page's scripts draw: the picture as columns of numbers, and a table of the texts they refer to."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ LISTED = 12
 
 @dataclass
 class Texts:
-    """Texts by number."""
+    """A table of texts, each stored once and referred to by its number."""
 
     numbers: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, text: str) -> int:
-        """The text's number."""
+        """The text's number; a new text is added."""
         return self.numbers.setdefault(text, len(self.numbers))
 
-    def every(self, values: Sequence[str]) -> list[int]:
-        """The numbers of several."""
+    def numbers_of(self, values: Sequence[str]) -> list[int]:
+        """The numbers of several texts."""
         return [self(value) for value in values]
 
 
-def payload(picture: Picture, parameters: int) -> Json:
-    """ribbon: states; moments, nodes, table: by side; texts: what numbers in `ribbon` and `nodes` stand for.
+def page_data(picture: Picture, parameters: int) -> Json:
+    """The page's JSON: ribbon states; moments, nodes and table by side; texts that ribbon and nodes refer to by number.
 
-    parameters: bytes.
+    parameters: bytes of parameters and buffers.
     """
     texts = Texts()
-    sides = {side: getattr(picture, side) for side in SIDES}
+    sides = {name: getattr(picture, name) for name in SIDES}
     return {
         "ribbon": [_ribbon(state, texts) for state in ribbons(picture)],
-        "moments": {side: _moments(each.moments) for side, each in sides.items()},
+        "moments": {name: _moments(side.moments) for name, side in sides.items()},
         "parameters": parameters,
-        "nodes": {side: _nodes(each.nodes, texts) for side, each in sides.items()},
+        "nodes": {name: _nodes(side.nodes, texts) for name, side in sides.items()},
         "order": list(picture.order),
-        "table": {side: [_row(saved) for saved in each.saved] for side, each in sides.items()},
+        "table": {name: [_row(saved) for saved in side.saved] for name, side in sides.items()},
         "texts": list(texts.numbers),
     }
 
@@ -62,21 +62,23 @@ def _ribbon(state: Ribbon, texts: Texts) -> Json:
 
 def _arc(arc: Arc, texts: Texts) -> list[Any]:
     return [round(arc.left, 3), round(arc.right, 3), round(arc.thickness, 4),
-            of_bits(arc.tensors[0].bits), *texts.every(_told(arc))]  # fmt: skip
+            of_bits(arc.tensors[0].bits), *texts.numbers_of(_tooltip(arc))]  # fmt: skip
 
 
-def _told(arc: Arc) -> list[str]:
-    """What a pointer over an arc is told: title, shape, coding, bytes, made, read, source, error."""
+def _tooltip(arc: Arc) -> list[str]:
+    """The lines of an arc's tooltip: title, shape, coding, bytes, made, read, source, error."""
     first, count = arc.tensors[0], len(arc.tensors)
-    shapes = list(dict.fromkeys("x".join(map(str, each.shape)) or "scalar" for each in arc.tensors))
-    before, after = (sum(getattr(each, f"bytes_{side}") for each in arc.tensors) for side in SIDES)
+    shapes = list(dict.fromkeys("x".join(map(str, tensor.shape)) or "scalar" for tensor in arc.tensors))
+    before, after = (sum(getattr(tensor, f"bytes_{side}") for tensor in arc.tensors) for side in SIDES)
     names = first.name if count == 1 else f"{first.name} and {count - 1} more"
-    consumers = dict.fromkeys(name for each in arc.tensors for name in each.consumers)
-    early = max(each.early for each in arc.tensors)
+    consumers = dict.fromkeys(name for tensor in arc.tensors for name in tensor.consumers)
+    early = max(tensor.early for tensor in arc.tensors)
     return [
         f"{names} ({first.op})",
-        ", ".join(shapes[:3]) + (" ..." if len(shapes) > 3 else "") + f" {_each(each.dtype for each in arc.tensors)}",
-        _each(map(coding_text, arc.tensors)),
+        ", ".join(shapes[:3])
+        + (" ..." if len(shapes) > 3 else "")
+        + f" {_distinct(tensor.dtype for tensor in arc.tensors)}",
+        _distinct(map(coding_text, arc.tensors)),
         f"{size(before)} -> {size(after)}",
         arc.source or "(model)",
         f"{arc.target or '(model)'}: {', '.join(consumers)}",
@@ -85,49 +87,49 @@ def _told(arc: Arc) -> list[str]:
     ]
 
 
-def _each(texts: Iterable[str]) -> str:
-    """Every text once."""
+def _distinct(texts: Iterable[str]) -> str:
+    """The distinct texts, joined by commas."""
     return ", ".join(dict.fromkeys(texts))
 
 
 def coding_text(saved: Saved) -> str:
-    """'channel+mask, 4 bits', or 'exact: small'."""
+    """How a tensor is stored, such as 'channel+mask, 4 bits' or 'exact: small'."""
     if saved.bits and saved.coding != "exact":
         return f"{saved.coding}, {saved.bits} bit{'s' if saved.bits > 1 else ''}"
     return f"exact: {saved.reason}" if saved.reason else "exact"
 
 
 def error_text(saved: Saved) -> str:
-    """The error to expect, in percent of the value; 'none' where it is exact."""
+    """The expected root mean square error in percent of the value's own; 'none' if exact."""
     return f"{saved.error:.1%} if Gaussian" if saved.error else "none"
 
 
 def _moments(moments: Moments) -> Json:
-    every = moments.moments
+    steps = moments.moments
     return {
-        "phase": [each.phase for each in every],
-        "op": [each.op for each in every],
-        "module": [each.module for each in every],
-        "live": [list(column) for column in zip(*(each.live for each in every), strict=True)],
+        "phase": [moment.phase for moment in steps],
+        "op": [moment.op for moment in steps],
+        "module": [moment.module for moment in steps],
+        "live": [list(column) for column in zip(*(moment.live for moment in steps), strict=True)],
         "peak": moments.peak,
-        "alive": [[each.name, each.op, each.module, each.kind, each.bytes] for each in moments.at_peak[:LISTED]],
+        "alive": [[alive.name, alive.op, alive.module, alive.kind, alive.bytes] for alive in moments.at_peak[:LISTED]],
         "more": max(len(moments.at_peak) - LISTED, 0),
     }
 
 
 def _nodes(nodes: Sequence[Node], texts: Texts) -> Json:
     return {
-        "name": [each.name for each in nodes],
-        "op": texts.every([each.op for each in nodes]),
-        "module": texts.every([each.module for each in nodes]),
-        "backward": [int(each.side == "backward") for each in nodes],
-        "shape": texts.every([each.shape for each in nodes]),
-        "bytes": [each.bytes for each in nodes],
-        "source": texts.every([each.source for each in nodes]),
-        "role": texts.every([each.role for each in nodes]),
-        "chain": [each.chain for each in nodes],
-        "reads": [list(each.reads) for each in nodes],
-        "saved": [list(each.from_saved) for each in nodes],
+        "name": [node.name for node in nodes],
+        "op": texts.numbers_of([node.op for node in nodes]),
+        "module": texts.numbers_of([node.module for node in nodes]),
+        "backward": [int(node.side == "backward") for node in nodes],
+        "shape": texts.numbers_of([node.shape for node in nodes]),
+        "bytes": [node.bytes for node in nodes],
+        "source": texts.numbers_of([node.source for node in nodes]),
+        "role": texts.numbers_of([node.role for node in nodes]),
+        "chain": [node.chain for node in nodes],
+        "reads": [list(node.reads) for node in nodes],
+        "saved": [list(node.from_saved) for node in nodes],
     }
 
 

@@ -1,4 +1,4 @@
-"""One compiled graph as plain data: what torch.compile saves and what this pass saves, ready to be drawn."""
+"""One compiled graph as plain data for drawing: what torch.compile saves, and what this pass saves."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .nodes import Node, chain_members, nodes_of
 
 @dataclass(frozen=True)
 class Saved:
-    """One tensor that crosses over. coding: a quantizer's name, or 'exact'; bits: of its code, 0 if exact.
+    """One saved tensor. coding: the encoding's name, or 'exact'; bits: of its code, 0 if exact.
 
-    module, used_in: where it is made, and whose backwards read it. error, early: see `report.Row`.
+    module: the one that computes it; used_in: those whose backward reads it. error, early: see `report.data.Row`.
     """
 
     name: str
@@ -53,63 +53,65 @@ class Side:
 
 @dataclass(frozen=True)
 class Picture:
-    """A graph, or several one after the other, under both. order: modules as the forward enters them."""
+    """One graph, or several one after the other, under both partitions. order: modules as the forward enters them."""
 
     before: Side
     after: Side
     order: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The picture as JSON data."""
         return dataclasses.asdict(self)
 
 
-def picture(seen: BothPartitions) -> Picture:
-    """All that is drawn of a graph. Where its exact partition is not known, that side is empty."""
-    report, saved, theirs, ours = seen.report, seen.exact.saved, seen.exact.halves, seen.ours
-    chains = chain_members(ours.plan.batch_norms) if ours is not None else {}
-    if theirs is None:
-        nothing = Side((), Moments((), 0, ()), ())
-        return Picture(nothing, nothing, ())
-    readers = _readers(saved, theirs[1])
+def picture(partitions: BothPartitions) -> Picture:
+    """The picture of a graph; empty where torch's own partition was not carried out."""
+    saved, torch_halves, coded = partitions.by_torch.saved, partitions.by_torch.halves, partitions.coded
+    chains = chain_members(coded.plan.batch_norms) if coded is not None else {}
+    if torch_halves is None:
+        empty = Side((), Moments((), 0, ()), ())
+        return Picture(empty, empty, ())
+    readers = _readers(saved, torch_halves[1])
     before = Side(
-        tuple(_exact(node, count, readers[node]) for node, count in saved.items()),
-        moments_of(*theirs),
-        nodes_of(*theirs, (), chains),
+        tuple(_exact(node, size, readers[node]) for node, size in saved.items()),
+        moments_of(*torch_halves),
+        nodes_of(*torch_halves, (), chains),
     )
     after = before
-    if ours is not None:
-        copies = {copy.name for copy in ours.copies}
-        codes = {node.name for value, nodes in ours.stored.items() if ours.plan.anchors[value].coded for node in nodes}
-        halves = ours.forward, ours.backward
-        after = Side(_coded(report), moments_of(*halves, codes, copies), nodes_of(*halves, copies, chains))
+    if coded is not None:
+        copies = {copy.name for copy in coded.copies}
+        codes = {
+            node.name for value, nodes in coded.stored.items() if coded.plan.anchors[value].coded for node in nodes
+        }
+        halves = coded.forward, coded.backward
+        after = Side(_coded(partitions.report), moments_of(*halves, codes, copies), nodes_of(*halves, copies, chains))
     order = dict.fromkeys(node.module for side in (before, after) for node in side.nodes if node.side == "forward")
     return Picture(before, after, tuple(order))
 
 
 def _readers(saved: dict[fx.Node, int], backward: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
-    """Saved value -> the nodes of the backward that read it, or a view of it, which may be what is handed over."""
-    given = {place.name: place for place in backward.graph.find_nodes(op="placeholder")}
-    found: dict[fx.Node, list[fx.Node]] = {value: [] for value in saved}
+    """Saved value -> the nodes of the backward that read it; what the halves pass may be a view of it."""
+    placeholders = {node.name: node for node in backward.graph.find_nodes(op="placeholder")}
+    readers: dict[fx.Node, list[fx.Node]] = {value: [] for value in saved}
     for node in next(iter(saved)).graph.nodes if saved else ():
         root = skip_ops(node, VIEWS)
-        if root in found and node.name in given:
-            found[root].extend(given[node.name].users)
-    return found
+        if root in readers and node.name in placeholders:
+            readers[root].extend(placeholders[node.name].users)
+    return readers
 
 
-def _exact(node: fx.Node, count: int, readers: list[fx.Node]) -> Saved:
-    own = tensor(node)
+def _exact(node: fx.Node, size: int, readers: list[fx.Node]) -> Saved:
+    fake = tensor(node)
     return Saved(
         node.name,
         module_of(node),
         name_of(node),
-        sizes(own) if own is not None else (),
-        str(own.dtype).removeprefix("torch.") if own is not None else "",
+        sizes(fake) if fake is not None else (),
+        str(fake.dtype).removeprefix("torch.") if fake is not None else "",
         "exact",
         0,
-        count,
-        count,
+        size,
+        size,
         tuple(sorted({name_of(user) for user in readers} - {""})),
         tuple(dict.fromkeys(map(module_of, readers))),
         source_of(node),

@@ -1,8 +1,8 @@
-"""The ribbon, laid out: modules as slots from top to bottom, the forward's on the left, the backward's on the right.
+"""Layout of the ribbon: modules are slots from top to bottom, in the forward on the left, in the backward on the right.
 
-Every saved tensor is an arc from the slot where it is made to the slots whose backward reads it; its thickness is its
-bytes, on one scale for torch.compile's and ours. Read by several, it parts in equal shares, so that all arcs of a side
-together are as thick as what it saves.
+A saved tensor is an arc from the module that computes it to each module whose backward reads it. The thickness is its
+bytes, on the same scale for both partitions. The bytes are divided equally among several readers, so that the total
+thickness of a side's arcs is what it saves.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from .layer_folding import Fold, folder, folds_of, shown
 from .picture import Picture, Saved
 
 SIDES = ("before", "after")
-# Of the height that all slots have at least, the part that torch.compile's saved bytes fill.
+# The bytes that torch.compile saves fill this part of the total minimum height of the slots.
 FILL = 0.7
 THINNEST = 0.03
-# (made in, read in, coding, bits)
+# (module that computes it, module that reads it, coding, bits)
 Key = tuple[str, str, str, int]
 FOLDED, UNFOLDED = "folded", "all unfolded"
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A module. top, height: from the top downwards, in slots of the least height; fold: its fold's label, or ''."""
+    """A module. top, height: measured downwards, in units of the smallest slot; fold: its fold's label, or ''."""
 
     module: str
     top: float
@@ -34,9 +34,9 @@ class Slot:
 
 @dataclass(frozen=True)
 class Arc:
-    """Saved tensors of one kind between two slots. left, right: upper ends; thickness: of the whole arc.
+    """Saved tensors of one kind between two slots. left, right: y of the upper edge at both ends; thickness: constant.
 
-    tensors: what it stands for; share: bytes of them that this arc shows.
+    tensors: the saved tensors; share: how many of their bytes this arc shows.
     """
 
     source: str
@@ -50,7 +50,7 @@ class Arc:
 
 @dataclass(frozen=True)
 class Ribbon:
-    """One state of folding. arcs: by side, 'before' and 'after'."""
+    """The layout for one choice of closed folds. arcs: by side, 'before' and 'after'."""
 
     state: str
     slots: tuple[Slot, ...]
@@ -58,12 +58,12 @@ class Ribbon:
 
     @property
     def height(self) -> float:
-        """Of all slots."""
+        """Total height of all slots."""
         return self.slots[-1].top + self.slots[-1].height if self.slots else 1.0
 
 
 def ribbons(picture: Picture) -> list[Ribbon]:
-    """All states of folding: everything folded, one fold open at a time, nothing folded."""
+    """All layouts: every fold closed, one fold open at a time, all folds open."""
     folds = folds_of(picture.order, picture.after.saved)
     states: list[tuple[str, list[Fold]]] = [(FOLDED, list(folds))]
     states += [(fold.label, [other for other in folds if other is not fold]) for fold in folds if len(folds) > 1]
@@ -72,22 +72,22 @@ def ribbons(picture: Picture) -> list[Ribbon]:
 
 
 def ribbon(picture: Picture, state: str, closed: Sequence[Fold], folds: Sequence[Fold]) -> Ribbon:
-    """One state. closed: which of the folds are."""
-    folded, all_folds, labels = folder(closed), folder(folds), [fold.label for fold in folds]
-    bundles = {side: _bundles(getattr(picture, side).saved, folded) for side in SIDES}
+    """One layout. folds: all of them; closed: those drawn as one slot."""
+    closed_folds, all_folds, labels = folder(closed), folder(folds), [fold.label for fold in folds]
+    bundles = {side: _bundles(getattr(picture, side).saved, closed_folds) for side in SIDES}
     used = {end for side in SIDES for bundle in bundles[side].values() for end in (bundle.source, bundle.target)}
-    known = list(dict.fromkeys(shown(path, folded) for path in picture.order))
-    modules = [path for path in known if path in used] + sorted(used - set(known))
-    total = sum(each.bytes_after for each in picture.before.saved) or 1
+    ordered = list(dict.fromkeys(shown(path, closed_folds) for path in picture.order))
+    modules = [path for path in ordered if path in used] + sorted(used - set(ordered))
+    total = sum(tensor.bytes_after for tensor in picture.before.saved) or 1
     scale = FILL * max(len(modules), 1) / total
-    reach = [_reach(bundles[side], scale) for side in SIDES]
-    heights = {module: max(1.0, *(each.get(module, 0.0) for each in reach)) for module in modules}
+    needed = [_needed_height(bundles[side], scale) for side in SIDES]
+    heights = {module: max(1.0, *(of_side.get(module, 0.0) for of_side in needed)) for module in modules}
     slots, top = [], 0.0
     for module in modules:
         slots.append(Slot(module, top, heights[module], _fold_of(module, all_folds, labels)))
         top += heights[module]
-    places = {slot.module: slot for slot in slots}
-    return Ribbon(state, tuple(slots), {side: _arcs(bundles[side], places, scale) for side in SIDES})
+    slot_of = {slot.module: slot for slot in slots}
+    return Ribbon(state, tuple(slots), {side: _arcs(bundles[side], slot_of, scale) for side in SIDES})
 
 
 def curve(arc: Arc, points: int = 24) -> tuple[list[float], list[float]]:
@@ -108,56 +108,58 @@ class _Bundle:
 def _bundles(
     saved: Sequence[Saved], folded: Mapping[str, tuple[str, Fold]]
 ) -> dict[tuple[str, str, str, int], _Bundle]:
-    found: dict[tuple[str, str, str, int], _Bundle] = {}
-    for each in saved:
-        source = shown(each.module, folded)
-        targets = list(dict.fromkeys(shown(path, folded) for path in each.used_in)) or [source]
+    bundles: dict[tuple[str, str, str, int], _Bundle] = {}
+    for tensor in saved:
+        source = shown(tensor.module, folded)
+        targets = list(dict.fromkeys(shown(path, folded) for path in tensor.used_in)) or [source]
         for target in targets:
-            key = (source, target, each.coding, each.bits)
-            bundle = found.setdefault(key, _Bundle(source, target))
-            bundle.share += each.bytes_after / len(targets)
-            bundle.tensors.append(each)
-    return found
+            key = (source, target, tensor.coding, tensor.bits)
+            bundle = bundles.setdefault(key, _Bundle(source, target))
+            bundle.share += tensor.bytes_after / len(targets)
+            bundle.tensors.append(tensor)
+    return bundles
 
 
-def _reach(bundles: Mapping[Key, _Bundle], scale: float) -> dict[str, float]:
-    """Module -> the thickness of all arcs at its slot, on its fuller side, with some air."""
-    ends: tuple[dict[str, float], dict[str, float]] = ({}, {})
+def _needed_height(bundles: Mapping[Key, _Bundle], scale: float) -> dict[str, float]:
+    """Module -> the height its slot needs: the total thickness of the arcs at its fuller end, and 15 % of space."""
+    thickness: tuple[dict[str, float], dict[str, float]] = ({}, {})
     for bundle in bundles.values():
-        for end, whole in zip((bundle.source, bundle.target), ends, strict=True):
-            whole[end] = whole.get(end, 0.0) + max(bundle.share * scale, THINNEST)
-    return {module: 1.15 * max(whole.get(module, 0.0) for whole in ends) for module in ends[0] | ends[1]}
+        for end, total in zip((bundle.source, bundle.target), thickness, strict=True):
+            total[end] = total.get(end, 0.0) + max(bundle.share * scale, THINNEST)
+    return {module: 1.15 * max(total.get(module, 0.0) for total in thickness) for module in thickness[0] | thickness[1]}
 
 
-def _arcs(bundles: Mapping[Key, _Bundle], places: Mapping[str, Slot], scale: float) -> tuple[Arc, ...]:
-    """Arcs leave and enter a slot in the order of their other ends, so that they cross as little as can be."""
-    every = sorted(bundles.values(), key=lambda b: (places[b.source].top, places[b.target].top))
-    left = _stacked(every, [bundle.source for bundle in every], places, scale)
-    entering = sorted(range(len(every)), key=lambda i: (places[every[i].target].top, places[every[i].source].top))
-    right = _stacked([every[i] for i in entering], [every[i].target for i in entering], places, scale)
-    at = {entering[index]: y for index, y in enumerate(right)}
+def _arcs(bundles: Mapping[Key, _Bundle], slot_of: Mapping[str, Slot], scale: float) -> tuple[Arc, ...]:
+    """Place the arcs; at each slot they are in the order of their other ends, so that few of them cross."""
+    leaving = sorted(bundles.values(), key=lambda b: (slot_of[b.source].top, slot_of[b.target].top))
+    left = _stacked(leaving, [bundle.source for bundle in leaving], slot_of, scale)
+    entering = sorted(
+        range(len(leaving)), key=lambda i: (slot_of[leaving[i].target].top, slot_of[leaving[i].source].top)
+    )
+    right = _stacked([leaving[i] for i in entering], [leaving[i].target for i in entering], slot_of, scale)
+    right_y = {entering[index]: y for index, y in enumerate(right)}
     return tuple(
-        Arc(bundle.source, bundle.target, left[index], at[index], max(bundle.share * scale, THINNEST), bundle.share,
-            tuple(bundle.tensors))
-        for index, bundle in enumerate(every)
+        Arc(bundle.source, bundle.target, left[index], right_y[index], max(bundle.share * scale, THINNEST),
+            bundle.share, tuple(bundle.tensors))
+        for index, bundle in enumerate(leaving)
     )  # fmt: skip
 
 
-def _stacked(bundles: Sequence[_Bundle], ends: Sequence[str], places: Mapping[str, Slot], scale: float) -> list[float]:
-    """The upper end of each bundle at its slot, the stack centred in the slot."""
+def _stacked(bundles: Sequence[_Bundle], ends: Sequence[str], slot_of: Mapping[str, Slot], scale: float) -> list[float]:
+    """The y of each bundle's upper edge at one end; the bundles of a slot are stacked and centred in it."""
     widths = [max(bundle.share * scale, THINNEST) for bundle in bundles]
-    whole: dict[str, float] = {}
+    totals: dict[str, float] = {}
     for end, width in zip(ends, widths, strict=True):
-        whole[end] = whole.get(end, 0.0) + width
-    at = {end: places[end].top + (places[end].height - width) / 2 for end, width in whole.items()}
-    found = []
+        totals[end] = totals.get(end, 0.0) + width
+    next_y = {end: slot_of[end].top + (slot_of[end].height - total) / 2 for end, total in totals.items()}
+    upper_edges = []
     for end, width in zip(ends, widths, strict=True):
-        found.append(at[end])
-        at[end] += width
-    return found
+        upper_edges.append(next_y[end])
+        next_y[end] += width
+    return upper_edges
 
 
-def _fold_of(module: str, every: Mapping[str, tuple[str, Fold]], labels: Sequence[str]) -> str:
-    """The label of the fold that a slot stands for, or, unfolded, lies in. every: of all folds, open ones too."""
-    seen = shown(module, every)
-    return next((label for label in labels if seen == label or seen.startswith(f"{label}.")), "")
+def _fold_of(module: str, all_folds: Mapping[str, tuple[str, Fold]], labels: Sequence[str]) -> str:
+    """The label of the fold that a slot stands for or, if that fold is open, belongs to; '' if there is none."""
+    folded_path = shown(module, all_folds)
+    return next((label for label in labels if folded_path == label or folded_path.startswith(f"{label}.")), "")

@@ -1,4 +1,4 @@
-"""Ribbon and timeline as SVG or PNG, for papers and for notebooks; drawn by matplotlib, which is imported here."""
+"""Ribbon and timeline as SVG or PNG, for papers and notebooks, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -61,23 +61,23 @@ def _figure(width: float, height: float, columns: int) -> tuple[Any, Any]:
 
 def _draw_ribbon(report: Report) -> Any:
     picture = merged(report)
-    folded = ribbons(picture)[0]
-    figure, axes = _figure(11, max(3.0, min(0.17 * folded.height, 14)), 2)
+    layout = ribbons(picture)[0]
+    figure, axes = _figure(11, max(3.0, min(0.17 * layout.height, 14)), 2)
     for side, axis in zip(SIDES, axes, strict=True):
-        _draw_side(axis, folded, side)
-        saved = sum(each.bytes_after for each in getattr(picture, side).saved)
+        _draw_side(axis, layout, side)
+        saved = sum(tensor.bytes_after for tensor in getattr(picture, side).saved)
         axis.set_title(f"{TITLES[side]}: {size(saved)} saved", loc="left", fontsize=10)
         axis.axis("off")
-    axes[0].set_ylim(folded.height, 0)
+    axes[0].set_ylim(layout.height, 0)
     handles = [_patch(colour, label) for colour, label in LEGEND]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
 
-def _draw_side(axis: Any, folded: Ribbon, side: str) -> None:
-    for arc in folded.arcs[side]:
+def _draw_side(axis: Any, layout: Ribbon, side: str) -> None:
+    for arc in layout.arcs[side]:
         axis.fill(*curve(arc), color=of_bits(arc.tensors[0].bits), alpha=0.75, linewidth=0)
-    for slot in folded.slots:
+    for slot in layout.slots:
         for x in (-0.015, 1.0):
             axis.add_patch(_rectangle((x, slot.top + 0.06), 0.015, slot.height - 0.12))
         if side == "before":
@@ -115,13 +115,13 @@ def _draw_timeline(report: Report) -> Any:
 def _draw_moments(axis: Any, moments: Moments, parameters: int) -> None:
     if not moments.moments:
         return
-    places = range(len(moments.moments))
-    layers = [[parameters / MIB] * len(places)]
+    positions = range(len(moments.moments))
+    layers = [[parameters / MIB] * len(positions)]
     layers += [[moment.live[index] / MIB for moment in moments.moments] for index in range(len(KINDS))]
-    axis.stackplot(places, layers, colors=list(KIND_COLOURS.values()), step="post", linewidth=0)
-    begun = next((i for i, moment in enumerate(moments.moments) if moment.phase.startswith("backward")), 0)
-    axis.axvline(begun, color="#777777", linewidth=0.8, linestyle=":")
+    axis.stackplot(positions, layers, colors=list(KIND_COLOURS.values()), step="post", linewidth=0)
+    backward_start = next((i for i, moment in enumerate(moments.moments) if moment.phase.startswith("backward")), 0)
+    axis.axvline(backward_start, color="#777777", linewidth=0.8, linestyle=":")
     peak = moments.moments[moments.peak]
     axis.plot([moments.peak], [(peak.total + parameters) / MIB], "v", color="black", markersize=5, clip_on=False)
-    axis.set_xlim(0, len(places))
+    axis.set_xlim(0, len(positions))
     axis.set_xlabel("forward, then backward: ops in their order")

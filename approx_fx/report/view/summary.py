@@ -1,4 +1,4 @@
-"""The strip of facts above a picture."""
+"""The summary above a picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..text import size
 
 
 def summary(report: Report) -> dict[str, str]:
-    """The strip at the top: what was measured of what, with which versions, by which command."""
+    """Label -> text: sizes, options, model, versions, and the command that writes the report again."""
     about, peak = report.about, report.predicted_peak
     early = sum(row.early > 0 for row in report.tensors)
     bits = report.options.get("bits")

@@ -1,4 +1,4 @@
-"""The picture in a terminal, a log or an issue: summary, ribbon, timeline and tables as text; one chain as Mermaid."""
+"""The picture as text, for a terminal, a log or an issue; one conv-BN-ReLU chain as a Mermaid flow chart."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .summary import summary
 SCHEMA = 1
 BARS = " ▁▂▃▄▅▆▇█"
 WIDTH = 72
-# Ops that a flow chart leaves out: the same values, seen differently.
+# Ops that a flow chart leaves out: their results are views of their inputs.
 UNDRAWN = frozenset(VIEWS | {"getitem"})
 
 
 def text(report: Report) -> str:
-    """All of it, 160 columns at most."""
+    """Summary, ribbon, timeline and tables, at most 160 columns wide."""
     picture = merged(report)
     lines = [f"{term}: {value}" for term, value in summary(report).items()]
     lines += ["", "saved, module by module (made -> read in)", *_ribbon(picture)]
@@ -37,17 +37,17 @@ def text(report: Report) -> str:
     if peak.moments:
         moment = peak.moments[peak.peak]
         lines += ["", f"alive at the peak, in the {moment.phase} at {moment.op} of {moment.module or '(model)'}"]
-        lines += [f"  {size(each.bytes):>10}  {each.kind}: {each.name}" for each in peak.at_peak[:8]]
+        lines += [f"  {size(alive.bytes):>10}  {alive.kind}: {alive.name}" for alive in peak.at_peak[:8]]
     return "\n".join([*lines, "", str(report)])
 
 
 def data(report: Report) -> dict[str, Any]:
-    """The picture as JSON can hold it: schema, summary, report (as `explain --json`), and each graph's two sides."""
+    """The picture as JSON data: schema, summary, report (as `explain --json`), and each graph's two sides."""
     return {
         "schema": SCHEMA,
         "summary": summary(report),
         "report": report.to_dict(),
-        "graphs": [each.to_dict() for each in report.pictures],
+        "graphs": [picture.to_dict() for picture in report.pictures],
     }
 
 
@@ -76,9 +76,10 @@ def _timeline(title: str, moments: Moments, highest: int) -> str:
 
 
 def mermaid(report: Report, module: str | None = None) -> str:
-    """One conv-BN-ReLU chain, or else one module's ops, as a Mermaid flow chart: what is saved, coded, decoded.
+    """A Mermaid flow chart of one conv-BN-ReLU chain, or of one module's ops if it has none, with codes and decode ops.
 
-    module: any of the chain's modules; default the first chain's. Raises ApproxFxError if nothing is there to draw.
+    module: any module of the chain; default the first chain's. Raises ApproxFxError for an unknown module, and if
+    nothing is saved.
     """
     nodes = merged(report).after.nodes
     members = _members(nodes, module)
@@ -99,8 +100,8 @@ def mermaid(report: Report, module: str | None = None) -> str:
 
 
 def _drawn_sources(nodes: Sequence[Node], index: int, edge: str, members: set[int]) -> list[int]:
-    """What a node reads, seen through what is not drawn."""
-    found: dict[int, None] = {}
+    """The drawn nodes that a node reads, directly or through nodes that are not drawn."""
+    sources: dict[int, None] = {}
     stack = list(reversed(getattr(nodes[index], edge)))
     while stack:
         source = stack.pop()
@@ -109,25 +110,25 @@ def _drawn_sources(nodes: Sequence[Node], index: int, edge: str, members: set[in
         if nodes[source].op in UNDRAWN:
             stack.extend(reversed(nodes[source].reads))
         else:
-            found[source] = None
-    return list(found)
+            sources[source] = None
+    return list(sources)
 
 
 def _members(nodes: Sequence[Node], module: str | None) -> list[int]:
-    """The chain's forward nodes, the codes made of them, and what the backward first decodes of these codes."""
+    """Indices of the chain's forward nodes, their codes, and the first decode op of each kind for these codes."""
     named = [node for node in nodes if module is None or node.module == module or node.module.startswith(f"{module}.")]
     if not named:
-        near = did_you_mean(module or "", {node.module for node in nodes if node.module})
-        raise ApproxFxError(f"no module {module!r} takes part in the graph.{near}")
+        hint = did_you_mean(module or "", {node.module for node in nodes if node.module})
+        raise ApproxFxError(f"no module {module!r} takes part in the graph.{hint}")
     chain = next((node.chain for node in named if node.chain >= 0), None)
     if chain is not None:
         members = {index for index, node in enumerate(nodes) if node.chain == chain}
     else:
-        home = module or next(
-            (each.module for role in ("quantize", "saved") for each in nodes if each.role == role), None
+        root = module or next(
+            (node.module for role in ("quantize", "saved") for node in nodes if node.role == role), None
         )
         forward = [(index, node.module) for index, node in enumerate(nodes) if node.side == "forward"]
-        members = {index for index, path in forward if path == home or path.startswith(f"{home}.")}
+        members = {index for index, path in forward if path == root or path.startswith(f"{root}.")}
     decoded: set[tuple[str, tuple[int, ...]]] = set()
     for index, node in enumerate(nodes):
         if node.side == "forward" and node.role in ("quantize", "saved") and members.intersection(node.reads):
@@ -140,5 +141,5 @@ def _members(nodes: Sequence[Node], module: str | None) -> list[int]:
 
 
 def _plain(name: str) -> str:
-    """A module's name without what Mermaid would take for its own."""
+    """A module's name with characters that Mermaid would interpret replaced by '_'."""
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name) or "(model)"
