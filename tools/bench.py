@@ -6,7 +6,7 @@
     python tools/bench.py largest TARGET --memory-gib 1  the largest batch that fits, and its throughput
     python tools/bench.py patches                        what each part that is added to Inductor buys
 
-Results go to tools/results/bench-DEVICE.json, .md and .png. What the file has already is not run again.
+Results go to tools/results/bench-DEVICE.json, .md and .png. Entries that the file already has are not measured again.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import typer
 
 from approx_fx.config import Config
 from tools.lib.checkpoint import write_text
-from tools.lib.cli_common import sentences
+from tools.lib.cli_common import errors_as_sentences
 from tools.lib.repo_path import ROOT
 from tools.lib.user_errors import UserError
-from tools.measuring.benchmark import DEPTHS, DTYPES, NETWORKS, SYSTEMS, Book, choose
+from tools.measuring.benchmark import DEPTHS, DTYPES, NETWORKS, SYSTEMS, BenchmarkResults, choose
 from tools.measuring.environment import device_slug, environment
 from tools.measuring.pages import head
 from tools.measuring.patches import NETWORKS as PATCH_NETWORKS
@@ -43,14 +43,14 @@ STEPS = Annotated[int, typer.Option(min=1, help="timed steps of each system")]
 DTYPE = Annotated[str, typer.Option(help=f"one of {', '.join(DTYPES)}")]
 AGAIN = Annotated[bool, typer.Option("--again", help="measure what is there already, too")]
 TARGET = Annotated[str, typer.Argument(help="package.module:factory or path/file.py:factory")]
-ALL = ",".join(SYSTEMS)
-SOME = "approx_fx,compile,eager,checkpoint"
+ALL_SYSTEMS = ",".join(SYSTEMS)
+DEFAULT_SYSTEMS = "approx_fx,compile,eager,checkpoint"
 
 
 @app.command()
 def run(
     networks: Annotated[str, typer.Option(help=f"of {', '.join(NETWORKS)}")] = ",".join(NETWORKS),
-    systems: SYSTEMS_OPTION = ALL,
+    systems: SYSTEMS_OPTION = ALL_SYSTEMS,
     dtypes: Annotated[str, typer.Option(help=f"of {', '.join(DTYPES)}")] = ",".join(DTYPES),
     steps: STEPS = 7,
     batch: Annotated[int | None, typer.Option(min=1, help="instead of each network's own")] = None,
@@ -60,62 +60,66 @@ def run(
     again: AGAIN = False,
 ) -> None:
     """Each network in each dtype under each system; approx_fx is at 4 bits."""
-    with sentences():
-        wanted, kinds = choose("network", networks, NETWORKS), choose("dtype", dtypes, DTYPES)
+    with errors_as_sentences():
+        chosen_networks, chosen_dtypes = choose("network", networks, NETWORKS), choose("dtype", dtypes, DTYPES)
         names = choose("system", systems, SYSTEMS)
-        book = _book(out, name)
-        for network in wanted:
-            for dtype in kinds:
+        results = _open_results(out, name)
+        for network in chosen_networks:
+            for dtype in chosen_dtypes:
                 key = f"{network} {dtype}"
-                if key in book.data["entries"] and not again:
+                if key in results.data["entries"] and not again:
                     typer.echo(f"{key}: there already, --again measures it anew")
                     continue
-                target, own = NETWORKS[network]
-                book.compare(key, target, batch or own, dtype, names, steps, warm, typer.echo)
-                _plot(book)
-        typer.echo(book.means_line())
+                target, default_batch = NETWORKS[network]
+                results.compare(key, target, batch or default_batch, dtype, names, steps, warm, typer.echo)
+                _plot(results)
+        typer.echo(results.means_line())
 
 
 @app.command()
 def batches(
     target: TARGET,
     sizes: Annotated[str, typer.Option(help="batches, with commas between")] = "8,16,32,64",
-    systems: SYSTEMS_OPTION = SOME,
+    systems: SYSTEMS_OPTION = DEFAULT_SYSTEMS,
     dtype: DTYPE = "float32",
     steps: STEPS = 5,
     out: OUT = RESULTS,
     name: NAME = "",
 ) -> None:
     """Throughput against batch, each system compiled anew for each batch."""
-    with sentences():
+    with errors_as_sentences():
         numbers = [part.strip() for part in sizes.split(",")]
         if not all(part.isdecimal() and int(part) > 0 for part in numbers):
             raise UserError(f"The batches are {sizes!r}; allowed are whole numbers from 1 up, with commas between.")
-        book = _book(out, name)
+        results = _open_results(out, name)
         names = choose("system", systems, SYSTEMS)
-        (kind,) = choose("dtype", dtype, DTYPES)
-        series = book.batches(target, [int(part) for part in numbers], kind, names, steps, typer.echo)
+        (chosen_dtype,) = choose("dtype", dtype, DTYPES)
+        series = results.batches(target, [int(part) for part in numbers], chosen_dtype, names, steps, typer.echo)
         short = target.split(":")[-1]
-        draw_lines(series, book.file(f"-batches-{short}.png"), ("batch", "samples per second", f"{short}, {kind}"))
+        draw_lines(
+            series, results.file(f"-batches-{short}.png"), ("batch", "samples per second", f"{short}, {chosen_dtype}")
+        )
 
 
 @app.command()
 def depth(
     batch: Annotated[int, typer.Option(min=1)] = 64,
     depths: Annotated[str, typer.Option(help=f"of {', '.join(DEPTHS)}")] = ",".join(DEPTHS),
-    systems: SYSTEMS_OPTION = SOME,
+    systems: SYSTEMS_OPTION = DEFAULT_SYSTEMS,
     dtype: DTYPE = "float32",
     out: OUT = RESULTS,
     name: NAME = "",
 ) -> None:
     """Measured peak against the depth of a pre-activation ResNet for CIFAR."""
-    with sentences():
-        book = _book(out, name)
+    with errors_as_sentences():
+        results = _open_results(out, name)
         chosen, names = choose("depth", depths, DEPTHS), choose("system", systems, SYSTEMS)
-        (kind,) = choose("dtype", dtype, DTYPES)
-        series = book.depths(chosen, batch, kind, names, typer.echo)
+        (chosen_dtype,) = choose("dtype", dtype, DTYPES)
+        series = results.depths(chosen, batch, chosen_dtype, names, typer.echo)
         draw_lines(
-            series, book.file("-depth.png"), ("depth", "peak (MiB)", f"pre-activation ResNet, batch {batch}, {kind}")
+            series,
+            results.file("-depth.png"),
+            ("depth", "peak (MiB)", f"pre-activation ResNet, batch {batch}, {chosen_dtype}"),
         )
 
 
@@ -131,15 +135,15 @@ def largest(
     name: NAME = "",
 ) -> None:
     """The largest batch whose measured peak fits; on a GPU the memory is enforced and the bound found by bisection."""
-    with sentences():
+    with errors_as_sentences():
         parts = [part.strip() for part in small.split(",")]
         if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts) or parts[0] == parts[1]:
             raise UserError(f"--small {small!r} is not allowed: two different batches, such as 8,16.")
-        book = _book(out, name)
+        results = _open_results(out, name)
         names = choose("system", systems, SYSTEMS)
-        (kind,) = choose("dtype", dtype, DTYPES)
+        (chosen_dtype,) = choose("dtype", dtype, DTYPES)
         one, two = sorted(map(int, parts))
-        book.largest(target, memory_gib, kind, names, (one, two), steps, typer.echo)
+        results.largest(target, memory_gib, chosen_dtype, names, (one, two), steps, typer.echo)
 
 
 @app.command()
@@ -152,15 +156,16 @@ def patches(
     name: NAME = "",
 ) -> None:
     """Step, first step and peak with all that is added to Inductor, and less one part of it, in turn."""
-    with sentences():
-        wanted, chosen = choose("network", networks, PATCH_NETWORKS), choose("part", parts, PARTS)
+    with errors_as_sentences():
+        chosen_networks = choose("network", networks, PATCH_NETWORKS)
+        chosen_parts = choose("part", parts, PARTS)
         config = Config(bits=4, inductor={} if simdlen is None else {"cpp.simdlen": simdlen})
         path = out / f"{name or f'patches-{device_slug()}'}.json"
         data = json.loads(path.read_text()) if path.exists() else {"entries": {}}
-        for network in wanted:
+        for network in chosen_networks:
             target, batch = PATCH_NETWORKS[network]
             key = f"{network}, batch {batch}" + (f", vectors of {simdlen} bits" if simdlen else "")
-            rows = measure(target, batch, chosen, steps, config, typer.echo)
+            rows = measure(target, batch, chosen_parts, steps, config, typer.echo)
             data = {**data, **environment(), "entries": {**data["entries"], key: rows}}
             write_text(path, json.dumps(data, indent=1) + "\n")
             lines = [*head("What each part that is added to Inductor buys", data), tables(data["entries"])]
@@ -170,18 +175,18 @@ def patches(
 @app.command()
 def page(out: OUT = RESULTS, name: NAME = "") -> None:
     """Write the Markdown and the plot anew from the JSON."""
-    with sentences():
-        book = _book(out, name)
-        book.write_page()
-        _plot(book)
+    with errors_as_sentences():
+        results = _open_results(out, name)
+        results.write_page()
+        _plot(results)
 
 
-def _book(out: Path, name: str) -> Book:
-    return Book(out, name or f"bench-{device_slug()}", datetime.date.today().isoformat())
+def _open_results(out: Path, name: str) -> BenchmarkResults:
+    return BenchmarkResults(out, name or f"bench-{device_slug()}", datetime.date.today().isoformat())
 
 
-def _plot(book: Book) -> None:
-    draw_pareto(book.data["entries"], book.file(".png"))
+def _plot(results: BenchmarkResults) -> None:
+    draw_pareto(results.data["entries"], results.file(".png"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`make demo`: a small ResNet trained exactly and with 8, 4 and 2 bits, in one table, one picture and one report.
+"""`make demo`: train a small ResNet exactly and with 8, 4 and 2 bits; write a table, a picture and a report.
 
     python tools/demo.py
 
-Before training, all four models hold the same weights; gradients, peak memory and step times are measured there, the
-times in turns so that the machine's drift hits all alike.
+Gradients, peak memory and step times are measured before training, when all four models have the same weights; the
+models' steps alternate, so that changes of the machine's speed affect all alike.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 from approx_fx.bench.live_bytes import peak_bytes
 from tools.lib.batches import train_batches
 from tools.lib.checkpoint import write_text
-from tools.lib.cli_common import progress_bar, report_epoch, sentences
+from tools.lib.cli_common import errors_as_sentences, progress_bar, report_epoch
 from tools.lib.datasets import load, upscale
 from tools.lib.repo_path import ROOT
 from tools.lib.run_log import environment, finite, megabytes
@@ -48,7 +48,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: accuracy 0..1, bytes, milliseconds; the cosine is that of the whole gradient vector."""
+    """One line of the table. Accuracy is 0..1, sizes are bytes; the cosine is of the whole gradient vector."""
 
     bits: int | None
     test_accuracy: float
@@ -70,7 +70,7 @@ def main(
     ] = ROOT / "out" / "demo",
 ) -> None:
     """Train ResNet-20 on the digits exactly and with 8, 4 and 2 bits; under three minutes on two cores."""
-    with sentences():
+    with errors_as_sentences():
         common = Settings("digits", "resnet20", None, 0, epochs, batch, compiler=pick("compiler", compiler, COMPILERS))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dataset = upscale(load(common.data), 2).to(device)
@@ -114,9 +114,9 @@ def compile_all(runs: list[Run], progress: Progress) -> None:
 def measure(
     runs: list[Run], x: Tensor, y: Tensor, progress: Progress
 ) -> tuple[list[Tensor], list[int], list[list[float]]]:
-    """Gradients (one vector a run), peak bytes of a step, and ROUNDS step times in seconds, all on one batch.
+    """Measure gradients (one vector a run), peak bytes of a step, and ROUNDS step times in seconds, on one batch.
 
-    A step is forward, loss and backward. The models' running statistics are put back afterwards.
+    A step is forward, loss and backward. The models' running statistics are restored afterwards.
     """
     task = progress.add_task("measure", total=ROUNDS, state="")
     states = [{name: value.clone() for name, value in run.model.state_dict().items()} for run in runs]
@@ -141,7 +141,7 @@ def measure(
 
 
 def train_all(runs: list[Run], progress: Progress) -> None:
-    """Train every model to the end."""
+    """Train every model for all its epochs."""
     for run in runs:
         name = f"train {label(run.settings.bits)}"
         task = progress.add_task(name, total=run.settings.epochs * run.steps, state="")
@@ -153,7 +153,7 @@ def train_all(runs: list[Run], progress: Progress) -> None:
 
 
 def step_peak(run: Run, x: Tensor, y: Tensor) -> int:
-    """Bytes that one step holds at its worst moment beyond what was there before it: gradients and activations."""
+    """Peak bytes of gradients and activations in one step, above the bytes alive before it."""
 
     def step() -> None:
         run.gradient(x, y)
@@ -168,14 +168,14 @@ def step_peak(run: Run, x: Tensor, y: Tensor) -> int:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, after the device has finished."""
+    """The time in seconds, after synchronizing the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """Cosine of the angle between two vectors [P]; NaN where one is zero."""
+    """Cosine of the angle between two vectors [P]; NaN if one is zero."""
     return float(a @ b / (a.norm() * b.norm()))
 
 
@@ -185,11 +185,11 @@ def tabulate(rows: list[Row], title: str) -> Table:
     for heading in ("bits", "test accuracy %", "saved MB", "step's peak MB", "step ms", "gradient cosine"):
         table.add_column(heading, justify="right")
     for row in rows:
-        smaller = f"{megabytes(row.saved_before)} → {megabytes(row.saved_after)}"
+        before_and_after = f"{megabytes(row.saved_before)} → {megabytes(row.saved_after)}"
         table.add_row(
             label(row.bits),
             f"{100 * row.test_accuracy:.2f}",
-            megabytes(row.saved_before) if row.bits is None else smaller,
+            megabytes(row.saved_before) if row.bits is None else before_and_after,
             megabytes(row.peak_bytes),
             f"{row.step_ms:.1f}",
             f"{row.gradient_cosine:.4f}",
@@ -198,7 +198,7 @@ def tabulate(rows: list[Row], title: str) -> Table:
 
 
 def write(out: Path, runs: list[Run], rows: list[Row], table: Table, title: str) -> None:
-    """Put demo.png, report.txt and report.json in `out`, and say so."""
+    """Write demo.png, report.txt and report.json to `out`, and print their paths."""
     records = [run.record() for run in runs]
     plot(records, out / "demo.png", title, saved={row.bits: row.saved_after for row in rows})
     reports = {label(run.settings.bits): run.report for run in runs if run.report is not None}

@@ -1,4 +1,4 @@
-"""Figures of the README and of docs/benchmarks.md: `explain` and `gradients` measure, `readme` writes the tables."""
+"""Measure figures of the README and docs/benchmarks.md (`explain`, `gradients`), and write their tables (`readme`)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tools.measuring.environment import revision, revision_note
 RESULTS = ROOT / "tools" / "results"
 README = ROOT / "README.md"
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
-BENCH = "bench-cpu-avx512"  # of the two machines that were measured, the one whose results are of the latest revision
+BENCH = "bench-cpu-avx512"  # of the two machines measured, the one with results of the latest revision
 
-# target, batch, bits, dtype, the least ratio that is asked for
+# target, batch, bits, dtype
 EXPLAIN = (
     ("models.resnet:resnet18_cifar", 32, 4, "float32"),
     ("models.resnet:resnet18_cifar", 32, 2, "float32"),
@@ -48,7 +48,7 @@ EXPLAIN = (
     ("models.mobilenet:mobilenet_v2", 8, 4, "float32"),
     ("models.convnext:convnext_tiny", 8, 4, "float32"),
 )
-# target, batch: gradients against exact ones, eager
+# target, batch: their gradients are compared with exact ones, op by op
 GRADIENTS = (
     ("models.gpt:gpt_small", 1),
     ("models.llama:llama_tiny", 4),
@@ -65,7 +65,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 @app.command()
 def explain() -> None:
-    """Run `approx-fx explain` for every network; nothing of theirs is run."""
+    """Run `approx-fx explain` for every network, which runs none of the networks, and write explain.json."""
     rows = []
     for target, batch, bits, dtype in EXPLAIN:
         arguments = ["explain", target, "--batch", str(batch), "--bits", str(bits), "--dtype", dtype]
@@ -77,7 +77,7 @@ def explain() -> None:
 
 @app.command()
 def gradients() -> None:
-    """One step of each network in few bits and exactly, op by op: the cosine of the two gradients."""
+    """Measure the cosine of the gradient in few bits and the exact one, in one step of each network, op by op."""
     import copy
 
     import torch
@@ -88,26 +88,26 @@ def gradients() -> None:
 
     rows = []
     for target, batch in GRADIENTS:
-        made = load(target, batch)
-        made.loss(made.model(*made.inputs)).backward()
-        exact = flat_gradients(made.model)
-        found = {}
+        loaded = load(target, batch)
+        loaded.loss(loaded.model(*loaded.inputs)).backward()
+        exact = flat_gradients(loaded.model)
+        cosines = {}
         for bits in (8, 4, 2):
             torch._dynamo.reset()
-            ours = copy.deepcopy(made.model)
-            ours.zero_grad()
-            approx_fx.convert(ours, bits=bits, compiler="eager", strict=True)
-            made.loss(ours(*made.inputs)).backward()
-            mine = flat_gradients(ours)
-            found[str(bits)] = float(mine @ exact / (mine.norm() * exact.norm()))
-        rows.append({"target": target, "batch": batch, "cosine": found})
+            converted = copy.deepcopy(loaded.model)
+            converted.zero_grad()
+            approx_fx.convert(converted, bits=bits, compiler="eager", strict=True)
+            loaded.loss(converted(*loaded.inputs)).backward()
+            gradient = flat_gradients(converted)
+            cosines[str(bits)] = float(gradient @ exact / (gradient.norm() * exact.norm()))
+        rows.append({"target": target, "batch": batch, "cosine": cosines})
         print(rows[-1], flush=True)
     _write("gradients", {"rows": rows})
 
 
 @app.command()
 def readme() -> None:
-    """Write the tables of the README and of docs/benchmarks.md anew from the result files."""
+    """Rewrite the tables of the README and of docs/benchmarks.md from the result files."""
     tables = {
         "explain": _explain_table(),
         "gradients": _gradients_table(),
@@ -119,8 +119,8 @@ def readme() -> None:
         "shakespeare": _shakespeare_table(),
         "zoo": _zoo_line(),
     }
-    for page, of_page in ((README, {"summary": _summary_table()}), (BENCHMARKS, tables)):
-        page.write_text(fill(page.read_text(), of_page, page.name))
+    for page, page_tables in ((README, {"summary": _summary_table()}), (BENCHMARKS, tables)):
+        page.write_text(fill(page.read_text(), page_tables, page.name))
     draw(RESULTS / "chain.png", _read("explain")["rows"])
 
 
@@ -139,9 +139,9 @@ def _gradients_table() -> str:
     data = _read("gradients")
     lines = ["| network, batch | 8 bits | 4 bits | 2 bits |", "|---|---|---|---|"]
     for row in data["rows"]:
-        found = row["cosine"]
+        cosines = row["cosine"]
         name = row["target"].split(":")[1]
-        lines.append(f"| {name}, {row['batch']} | {found['8']:.5f} | {found['4']:.4f} | {found['2']:.3f} |")
+        lines.append(f"| {name}, {row['batch']} | {cosines['8']:.5f} | {cosines['4']:.4f} | {cosines['2']:.3f} |")
     return "\n".join(
         [*lines, "", f"{data['machine']}, {data['date']}{revision_note(data)}; `python tools/figures.py gradients`"]
     )
@@ -153,18 +153,22 @@ def _gpu_table(name: str) -> str:
         "| network, batch, dtype | kernels, in a step | step | peak above parameters | cosine of the gradient |",
         "|---|---|---|---|---|",
     ]
-    for network, found in data["sections"]["networks"].items():
-        if not isinstance(found, dict) or not found.get("ratio"):
+    for network, result in data["sections"]["networks"].items():
+        if not isinstance(result, dict) or not result.get("ratio"):
             continue
-        ours, theirs, eager = (found["runs"].get(system, {}) for system in ("approx_fx", "compile", "eager"))
+        coded, compiled, eager = (result["runs"].get(system, {}) for system in ("approx_fx", "compile", "eager"))
         times = [
-            f"{1e3 * ours[key]:.1f} ms ({1e3 * theirs[key]:.1f}), {ours[key] / theirs[key]:.2f}x"
+            f"{1e3 * coded[key]:.1f} ms ({1e3 * compiled[key]:.1f}), {coded[key] / compiled[key]:.2f}x"
             for key in ("busy_seconds", "step_seconds")
         ]
-        sizes = (ours["peak_bytes"] / MEBI, theirs["peak_bytes"] / MEBI)
+        sizes = (coded["peak_bytes"] / MEBI, compiled["peak_bytes"] / MEBI)
         peak = f"{sizes[0]:.0f} MiB ({sizes[1]:.0f}), {sizes[1] / sizes[0]:.1f}x"
-        cosine = f"{ours['gradient']['cosine']:.4f} ({eager['gradient']['cosine']:.4f})" if "gradient" in eager else "-"
-        lines.append(f"| {network}, {found['batch']}, {found['dtype']} | {times[0]} | {times[1]} | {peak} | {cosine} |")
+        cosine = (
+            f"{coded['gradient']['cosine']:.4f} ({eager['gradient']['cosine']:.4f})" if "gradient" in eager else "-"
+        )
+        lines.append(
+            f"| {network}, {result['batch']}, {result['dtype']} | {times[0]} | {times[1]} | {peak} | {cosine} |"
+        )
     where = f"{data['device']}, {data['cpus']} CPUs, torch {data['torch']}, {data['date'][:10]}"
     note = "In brackets torch.compile's, and for the cosine that of PyTorch op by op, with nothing coded"
     return "\n".join([*lines, "", f"{note}; {where}; `make gpu`"])
@@ -175,11 +179,11 @@ def _shakespeare_table() -> str:
     lines = ["| model | exact | 4 bits | difference | each seed, exact / 4 bits |", "|---|---|---|---|---|"]
     means = {(row["model"], row["bits"]): row["validation_loss"] for row in data["means"]}
     for model in dict.fromkeys(row["model"] for row in data["means"]):
-        exact, ours = means[model, None], means[model, 4]
+        exact, coded = means[model, None], means[model, 4]
         runs = {(run["seed"], run["bits"]): run["validation_loss"] for run in data["runs"] if run["model"] == model}
         seeds = sorted({seed for seed, _ in runs})
-        each = ", ".join(f"{runs[seed, None]:.3f} / {runs[seed, 4]:.3f}" for seed in seeds)
-        lines.append(f"| {model} | {exact:.4f} | {ours:.4f} | {100 * (ours / exact - 1):+.2f} % | {each} |")
+        by_seed = ", ".join(f"{runs[seed, None]:.3f} / {runs[seed, 4]:.3f}" for seed in seeds)
+        lines.append(f"| {model} | {exact:.4f} | {coded:.4f} | {100 * (coded / exact - 1):+.2f} % | {by_seed} |")
     steps = data["runs"][0]["steps"]
     return "\n".join([*lines, "", f"torch {data['torch']}, {data['date']}; `python tools/text.py --steps {steps}`"])
 
@@ -190,7 +194,7 @@ def _zoo_line() -> str:
 
 
 def _summary_table() -> str:
-    """The README's: of each network that tools/bench.py measured in float32, what a user asks first."""
+    """The README's table: the main ratios of each network that tools/bench.py measured in float32."""
     data = _read(BENCH)
     lines = ["| network, batch | saved | peak | step | first step | gradient cosine |", "|---|---|---|---|---|---|"]
     for key, entry in data["entries"].items():
@@ -205,26 +209,26 @@ def _summary_table() -> str:
 
 
 def _where(data: dict[str, Any]) -> str:
-    """The machine, torch, the day and the revision of a result file."""
+    """The machine, torch version, date and revision of a result file."""
     return (
         f"{data['device']}, {data['threads']} threads, torch {data['torch']}, {data['date'][:10]}{revision_note(data)}"
     )
 
 
 def _bench_table() -> str:
-    """The networks that tools/bench.py measured: approx_fx at 4 bits against torch.compile."""
+    """All networks that tools/bench.py measured: approx_fx at 4 bits against torch.compile."""
     data = _read(BENCH)
     lines = [
         "| network, batch | step | first step | warm | peak | saved | gradient cosine | loss equal |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for key, entry in data["entries"].items():
-        ours, theirs, ratio = entry["runs"]["approx_fx"], entry["runs"]["compile"], entry["ratio"]
+        coded, compiled, ratio = entry["runs"]["approx_fx"], entry["runs"]["compile"], entry["ratio"]
         warm = "-"
-        if "warm_seconds" in ours and "warm_seconds" in theirs:
-            warm = f"{ours['warm_seconds'] / theirs['warm_seconds']:.2f}x time"
+        if "warm_seconds" in coded and "warm_seconds" in compiled:
+            warm = f"{coded['warm_seconds'] / compiled['warm_seconds']:.2f}x time"
         lines.append(
-            f"| {key}, {ours['samples']} | {ratio['step']:.2f}x time | {ratio['compile']:.2f}x time | {warm} "
+            f"| {key}, {coded['samples']} | {ratio['step']:.2f}x time | {ratio['compile']:.2f}x time | {warm} "
             f"| {ratio['peak']:.1f}x smaller | {ratio['saved']:.1f}x smaller | {entry['gradient']['cosine']:.4f} "
             f"| {'bit for bit' if entry['loss_equal'] else 'no'} |"
         )
@@ -237,17 +241,17 @@ def _bench_table() -> str:
 
 
 def _passes_table() -> str:
-    """What tools/passes.py measured: seconds of the pass and of torch.compile's own partition."""
+    """Seconds of the pass and of torch.compile's own partition, measured by tools/passes.py."""
     data = _read("passes")
     lines = [
         "| network | nodes of the joint graph | approx_fx | of them: simplify, ask what torch saves | torch.compile |",
         "|---|---|---|---|---|",
     ]
     for row in data["rows"]:
-        found = row["seconds"]
+        seconds = row["seconds"]
         lines.append(
-            f"| {row['target'].split(':')[1]} | {row['nodes']} | {found['approx_fx']:.1f} s "
-            f"| {found['asking']:.1f} s | {found['compile']:.1f} s |"
+            f"| {row['target'].split(':')[1]} | {row['nodes']} | {seconds['approx_fx']:.1f} s "
+            f"| {seconds['asking']:.1f} s | {seconds['compile']:.1f} s |"
         )
     return "\n".join([*lines, "", f"{_where(data)}; `python tools/passes.py`"])
 
@@ -263,11 +267,11 @@ def _cifar10_table() -> str:
     ]
     for row in data["summary"]:
         runs = [run for run in data["runs"] if run["bits"] == row["bits"]]
-        each = ", ".join(f"{100 * run['history'][-1]['test_accuracy']:.2f}" for run in runs)
+        by_seed = ", ".join(f"{100 * run['history'][-1]['test_accuracy']:.2f}" for run in runs)
         name = "exact" if row["bits"] is None else row["bits"]
         saved = f"{row['saved_before'] / MEBI:.1f} -> {row['saved_after'] / MEBI:.1f} MiB" if row["saved_after"] else ""
         mean, deviation = 100 * row["test_accuracy_mean"], 100 * row["test_accuracy_sd"]
-        lines.append(f"| {name} | {mean:.2f} % +- {deviation:.2f} | {each} | {saved} |")
+        lines.append(f"| {name} | {mean:.2f} % +- {deviation:.2f} | {by_seed} | {saved} |")
     where = f"{data['environment']['device']}, torch {data['environment']['torch']}, {data['date'][:10]}"
     command = "python tools/train.py --data cifar10 --model resnet20 --bits exact,4 --epochs 3 --seeds 0,1,2"
     return "\n".join([*lines, "", f"{where}; `{command}`"])
@@ -275,8 +279,8 @@ def _cifar10_table() -> str:
 
 def _approx_fx(arguments: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "approx_fx.cli", *arguments, "--json"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    completed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(completed.stdout)
 
 
 def _machine() -> str:

@@ -1,10 +1,10 @@
-"""Everything that needs a CUDA GPU, in one command and in nine minutes at most; without a GPU it says so and ends.
+"""Measure everything that needs a CUDA GPU, in at most nine minutes; without a GPU, say so and exit.
 
     python tools/gpu.py [--out FOLDER] [--minutes 9] [--only ops,networks]
 
 Needs torch, triton, networkx, scipy, typer, rich, matplotlib, numpy and pytest; approx_fx need not be installed.
 Results go to gpu-DEVICE.json and .md in --out, else in the folder named by the environment variable OUT, else in
-tools/results. They are written anew whenever something was measured, so that stopping it loses nothing.
+tools/results. The files are rewritten after each measurement, so that stopping the command loses nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if not __package__:
 import typer
 
 from tools.lib.checkpoint import write_text
-from tools.lib.cli_common import sentences
+from tools.lib.cli_common import errors_as_sentences
 from tools.lib.repo_path import ROOT
 from tools.lib.user_errors import pick
 from tools.measuring import gpu_sections
@@ -35,9 +35,9 @@ from tools.measuring.environment import device_slug, environment
 from tools.measuring.gpu_page import render
 from tools.measuring.gpu_sections import NETWORKS, SECTIONS, Section, child
 
-LEAST = 10.0
-"""Seconds below which a section is not started."""
-EARLY = [name for name in NETWORKS if name not in gpu_sections.DEEP]
+SHORTEST = 10.0
+"""A section is not started with fewer seconds left than this."""
+DEFAULT_NETWORKS = [name for name in NETWORKS if name not in gpu_sections.DEEP]
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -45,8 +45,8 @@ app = typer.Typer(add_completion=False, help=__doc__)
 def main(
     out: Annotated[Path | None, typer.Option(help="folder of the results")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="the whole run's time")] = 9.0,
-    only: Annotated[str, typer.Option(help=f"of {', '.join(each.name for each in SECTIONS)}")] = "",
-    networks: Annotated[str, typer.Option(help=f"of {', '.join(NETWORKS)}")] = ",".join(EARLY),
+    only: Annotated[str, typer.Option(help=f"of {', '.join(section.name for section in SECTIONS)}")] = "",
+    networks: Annotated[str, typer.Option(help=f"of {', '.join(NETWORKS)}")] = ",".join(DEFAULT_NETWORKS),
     section: Annotated[str, typer.Option(hidden=True)] = "",
     part: Annotated[Path | None, typer.Option(hidden=True)] = None,
     before: Annotated[Path | None, typer.Option(hidden=True)] = None,
@@ -54,14 +54,14 @@ def main(
 ) -> None:
     """Measure on the GPU."""
     deadline = Deadline(60 * minutes - 10)
-    with sentences():
+    with errors_as_sentences():
         nets = [pick("network", name.strip(), NETWORKS) for name in networks.split(",") if name.strip()]
-        known = {each.name: each for each in SECTIONS}
-        known["networks"] = replace(known["networks"], run=partial(gpu_sections.networks, names=nets))
+        sections = {each.name: each for each in SECTIONS}
+        sections["networks"] = replace(sections["networks"], run=partial(gpu_sections.networks, names=nets))
         if section and part and before:
-            child(known[section], part, seconds, before)
+            child(sections[section], part, seconds, before)
             return
-        chosen = [known[pick("section", name.strip(), known)] for name in only.split(",") if name.strip()]
+        chosen = [sections[pick("section", name.strip(), sections)] for name in only.split(",") if name.strip()]
         import torch
 
         if not torch.cuda.is_available():
@@ -69,38 +69,38 @@ def main(
             return
         folder = out or Path(os.environ.get("OUT") or ROOT / "tools" / "results")
         folder.mkdir(parents=True, exist_ok=True)
-        run_all(chosen or list(known.values()), nets, deadline, folder / f"gpu-{device_slug()}", environment())
+        run_all(chosen or list(sections.values()), nets, deadline, folder / f"gpu-{device_slug()}", environment())
 
 
 def run_all(
     sections: list[Section], nets: list[str], deadline: Deadline, stem: Path, data: dict[str, Any]
 ) -> dict[str, Any]:
-    """Run sections, each as long as it may, and keep STEM.json and STEM.md up to date; the results.
+    """Run sections, each within its allowance; keep STEM.json and STEM.md up to date and return the results.
 
-    First, at once, those that nothing disturbs; then one after the other those that run alone.
+    Sections that need not run alone run first, at the same time; then the others, one after the other.
     """
-    titles = {each.name: each.title for each in sections}
+    titles = {section.name: section.title for section in sections}
     data = {**data, "allowed_seconds": deadline.seconds, "sections": {}}
     lock = threading.Lock()
 
-    def took(name: str, found: dict[str, Any]) -> None:
+    def store(name: str, result: dict[str, Any]) -> None:
         with lock:
-            data["sections"][name] = found
+            data["sections"][name] = result
             data["seconds"] = deadline.seconds - deadline.left()
             write_text(stem.with_name(stem.name + ".json"), json.dumps(data, indent=1) + "\n")
             write_text(stem.with_name(stem.name + ".md"), render(data, titles))
 
-    beside = [
-        threading.Thread(target=run_one, args=(each, nets, deadline, data["sections"], partial(took, each.name)))
-        for each in sections if not each.alone
+    concurrent = [
+        threading.Thread(target=run_one, args=(section, nets, deadline, data["sections"], partial(store, section.name)))
+        for section in sections if not section.alone
     ]  # fmt: skip
-    for thread in beside:
+    for thread in concurrent:
         thread.start()
-    for thread in beside:
+    for thread in concurrent:
         thread.join()
-    for each in sections:
-        if each.alone:
-            run_one(each, nets, deadline, data["sections"], partial(took, each.name))
+    for section in sections:
+        if section.alone:
+            run_one(section, nets, deadline, data["sections"], partial(store, section.name))
     typer.echo(f"Results are in {stem}.json and {stem.name}.md")
     return data
 
@@ -110,12 +110,12 @@ def run_one(
     nets: list[str],
     deadline: Deadline,
     before: dict[str, Any],
-    took: Callable[[dict[str, Any]], None],
+    store: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Run one section in a process of its own. before: earlier ones' results; took: gets each state of its own."""
+    """Run one section in a separate process. before: results of earlier sections; store: called with each new state."""
     allowed = deadline.allowance(section.seconds)
-    if allowed < LEAST:
-        took({"left_out": "the time of the whole run was over", "seconds": 0.0})
+    if allowed < SHORTEST:
+        store({"left_out": "the time of the whole run was over", "seconds": 0.0})
         return
     typer.echo(f"{section.title}: {allowed:.0f} s at most")
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,8 +124,8 @@ def run_one(
         command = [sys.executable, str(Path(__file__).resolve()), "--section", section.name, "--part", str(part)]
         command += ["--before", str(earlier), "--seconds", str(allowed), "--networks", ",".join(nets)]
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        found = run_section(command, part, allowed, took, {**os.environ, "PYTHONPATH": path})
-    typer.echo(f"{section.title}: {found['failed'] or 'done'}, {found['seconds']:.0f} s")
+        result = run_section(command, part, allowed, store, {**os.environ, "PYTHONPATH": path})
+    typer.echo(f"{section.title}: {result['failed'] or 'done'}, {result['seconds']:.0f} s")
 
 
 if __name__ == "__main__":

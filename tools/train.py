@@ -1,9 +1,9 @@
-"""Train a model exactly and with few bits, and put the curves side by side.
+"""Train a model exactly and with few bits, and plot the curves side by side.
 
     python tools/train.py --data digits --model resnet20 --bits exact,4,2 --epochs 10 --out out/digits
 
 Every (bits, seed) is one run. The same seed gives the same initial weights and the same batches for every number of
-bits. A rerun of the same command continues where the last one stopped.
+bits. The same command, run again, continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import typer
 from rich.console import Console
 from rich.progress import TaskID
 
-from tools.lib.cli_common import progress_bar, report_epoch, sentences
+from tools.lib.cli_common import errors_as_sentences, progress_bar, report_epoch
 from tools.lib.datasets import LOADERS, Dataset, load
 from tools.lib.model_registry import MODELS
 from tools.lib.optimizers import LEARNING_RATES, SCHEDULES
-from tools.lib.run_log import Results
+from tools.lib.run_log import RunLog
 from tools.lib.settings import COMPILERS, GRIDS, Epoch, Settings, label
 from tools.lib.training import Run
 from tools.lib.training_curves import plot
@@ -54,7 +54,7 @@ def main(
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Continue, or throw away what OUT holds.")] = True,
 ) -> None:
     """Train MODEL on DATA once for every number of bits and every seed."""
-    with sentences():
+    with errors_as_sentences():
         settings = [
             Settings(
                 data=pick("data set", data, LOADERS),
@@ -77,17 +77,18 @@ def main(
         if not resume:
             clear(out)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        results = Results(out, settings[0].common(), device)
+        results = RunLog(out, settings[0].common(), device)
         dataset = load(data, root).to(device)
         train_all(settings, dataset, device, results)
         console.print(results.table(f"{model} on {dataset.title}, {epochs} epochs"))
         console.print(f"Curves, log.csv, results.json and checkpoints are in {out}", soft_wrap=True)
 
 
-def train_all(settings: list[Settings], dataset: Dataset, device: torch.device, results: Results) -> None:
-    """Run each of `settings` as far as it is not done, and keep `results` and its curves up to date."""
+def train_all(settings: list[Settings], dataset: Dataset, device: torch.device, results: RunLog) -> None:
+    """Run the remaining epochs of each of `settings`; keep `results` and its curves up to date."""
     title = f"{settings[0].model} on {dataset.title}"
-    runs = [Run(each, dataset, device, results.out / "checkpoints" / f"{run_name(each)}.pt") for each in settings]
+    checkpoints = results.out / "checkpoints"
+    runs = [Run(chosen, dataset, device, checkpoints / f"{run_name(chosen)}.pt") for chosen in settings]
     for run in runs:
         if run.resume():
             results.put(run.record())
@@ -113,13 +114,13 @@ def train_all(settings: list[Settings], dataset: Dataset, device: torch.device, 
 
 
 def run_name(settings: Settings) -> str:
-    """`exact-seed0`, `4bit-seed0`: the name of a run's files."""
+    """The name of a run's files, such as `exact-seed0` or `4bit-seed0`."""
     bits = "exact" if settings.bits is None else f"{settings.bits}bit"
     return f"{bits}-seed{settings.seed}"
 
 
 def parse_bits(text: str) -> list[int | None]:
-    """`exact,8,4` -> [None, 8, 4], without repetitions.
+    """Parse `exact,8,4` to [None, 8, 4], without repetitions.
 
     Raises:
         UserError: something other than exact and 2 to 8.
@@ -130,7 +131,7 @@ def parse_bits(text: str) -> list[int | None]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` -> [0, 1, 2], without repetitions.
+    """Parse `0,1,2` to [0, 1, 2], without repetitions.
 
     Raises:
         UserError: something other than whole numbers of 0 or more.
@@ -142,7 +143,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def clear(out: Path) -> None:
-    """Remove what earlier runs left in `out`, and nothing else."""
+    """Remove the files that earlier runs wrote to `out`, and nothing else."""
     files = [out / name for name in ("log.csv", "results.json", "curves.png")]
     for path in [*files, *(out / "checkpoints").glob("*-seed*.pt*")]:
         path.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""The zoo: every model of tools/lib/zoo_models.py under the pass, one row each; `tools/results/zoo.md` is its table.
+"""Train each model of tools/lib/zoo_models.py under the pass; write one row for each to tools/results/zoo.md.
 
     python tools/zoo.py [--only gpt2,resnet18] [--bits 4]
 
-A model trains one step exactly (eager PyTorch) and one in few bits; its row says how many graphs, what is coded and
-what kept, the ratio of saved bytes in float32 and under bfloat16 autocast, and the cosine of the two gradients.
+A model trains one step exactly (eager PyTorch) and one in few bits. Its row has the number of graphs, of coded and of
+exact saved tensors, the ratio of saved bytes in float32 and under bfloat16 autocast, and the cosine of the gradients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import typer
 from torch import nn
 
 from tools.lib.repo_path import ROOT
-from tools.lib.torchvision_import import ready
+from tools.lib.torchvision_import import import_torchvision
 from tools.lib.user_errors import pick
 from tools.lib.zoo_models import ZOO
 
@@ -37,7 +37,7 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True)
 class Line:
-    """One model. reason: why some graph trains exactly, or why the model did not train."""
+    """The results of one model. reason: why some graph trains exactly, or why the model did not train."""
 
     model: str
     graphs: int = 0
@@ -51,7 +51,7 @@ class Line:
 
     @property
     def good(self) -> bool:
-        """Whether the model trains with a sixth of the bytes, and with its gradient."""
+        """Whether the ratio of saved bytes and the cosine of the gradient reach RATIO and COSINE."""
         return self.ratio >= RATIO and self.cosine >= COSINE
 
 
@@ -61,13 +61,13 @@ def main(
     bits: Annotated[int, typer.Option(min=1, max=8)] = 4,
     out: Annotated[Path, typer.Option(help="folder of zoo.json and zoo.md")] = RESULTS,
 ) -> None:
-    """Run the models and write the table; rows of models that were not asked for stay as they were."""
-    ready()
+    """Measure the models and write the table; rows of models that are not in `only` stay unchanged."""
+    import_torchvision()
     path = out / "zoo.json"
     rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else {}
-    wanted = [part.strip() for part in only.split(",") if part.strip()]
+    name_parts = [part.strip() for part in only.split(",") if part.strip()]
     for name in ZOO:
-        if wanted and not any(part in name for part in wanted):
+        if name_parts and not any(part in name for part in name_parts):
             continue
         line = measure(name, bits)
         print(row(line), flush=True)
@@ -78,7 +78,7 @@ def main(
 
 
 def measure(name: str, bits: int = 4, thorough: bool = True) -> Line:
-    """One model's row; whatever goes wrong is its reason. thorough: under bfloat16 too, and what one bit more does."""
+    """Measure one model; an error becomes its `reason`. thorough: also bfloat16, and one bit more if COSINE fails."""
     import approx_fx
     from approx_fx.bench.compare import flat_gradients
     from approx_fx.bench.target import noise_loss
@@ -92,21 +92,21 @@ def measure(name: str, bits: int = 4, thorough: bool = True) -> Line:
         torch._dynamo.reset()
         torch.manual_seed(0)
         exact, inputs = ZOO[name]()
-        ours = approx_fx.convert(copy.deepcopy(exact), bits=bits, compiler="eager")
-        half = approx_fx.explain(exact, *inputs, bits=bits, dtype=torch.bfloat16).ratio if thorough else 0.0
+        converted = approx_fx.convert(copy.deepcopy(exact), bits=bits, compiler="eager")
+        ratio_bfloat16 = approx_fx.explain(exact, *inputs, bits=bits, dtype=torch.bfloat16).ratio if thorough else 0.0
         torch._dynamo.reset()
-        for model in (exact, ours):
+        for model in (exact, converted):
             torch.manual_seed(1)
             noise_loss(model(*inputs)).backward()
-        theirs, mine = flat_gradients(exact), flat_gradients(ours)
-        found = approx_fx.report(ours)
-        reason = "; ".join(sorted({graph.failed for graph in found.graphs if graph.failed}))
-        cosine = float(theirs @ mine / (theirs.norm() * mine.norm()))
-        counts = len(found.graphs), len(found.tensors), len(found.kept)
+        exact_gradient, gradient = flat_gradients(exact), flat_gradients(converted)
+        report = approx_fx.report(converted)
+        reason = "; ".join(sorted({graph.failed for graph in report.graphs if graph.failed}))
+        cosine = float(exact_gradient @ gradient / (exact_gradient.norm() * gradient.norm()))
+        counts = len(report.graphs), len(report.tensors), len(report.kept)
         if thorough and not reason and cosine < COSINE:
             reason = f"a smooth activation's slope is read off {bits} bits, layer after layer; at {bits + 1} bits "
             reason += f"cosine {_cosine(name, exact, inputs, bits + 1):.4f}"
-        return Line(name, *counts, found.ratio, half, cosine, time.perf_counter() - start, reason)
+        return Line(name, *counts, report.ratio, ratio_bfloat16, cosine, time.perf_counter() - start, reason)
     except Exception as error:
         text = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {text[0][:160] if text else ''}"
@@ -114,18 +114,18 @@ def measure(name: str, bits: int = 4, thorough: bool = True) -> Line:
 
 
 def _cosine(name: str, exact: nn.Module, inputs: tuple[Any, ...], bits: int) -> float:
-    """The gradient's cosine at another number of bits; `exact` holds the exact gradient."""
+    """The gradient's cosine at another number of bits; the parameters of `exact` hold the exact gradient."""
     import approx_fx
     from approx_fx.bench.compare import flat_gradients
     from approx_fx.bench.target import noise_loss
 
     torch._dynamo.reset()
     torch.manual_seed(0)
-    ours = approx_fx.convert(ZOO[name]()[0], bits=bits, compiler="eager")
+    converted = approx_fx.convert(ZOO[name]()[0], bits=bits, compiler="eager")
     torch.manual_seed(1)
-    noise_loss(ours(*inputs)).backward()
-    theirs, mine = flat_gradients(exact), flat_gradients(ours)
-    return float(theirs @ mine / (theirs.norm() * mine.norm()))
+    noise_loss(converted(*inputs)).backward()
+    exact_gradient, gradient = flat_gradients(exact), flat_gradients(converted)
+    return float(exact_gradient @ gradient / (exact_gradient.norm() * gradient.norm()))
 
 
 def row(line: Line) -> str:

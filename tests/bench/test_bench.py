@@ -25,7 +25,7 @@ from approx_fx.config import Config
 from tools import gpu
 from tools.lib.user_errors import UserError
 from tools.measuring import gpu_page, gpu_sections, plots
-from tools.measuring.benchmark import DEPTHS, NETWORKS, SYSTEMS, Book, choose, means, means_line, render
+from tools.measuring.benchmark import DEPTHS, NETWORKS, SYSTEMS, BenchmarkResults, choose, means, means_line, render
 from tools.measuring.calculations import Point, dominated, extrapolated_batch, geometric_mean, pareto, search
 from tools.measuring.deadline import Deadline, run_section
 from tools.measuring.environment import command, environment, slug
@@ -132,16 +132,16 @@ def test_names_and_files_are_checked(tmp_path: Path) -> None:
     assert choose("system", "eager, approx_fx@3,eager", SYSTEMS) == ["eager", "approx_fx@3"]
     (tmp_path / "x.json").write_text('{"schema": 7, "entries": {}}')
     with pytest.raises(UserError, match=r"cannot be read \(schema 7 instead of 1\); move it away or give another"):
-        Book(tmp_path, "x", "2020-01-01")
+        BenchmarkResults(tmp_path, "x", "2020-01-01")
     with pytest.raises(UserError, match=r"is missing: run `python tools/bench\.py run` first"):
-        Book(tmp_path, "y", "2020-01-01").write_page()
+        BenchmarkResults(tmp_path, "y", "2020-01-01").write_page()
 
 
 def test_results_are_kept_and_read_again(tmp_path: Path) -> None:
-    book = Book(tmp_path, "x", "2020-01-01")
+    book = BenchmarkResults(tmp_path, "x", "2020-01-01")
     book.data["entries"]["net float32"] = entry()
     book.write()
-    again = Book(tmp_path, "x", "2020-01-02").data
+    again = BenchmarkResults(tmp_path, "x", "2020-01-02").data
     assert again["entries"] == book.data["entries"] and again["schema"] == 1
     assert {"device", "cpus", "torch", "python", "date", "command", "geometric_mean"} <= set(again)
     assert slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
@@ -289,7 +289,7 @@ def test_kernels_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_gpu_page() -> None:
     log = "tests/a.py::x[1 2] PASSED [ 1%]\ntests/a.py::y FAILED [2%]\ntests/a.py::z SKIPPED (no) [3%]\ntests/a.py::w "
-    counts = gpu_sections.counted(log, 5)
+    counts = gpu_sections.count_outcomes(log, 5)
     assert counts == {"passed": 1, "failed_tests": 1, "skipped": 1, "unfinished": 2, "failures": ["tests/a.py::y"]}
     rows = [{"op": "quantize_unit", "dtype": "float32", "kind": "kernel", "gigabytes_per_second": 2000.0, "share": 0.8},
             {"op": "group", "dtype": "float16", "kind": "inductor", "failed": "no"}]  # fmt: skip
@@ -316,7 +316,7 @@ def test_recipes_of_the_bandwidth_fit_the_ops() -> None:
     for recipe in RECIPES:
         arguments = recipe.prepare(x)
         codes = OPS[recipe.encode].reference(*arguments)
-        back = recipe.back(x, arguments, codes)
+        back = recipe.decode_arguments(x, arguments, codes)
         decoded = OPS[recipe.decode].reference(*back)
         assert decoded.shape == x.shape and OPS[recipe.encode].overload is not None
         assert moved(arguments, codes) > arguments[0].numel() * arguments[0].element_size()

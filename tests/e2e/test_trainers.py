@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import approx_fx
-from tools.lib.torchvision_import import ready
+from tools.lib.torchvision_import import import_torchvision
 
 PAGE = (Path(__file__).parents[2] / "docs" / "trainers.md").read_text()
 
@@ -42,7 +42,7 @@ def example(title: str) -> str:
 )
 def test_example(title: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(package, reason=f"{package} is not installed: pip install approx_fx[zoo]")
-    ready()
+    import_torchvision()
     monkeypatch.chdir(tmp_path)
     torch._dynamo.reset()
     torch.manual_seed(0)

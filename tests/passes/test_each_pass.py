@@ -23,7 +23,7 @@ from approx_fx.passes.state import Partition
 from approx_fx.passes.verify import Verify
 from approx_fx.plan.plan import plan
 from tests.support.capture import capture
-from tools.measuring.triton_code import moved_to_gpu, pretended
+from tools.measuring.triton_code import emulated_gpu, moved_to_gpu
 
 Example = tuple[nn.Module, Tensor]
 EXPECTED = Path(__file__).parent / "expected" / "passes"
@@ -135,7 +135,7 @@ def test_before_and_after(name: str) -> None:
     def look(joint: fx.GraphModule, num_fwd_outputs: int) -> None:
         if on_gpu:
             moved_to_gpu(joint)
-        near: Any = pretended() if on_gpu else contextlib.nullcontext()
+        near: Any = emulated_gpu() if on_gpu else contextlib.nullcontext()
         config = Config(min_bytes=256)
         with near:
             partition = Partition(plan(classify(joint, num_fwd_outputs), config))

@@ -14,9 +14,10 @@ from tools.lib.markdown_tables import fill
 from tools.lib.settings import Epoch
 from tools.lib.user_errors import UserError
 from tools.reproduce.__main__ import TABLE, app
-from tools.reproduce.comparison import error_table, main_data, main_settings, pool_of
+from tools.reproduce.comparison import error_table, main_data, main_settings
 from tools.reproduce.gradient_error import bias_and_variance
 from tools.reproduce.methods import model_of
+from tools.reproduce.run_cache import RunCache
 from tools.reproduce.sizes import QUICK
 from tools.reproduce.table_cells import paired, with_deviation, with_error
 
@@ -44,7 +45,7 @@ def test_one_run_has_no_spread_and_a_diverged_one_says_so() -> None:
 
 
 def test_runs_are_made_once_and_other_settings_are_refused(tmp_path: Path) -> None:
-    pool, dataset = pool_of(tmp_path), main_data(QUICK)
+    pool, dataset = RunCache(tmp_path), main_data(QUICK)
     settings = main_settings(QUICK)
     pool.train("main", ("exact", "naive-4"), (0,), dataset, settings)
     (before,) = pool.read("main", "naive-4", (0,))
@@ -60,9 +61,9 @@ def test_runs_are_made_once_and_other_settings_are_refused(tmp_path: Path) -> No
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first epoch's checkpoint is read, not trained again: the result is that of an unbroken run."""
     dataset, settings = main_data(QUICK), replace(main_settings(QUICK), epochs=2)
-    whole = pool_of(tmp_path / "whole")
+    whole = RunCache(tmp_path / "whole")
     whole.train("main", ("ours-4",), (0,), dataset, settings)
-    parts = pool_of(tmp_path / "parts")
+    parts = RunCache(tmp_path / "parts")
 
     class Stop(Exception):
         pass

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install approx_fx[zoo]")
 
-from tools.lib.torchvision_import import ready
+from tools.lib.torchvision_import import import_torchvision
 from tools.lib.zoo_models import ZOO
 from tools.zoo import COSINE, RATIO, RESULTS, Line, measure, table
 
@@ -24,7 +24,7 @@ SMOOTH = {
 
 @pytest.fixture(scope="module", autouse=True)
 def torchvision() -> None:
-    ready()
+    import_torchvision()
 
 
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in SLOW])

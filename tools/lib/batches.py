@@ -1,4 +1,4 @@
-"""Batches of a data set, in an order and with an augmentation that depend on (seed, epoch) alone."""
+"""Batches of a data set; their order and augmentation depend only on (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PADDING = 4
 
 
 def train_steps(dataset: Dataset, batch: int) -> int:
-    """Batches in one epoch of training; the last, smaller one is dropped so that shapes stay static.
+    """The number of batches in an epoch; the last, smaller one is dropped so that shapes stay static.
 
     Raises:
         UserError: `batch` is below 1 or above the number of training images.
@@ -29,7 +29,7 @@ def train_steps(dataset: Dataset, batch: int) -> int:
 def train_batches(
     dataset: Dataset, batch: int, seed: int, epoch: int, augment: bool = False
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of (x float32 [batch, C, H, W] normalised, y int64 [batch]), shuffled."""
+    """Yield one epoch of shuffled (x float32 [batch, C, H, W] normalised, y int64 [batch])."""
     order = torch.randperm(len(dataset.train_x), generator=_generator(seed, epoch, "order"))
     draws = _generator(seed, epoch, "augment")
     for start in range(0, train_steps(dataset, batch) * batch, batch):
@@ -39,9 +39,9 @@ def train_batches(
 
 
 def evaluation_batches(dataset: Dataset, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The test images in order: (x float32 [batch, C, H, W] normalised, y int64 [at most batch]).
+    """Yield the test images in order: (x float32 [batch, C, H, W] normalised, y int64 [at most batch]).
 
-    The last x is filled up with repeated images, so that shapes stay static; its y tells how many rows count.
+    The last x is padded with repeated images, so that shapes stay static; the length of y says how many rows count.
     """
     images = len(dataset.test_x)
     for start in range(0, images, batch):
@@ -50,7 +50,7 @@ def evaluation_batches(dataset: Dataset, batch: int) -> Iterator[tuple[Tensor, T
 
 
 def crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """`x` [B, C, H, W], each image padded by 4 zeros, cropped back at a random place, and mirrored half the time."""
+    """Pad each image of `x` [B, C, H, W] by 4 zeros, crop it at a random place, mirror it with probability 1/2."""
     images, _, height, width = x.shape
     top = torch.randint(0, 2 * PADDING + 1, (images, 1), generator=generator)
     left = torch.randint(0, 2 * PADDING + 1, (images, 1), generator=generator)
@@ -63,6 +63,6 @@ def crop_and_flip(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
-    """A generator of its own for each (seed, epoch, purpose)."""
+    """A random generator seeded from (seed, epoch, purpose)."""
     entropy = [seed, epoch, *purpose.encode()]
     return torch.Generator().manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))

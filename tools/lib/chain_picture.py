@@ -1,4 +1,4 @@
-"""The README's picture: what one conv-BN-ReLU-conv chain saves, and what that makes of whole networks."""
+"""Draw the README's picture: what one conv-BN-ReLU-conv chain saves, and the saved bytes of whole networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STAGES = ("conv", "batch norm", "ReLU", "conv")
 
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a PNG. rows: those of tools/results/explain.json, the 4-bit float32 ones are drawn."""
+    """Write the PNG `path`. rows: of tools/results/explain.json; those of 4 bits and float32 are drawn."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -26,7 +26,7 @@ def draw(path: Path, rows: list[dict[str, Any]]) -> None:
     plt.close(figure)
 
 
-def _chain(axes: Any, y: float, title: str, kept: list[tuple[float, str]], colour: str, height: float) -> None:
+def _chain(axes: Any, y: float, title: str, saved: list[tuple[float, str]], colour: str, height: float) -> None:
     axes.text(-0.45, y + 0.62, title, fontsize=12, weight="bold", color=colour)
     for x, stage in enumerate(STAGES):
         box = {"boxstyle": "round,pad=0.45", "facecolor": "#F2F2F2", "edgecolor": "#555555"}
@@ -35,10 +35,10 @@ def _chain(axes: Any, y: float, title: str, kept: list[tuple[float, str]], colou
             axes.annotate(
                 "", (x - 0.36, y + 0.2), (x - 0.64, y + 0.2), arrowprops={"arrowstyle": "->", "color": "#555555"}
             )
-    for place, label in kept:
-        axes.bar(place, height, 0.22, bottom=y - 0.12 - height, color=colour)
-        axes.annotate("", (place, y - 0.12), (place, y + 0.17), arrowprops={"arrowstyle": "->", "color": colour})
-        axes.text(place + 0.16, y - 0.2, f"{label} an element, saved", fontsize=10, va="top", color=colour)
+    for position, label in saved:
+        axes.bar(position, height, 0.22, bottom=y - 0.12 - height, color=colour)
+        axes.annotate("", (position, y - 0.12), (position, y + 0.17), arrowprops={"arrowstyle": "->", "color": colour})
+        axes.text(position + 0.16, y - 0.2, f"{label} an element, saved", fontsize=10, va="top", color=colour)
 
 
 def _bars(axes: Any, rows: list[dict[str, Any]]) -> None:

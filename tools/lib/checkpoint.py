@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never half of one; and the checkpoint of a run."""
+"""Write files atomically, so that an interruption leaves the old or the new file; checkpoints of training runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIELDS = ("settings", "model", "optimizer", "scheduler", "rng", "cuda_rng", "rec
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Save `state`, which has the keys FIELDS, at `path`."""
+    """Save `state`, a dict with the keys FIELDS, at `path`, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     torch.save(state, temporary)
@@ -25,7 +25,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def read(path: Path, settings: Settings) -> dict[str, Any] | None:
-    """The state stored at `path`, tensors on the CPU; None where there is no file.
+    """Load the state stored at `path`, with tensors on the CPU; None if there is no file.
 
     Raises:
         UserError: the file is damaged, or was made with settings other than `settings`.
@@ -39,10 +39,10 @@ def read(path: Path, settings: Settings) -> dict[str, Any] | None:
         raise UserError(f"The checkpoint {path} is damaged; delete it, or start anew with --fresh.") from error
     if missing:
         raise UserError(f"The checkpoint {path} lacks {', '.join(missing)}; delete it, or start anew with --fresh.")
-    other = differences(state["settings"], asdict(settings))
-    if other:
+    changed = differences(state["settings"], asdict(settings))
+    if changed:
         raise UserError(
-            f"The checkpoint {path} was made with {other}. "
+            f"The checkpoint {path} was made with {changed}. "
             "Give the same settings, another --out, or start anew with --fresh."
         )
     stored: dict[str, Any] = state
@@ -50,7 +50,7 @@ def read(path: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put `text` at `path` in one step."""
+    """Write `text` to `path` as UTF-8, atomically; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the command lines share: progress bars, lines for log files, and errors as sentences."""
+"""Code shared by the command lines: progress bars, lines for log files, errors printed as sentences."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tools.lib.user_errors import UserError
 
 
 def progress_bar(console: Console) -> Progress:
-    """Bars with a free field `state` behind them; nothing where `console` is no terminal."""
+    """Progress bars with a text field `state` after each; disabled if `console` is not a terminal."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    shown = (TextColumn("{task.description}"), *columns, TextColumn("{task.fields[state]}"))
-    return Progress(*shown, console=console, disable=not console.is_terminal)
+    all_columns = (TextColumn("{task.description}"), *columns, TextColumn("{task.fields[state]}"))
+    return Progress(*all_columns, console=console, disable=not console.is_terminal)
 
 
 def report_epoch(console: Console, progress: Progress, task: TaskID, name: str, epoch: Epoch) -> None:
-    """Show an epoch behind the bar of `task`, or as a line of its own where `console` is no terminal."""
+    """Show an epoch's results after the bar of `task`, or as a printed line if `console` is not a terminal."""
     text = f"loss {epoch.train_loss:.4f}  test {100 * epoch.test_accuracy:.2f} %"
     progress.update(task, state=text)
     if not console.is_terminal:
@@ -37,8 +37,8 @@ def report_epoch(console: Console, progress: Progress, task: TaskID, name: str, 
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
-    """Print a UserError as its sentence (exit status 2), and an interruption as what to do next (130)."""
+def errors_as_sentences() -> Iterator[None]:
+    """Print a UserError as one sentence and exit with status 2; on Ctrl-C say how to continue and exit with 130."""
     try:
         yield
     except UserError as error:

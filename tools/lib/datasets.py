@@ -75,15 +75,15 @@ class Dataset:
 
 
 def load(name: str, root: Path | None = None) -> Dataset:
-    """The data set `name`: digits, cifar10 or fashion-mnist.
+    """Load the data set `name`.
 
     Args:
-        name: which one.
-        root: folder searched first for the files; else $APPROX_FX_DATA, then data/ and ../shared/data/ beside
-            the repository's root (fashion-mnist: also where Debian's package puts it).
+        name: digits, cifar10 or fashion-mnist.
+        root: folder searched first for the files; then $APPROX_FX_DATA, then data/ in the repository and
+            ../shared/data/ beside it (fashion-mnist: also where Debian's package puts it).
 
     Raises:
-        UserError: unknown name, `root` is no folder, or the files are missing or damaged.
+        UserError: unknown name, `root` is not a folder, or the files are missing or damaged.
     """
     if root is not None and not root.is_dir():
         raise UserError(f"The data folder {root} does not exist; give a folder, or none for the usual places.")
@@ -91,7 +91,7 @@ def load(name: str, root: Path | None = None) -> Dataset:
 
 
 def upscale(dataset: Dataset, factor: int) -> Dataset:
-    """The same float data set with every image enlarged `factor` times, bilinearly: [N, C, factor H, factor W]."""
+    """Enlarge every image of a float data set `factor` times, bilinearly: [N, C, factor H, factor W]."""
 
     def enlarge(x: Tensor) -> Tensor:
         return torch.nn.functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
@@ -101,7 +101,7 @@ def upscale(dataset: Dataset, factor: int) -> Dataset:
 
 
 def shrink(dataset: Dataset, factor: int) -> Dataset:
-    """The same data set with each image averaged over factor x factor pixels: [N, C, H / factor, W / factor]."""
+    """Average every image over factor x factor pixels: [N, C, H / factor, W / factor]."""
     if factor == 1:
         return dataset
 
@@ -117,7 +117,7 @@ def shrink(dataset: Dataset, factor: int) -> Dataset:
 def make(
     train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor, classes: tuple[str, ...], title: str
 ) -> Dataset:
-    """A Dataset with mean and std measured on `train_x` [N, C, H, W]; labels become int64."""
+    """Build a Dataset with mean and std computed from `train_x` [N, C, H, W] and labels as int64."""
     channels = train_x.shape[1]
     per_channel = train_x.transpose(0, 1).reshape(channels, -1)
     std, mean = zip(*(torch.std_mean(channel.float()) for channel in per_channel), strict=True)
@@ -134,7 +134,7 @@ def make(
 
 
 def folders(root: Path | None) -> list[Path]:
-    """Where data files are looked for, in order."""
+    """The folders in which data files are looked for, in order."""
     named = [root] if root is not None else []
     variable = os.environ.get("APPROX_FX_DATA")
     return [*named, *([Path(variable)] if variable else []), ROOT / "data", ROOT.parent / "shared" / "data"]
@@ -178,7 +178,7 @@ def _cifar10(root: Path | None) -> Dataset:
 
 
 def _decode(stream: Bytes, offsets: npt.NDArray[np.int64]) -> Bytes:
-    """uint8 [N, C, H, W] from JPEG files laid end to end, file i at offsets[i] .. offsets[i + 1]."""
+    """Decode concatenated JPEG files, file i at offsets[i] .. offsets[i + 1], to uint8 [N, C, H, W]."""
     try:
         from PIL import Image
     except ModuleNotFoundError as error:
@@ -190,7 +190,7 @@ def _decode(stream: Bytes, offsets: npt.NDArray[np.int64]) -> Bytes:
 
 
 def _cached(name: str, decode: Callable[[], Bytes]) -> Bytes:
-    """The array of `.cache/NAME`, made by `decode` the first time; a folder that cannot be written costs only time."""
+    """The array in `.cache/NAME`, decoded and stored at the first call; storing may fail, which only costs time."""
     path = ROOT / ".cache" / name
     if path.is_file():
         array: Bytes = np.load(path, allow_pickle=False)
@@ -222,7 +222,7 @@ def _fashion_mnist(root: Path | None) -> Dataset:
 
 
 def _idx(path: Path) -> Tensor:
-    """The uint8 tensor of a gzipped IDX file: 0, 0, 8, rank, then each length as 4 bytes, then the elements."""
+    """Read a gzipped IDX file of bytes: 0, 0, 8, rank, then each length as 4 bytes, then the elements."""
     try:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:

@@ -1,4 +1,4 @@
-"""Generated tables in a Markdown file: each stands between `<!-- table: NAME -->` and `<!-- end -->`."""
+"""Update generated tables in a Markdown file; each is between `<!-- table: NAME -->` and `<!-- end -->`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ END = "<!-- end -->"
 
 
 def fill(text: str, tables: Mapping[str, str], name: str) -> str:
-    """`text` with each table in its place. name: of the file, for the error.
+    """Replace each table of `tables` in `text`. name: of the file, for the error message.
 
     Raises:
-        UserError: a table has no place.
+        UserError: the text has no markers for a table.
     """
     for key, content in tables.items():
         start = f"<!-- table: {key} -->"
-        before, found, rest = text.partition(start)
-        _, end, after = rest.partition(END)
-        if not found or not end:
+        before, start_found, remainder = text.partition(start)
+        _, end_found, after = remainder.partition(END)
+        if not start_found or not end_found:
             raise UserError(f"{name} has no line {start} with {END} behind it.")
         text = f"{before}{start}\n{content}\n{END}{after}"
     return text

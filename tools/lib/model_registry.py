@@ -1,4 +1,4 @@
-"""The reference models by name, built for the shape of a data set."""
+"""Build the reference models by name, for the image shape of a data set."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ MODELS = {
 
 
 def build(name: str, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The model `name` with weights drawn from torch's global generator.
+    """Build the model `name` with weights drawn from torch's global generator.
 
     Args:
         name: a key of MODELS.
-        classes: length of the logits.
-        image_shape: (channels, height, width) of its input.
+        classes: the number of logits.
+        image_shape: (channels, height, width) of the input.
 
     Raises:
         UserError: unknown name, or a model that cannot take images of this shape.

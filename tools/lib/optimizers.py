@@ -17,7 +17,7 @@ SCHEDULES = ("onecycle", "cosine", "constant")
 
 
 def make_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer named in `settings`; SGD has momentum 0.9, the others have torch's defaults.
+    """Build the optimizer named in `settings`; SGD has momentum 0.9, the others torch's defaults.
 
     Raises:
         UserError: unknown name.
@@ -36,10 +36,10 @@ def make_optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimize
 
 
 def make_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, total: int) -> LambdaLR:
-    """The learning rate of each of `total` steps.
+    """Build the learning rate schedule named in `settings` for `total` steps.
 
-    onecycle climbs in a straight line from 1/25 of lr to lr during the first 30 % of the steps, then falls to 0 along
-    a cosine; cosine only falls; constant stays.
+    onecycle rises linearly from 1/25 of lr to lr in the first 30 % of the steps, then falls to 0 along a cosine; cosine
+    falls from lr to 0; constant is lr.
 
     Raises:
         UserError: unknown schedule.

@@ -1,7 +1,7 @@
-"""The repository's root, and the one place that puts it in sys.path.
+"""The path of the repository, which importing this module puts in sys.path.
 
-A file run as a script (`python tools/train.py`) has only `tools/` in sys.path; importing this module makes
-`models` and `tools` importable, which `python -m tools.train` and pytest have from the start.
+A file run as a script (`python tools/train.py`) has only `tools/` in sys.path, and so imports this module as
+`lib.repo_path` to make `models` and `tools` importable. `python -m tools.train` and pytest do not need it.
 """
 
 from __future__ import annotations

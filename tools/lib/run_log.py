@@ -1,4 +1,4 @@
-"""What a set of runs leaves behind: log.csv, results.json, and the table on the screen."""
+"""The results of a set of training runs: log.csv, results.json, and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMNS = ("bits", "seed", "epoch", "train_loss", "test_accuracy", "seconds", "t
 
 @dataclass(frozen=True)
 class Summary:
-    """The finished runs of one number of bits: means over seeds; the standard deviation is None for one seed."""
+    """Means over the seeds of the finished runs with one number of bits; standard deviation None for one seed."""
 
     bits: int | None
     seeds: tuple[int, ...]
@@ -39,7 +39,7 @@ class Summary:
 
 
 def summarise(records: Iterable[Record]) -> list[Summary]:
-    """One Summary per number of bits that has a finished run: exact first, then from many bits to few."""
+    """One Summary for each number of bits that has a finished run: exact first, then by decreasing bits."""
     groups: dict[int | None, list[Record]] = {}
     for record in sorted(records, key=run_order):
         if record.finished and record.history:
@@ -62,17 +62,17 @@ def summarise(records: Iterable[Record]) -> list[Summary]:
 
 
 def run_order(record: Record) -> tuple[int, int]:
-    """Sort key: exact first, then from many bits to few, then by seed."""
+    """Sort key: exact first, then by decreasing bits, then by seed."""
     return (-99 if record.bits is None else -record.bits, record.seed)
 
 
-class Results:
-    """The runs of one folder, in memory and in its files.
+class RunLog:
+    """The runs of one output folder, in memory and in its files.
 
     Args:
         out: the folder.
-        settings: what all its runs share.
-        device: where they run.
+        settings: the settings that all its runs share.
+        device: the device they run on.
 
     Raises:
         UserError: the folder holds the results of other settings, or a damaged results.json.
@@ -88,24 +88,24 @@ class Results:
             return
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            other = differences(stored["settings"], settings)
+            changed = differences(stored["settings"], settings)
             records = [_record(run) for run in stored["runs"]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be read ({error}); start anew with --fresh.") from error
-        if other:
+        if changed:
             raise UserError(
-                f"{path} holds runs with {other}. Give the same settings, another --out, or start anew with --fresh."
+                f"{path} holds runs with {changed}. Give the same settings, another --out, or start anew with --fresh."
             )
         self.records = {(record.bits, record.seed): record for record in records}
 
     def put(self, record: Record) -> None:
-        """Take in the state of one run and write log.csv and results.json anew."""
+        """Store the state of one run and rewrite log.csv and results.json."""
         self.records[record.bits, record.seed] = record
         write_text(self.out / "log.csv", self.csv())
         write_text(self.out / "results.json", self.json())
 
     def csv(self) -> str:
-        """A line per run and epoch, see COLUMNS; accuracies are 0..1."""
+        """One line for each run and epoch, with the columns COLUMNS; accuracies are 0..1."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -129,11 +129,11 @@ class Results:
         return json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
 
     def sorted(self) -> list[Record]:
-        """All runs: exact first, then from many bits to few, then by seed."""
+        """All runs: exact first, then by decreasing bits, then by seed."""
         return sorted(self.records.values(), key=run_order)
 
     def table(self, title: str) -> Table:
-        """A line per number of bits: accuracy, training time, saved bytes."""
+        """One line for each number of bits: accuracy, training time, saved bytes."""
         table = Table(title=title)
         for heading in ("bits", "seeds", "test accuracy %", "train seconds", "saved MB", "smaller by"):
             table.add_column(heading, justify="right")
@@ -152,7 +152,7 @@ class Results:
 
 
 def saved_text(before: int | None, after: int | None) -> tuple[str, str]:
-    """(`before -> after`, `ratio x`) for a table; two dashes where nothing was compressed."""
+    """(`before → after`, `ratio x`) in MB for a table; two dashes if nothing was saved as codes."""
     if before is None or not after:
         return "-", "-"
     return f"{megabytes(before)} → {megabytes(after)}", f"{before / after:.1f}x"
@@ -164,7 +164,7 @@ def megabytes(count: int) -> str:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and device, as results.json keeps them."""
+    """Versions and device, as stored in results.json."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
@@ -178,7 +178,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """`value`, nested lists and dicts included, with None in the place of NaN and infinities, which JSON lacks."""
+    """Replace NaN and infinities, which JSON lacks, by None, in nested lists and dicts too."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -187,7 +187,7 @@ def finite(value: Any) -> Any:
 
 
 def _record(stored: dict[str, Any]) -> Record:
-    """A Record from its form in results.json; a null loss becomes NaN."""
+    """A Record from its JSON in results.json; a null loss becomes NaN."""
     epochs = [Epoch(**epoch) for epoch in stored["history"]]
     history = tuple(replace(e, train_loss=math.nan) if e.train_loss is None else e for e in epochs)
     return Record(**{**stored, "history": history})

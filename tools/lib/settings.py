@@ -1,4 +1,4 @@
-"""What a run is told and what is kept of it: plain data, no torch."""
+"""The settings and the results of one training run as plain data, without torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 COMPILERS = ("inductor", "eager")
 GRIDS = ("gaussian", "blpa")
-LATER = {"method": ""}
-"""Settings that files of older versions lack."""
+DEFAULTS_OF_OLD_FILES = {"method": ""}
+"""Values of settings that files of older versions lack."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the numbers of one run. `bits` None is exact; the seed fixes weights and batch order.
+    """Everything that determines the results of one run. `bits` None is exact; the seed fixes weights and batch order.
 
-    method: how the model is trained where that is not approx_fx or exact, see tools/reproduce/methods.py.
+    method: the name of a training method in tools/reproduce/methods.py, '' for approx_fx or exact training.
     """
 
     data: str
@@ -34,13 +34,13 @@ class Settings:
     method: str = ""
 
     def common(self) -> dict[str, Any]:
-        """The settings that runs drawn in one plot share: all but bits and seed."""
+        """The settings shared by runs drawn in one plot: all but bits and seed."""
         return {name: value for name, value in asdict(self).items() if name not in ("bits", "seed")}
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch measured: mean training loss, test accuracy 0..1, seconds of training (not of testing)."""
+    """The results of one epoch: mean training loss, test accuracy 0..1, seconds of training (not of testing)."""
 
     epoch: int
     train_loss: float
@@ -51,7 +51,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept of one run. Saved bytes are None where bits is None (exact)."""
+    """The stored results of one run. Saved bytes are None where bits is None (exact)."""
 
     bits: int | None
     seed: int
@@ -67,11 +67,11 @@ def label(bits: int | None) -> str:
     return "exact" if bits is None else str(bits)
 
 
-def differences(made_with: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """`epochs=3 (now 5), ...` for every setting that differs; empty where none does."""
-    made_with, wanted = {**LATER, **made_with}, {**LATER, **wanted}
+def differences(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """`epochs=3 (now 5), ...` for every setting that differs between a stored run and this one; '' if none does."""
+    stored, wanted = {**DEFAULTS_OF_OLD_FILES, **stored}, {**DEFAULTS_OF_OLD_FILES, **wanted}
     return ", ".join(
-        f"{name}={made_with.get(name)!r} (now {wanted.get(name)!r})"
-        for name in {**wanted, **made_with}
-        if made_with.get(name) != wanted.get(name)
+        f"{name}={stored.get(name)!r} (now {wanted.get(name)!r})"
+        for name in {**wanted, **stored}
+        if stored.get(name) != wanted.get(name)
     )

@@ -1,4 +1,4 @@
-"""Importing torchvision beside a CPU build of torch, for which its compiled operators do not load."""
+"""Import torchvision with a CPU build of torch, for which torchvision's compiled operators do not load."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import sys
 
 import torch
 
-# The libraries that hold the missing operators' schemas, kept alive as long as the process.
-_kept: list[torch.library.Library] = []
+# Libraries with the missing operators' schemas; a reference keeps them registered until the process ends.
+_libraries: list[torch.library.Library] = []
 
 
-def ready() -> None:
-    """Import torchvision; where its operators are missing, and only there, declare the two that its import asks for."""
+def import_torchvision() -> None:
+    """Import torchvision; if its operators are missing, declare the two that its import refers to."""
     try:
         import torchvision
     except RuntimeError as error:
@@ -20,7 +20,7 @@ def ready() -> None:
         library = torch.library.Library("torchvision", "FRAGMENT")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
+        _libraries.append(library)
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
         import torchvision  # noqa: F401

@@ -1,4 +1,4 @@
-"""One training run: build, compile, train, and continue from the checkpoint of an earlier process."""
+"""One training run: build, compile and train a model, continuing from the checkpoint of an earlier process."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from tools.lib.settings import Epoch, Record, Settings
 Convert = Callable[[nn.Module, Settings], nn.Module]
 
 
-def as_asked(model: nn.Module, settings: Settings) -> nn.Module:
-    """`model` under approx_fx with the settings' bits and grid, None being torch.compile's own partition."""
+def with_approx_fx(model: nn.Module, settings: Settings) -> nn.Module:
+    """Convert `model` with the settings' bits and grid; bits None is torch.compile's own partition."""
     return approx_fx.convert(model, bits=settings.bits, grid=settings.grid, compiler=settings.compiler, dynamic=False)
 
 
 class Run:
-    """One (bits, seed): `resume` reads its checkpoint, `prepare` builds and compiles, `train` does what is left.
+    """One run: `resume` reads its checkpoint, `prepare` builds and compiles, `train` trains the remaining epochs.
 
     Args:
-        settings: what to run.
-        dataset: its data, on `device`.
-        device: where to run.
-        path: the checkpoint, written after every epoch; None keeps none.
-        convert: makes what is trained of a new model; it may change the model in place.
-        reports: whether what `convert` makes has an approx_fx.report, unless bits is None.
+        settings: all settings of the run.
+        dataset: the data, on `device`.
+        device: the device to run on.
+        path: the checkpoint, written after every epoch; None writes none.
+        convert: (model, settings) -> the model to train; it may change the given model in place.
+        reports: whether the converted model has an approx_fx.report, unless bits is None.
 
     Raises:
         UserError: the batch is larger than the training set.
@@ -51,7 +51,7 @@ class Run:
         dataset: Dataset,
         device: torch.device,
         path: Path | None = None,
-        convert: Convert = as_asked,
+        convert: Convert = with_approx_fx,
         reports: bool = True,
     ) -> None:
         self.settings = settings
@@ -68,11 +68,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Every epoch asked for is done."""
+        """Whether all epochs are done."""
         return len(self.history) >= self.settings.epochs
 
     def record(self) -> Record:
-        """The run so far."""
+        """The results of the run so far."""
         return Record(
             bits=self.settings.bits,
             seed=self.settings.seed,
@@ -84,7 +84,7 @@ class Run:
         )
 
     def resume(self) -> bool:
-        """Read the checkpoint where there is one, and tell whether there was. Call it before `prepare`.
+        """Read the checkpoint, if there is one, and return whether there was. Call it before `prepare`.
 
         Raises:
             UserError: the file is damaged, or was made with other settings.
@@ -92,17 +92,17 @@ class Run:
         self._stored = checkpoint.read(self.path, self.settings) if self.path else None
         if self._stored is None:
             return False
-        kept = self._stored["record"]
-        self.history = [Epoch(**epoch) for epoch in kept["history"]]
-        self.compile_seconds = kept["compile_seconds"]
-        self._saved = (kept["saved_before"], kept["saved_after"])
+        record = self._stored["record"]
+        self.history = [Epoch(**epoch) for epoch in record["history"]]
+        self.compile_seconds = record["compile_seconds"]
+        self._saved = (record["saved_before"], record["saved_after"])
         return True
 
     def prepare(self) -> None:
-        """Build the model from its seed, convert and compile it, and put back the state that `resume` read.
+        """Build the model from its seed, convert and compile it, and restore the state that `resume` read.
 
         Raises:
-            UserError: unknown model, or one that cannot take the data's images.
+            UserError: unknown model, or a model that cannot take the data's images.
         """
         settings = self.settings
         torch.manual_seed(settings.seed)
@@ -132,7 +132,7 @@ class Run:
     def train(
         self, on_step: Callable[[], None] | None = None, on_epoch: Callable[[Epoch], None] | None = None
     ) -> Record:
-        """Train the epochs that are left; the checkpoint is written before `on_epoch` is called."""
+        """Train the remaining epochs; the checkpoint is written before `on_epoch` is called."""
         while not self.finished:
             number = len(self.history) + 1
             loss, seconds = self._epoch(number, on_step)
@@ -145,31 +145,31 @@ class Run:
         return self.record()
 
     def accuracy(self) -> float:
-        """Share of the test images put in the right class, 0..1. The model runs as written, not compiled."""
+        """Share of the test images that are classified correctly, 0..1. The model runs eagerly, not compiled."""
         self.model.eval()
-        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             for x, y in evaluation_batches(self.dataset, self.settings.batch):
-                right += (self.model(x)[: len(y)].argmax(1) == y).sum()
+                correct += (self.model(x)[: len(y)].argmax(1) == y).sum()
         self.model.train()
-        return right.item() / len(self.dataset.test_y)
+        return correct.item() / len(self.dataset.test_y)
 
     def _compile(self) -> None:
-        """One step before the clock starts, undone afterwards: it compiles, and it makes the report."""
-        before = {name: value.clone() for name, value in self.model.state_dict().items()}
+        """Compile by running one untimed step, read the report, and restore the state from before the step."""
+        state_before = {name: value.clone() for name, value in self.model.state_dict().items()}
         x, y = next(train_batches(self.dataset, self.settings.batch, self.settings.seed, epoch=0))
         start = self._now()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             self.gradient(x, y)
         self.compile_seconds = self._now() - start
-        self.model.load_state_dict(before)
+        self.model.load_state_dict(state_before)
         self.optimizer.zero_grad(set_to_none=True)
         if self.settings.bits is not None and self.reports:
             self.report = approx_fx.report(self.model)
             self._saved = (int(self.report.saved_before), int(self.report.saved_after))
 
     def _epoch(self, number: int, on_step: Callable[[], None] | None) -> tuple[float, float]:
-        """Mean loss and seconds of one pass over the training images."""
+        """Train one epoch; return its mean loss and seconds."""
         settings = self.settings
         total = torch.zeros((), device=self.device)
         start = self._now()

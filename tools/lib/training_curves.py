@@ -1,4 +1,4 @@
-"""Curves of a set of runs as a PNG: accuracy against epochs, loss against time, and saved bytes as bars."""
+"""Plot a set of runs as a PNG: accuracy against epochs, loss against time, and saved bytes as bars."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ DASHES: dict[int | None, str] = {None: "-", 8: "--", 4: "-.", 2: ":"}
 
 
 def plot(records: Sequence[Record], path: Path, title: str, saved: Mapping[int | None, int] | None = None) -> None:
-    """Draw `records` to the PNG `path`: a line per number of bits, the mean over seeds, and a band of one sd.
+    """Plot `records` to the PNG `path`: for each number of bits the mean over seeds and a band of one deviation.
 
     Args:
-        records: runs with at least one epoch between them.
-        path: the file.
-        title: above the panels.
+        records: the runs; those without an epoch are left out.
+        path: the file to write.
+        title: the title above the panels.
         saved: bytes saved for backward by bits; a third panel shows them as bars.
     """
     groups: dict[int | None, list[Record]] = {}
@@ -69,7 +69,7 @@ def plot(records: Sequence[Record], path: Path, title: str, saved: Mapping[int |
 
 
 def _curves(accuracy: Axes, loss: Axes, bits: int | None, runs: Sequence[Record]) -> None:
-    """The mean and the band of `runs`, as far as the shortest of them has come."""
+    """Draw the mean and the band of `runs`, up to the last epoch that all of them have reached."""
     epochs = min(len(run.history) for run in runs)
     history = [run.history[:epochs] for run in runs]
     number = [epoch.epoch for epoch in history[0]]

@@ -1,4 +1,4 @@
-"""The zoo's models: torchvision's families and transformers' architectures, built small and offline."""
+"""The models of tools/zoo.py: torchvision's families and transformers' architectures, built small and offline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# model, inputs, what to read off the output
+# () -> (model, inputs)
 Entry = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 
 # name, image size
@@ -109,21 +109,21 @@ TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-class Reads(nn.Module):
-    """A model whose output is a mapping, called with keywords, as a module that returns one tensor."""
+class SingleOutput(nn.Module):
+    """Wraps a model that takes keywords and returns a mapping, as a module that returns one tensor of it."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...], key: str, options: dict[str, Any]) -> None:
         super().__init__()
         self.model, self.names, self.key, self.options = model, names, key, options
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Inputs in the order of `names` -> the output named `key`."""
+        """Call the model with the inputs named by `names`; return its output `key`."""
         output = self.model(**dict(zip(self.names, inputs, strict=True)), **self.options)
         return output[self.key]
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """The model in train mode with every drop rate at 0, so that two runs of it are comparable."""
+    """Put the model in train mode with every drop rate 0, so that two runs of it are comparable."""
     for module in model.modules():
         for name in ("p", "drop_prob"):
             if "Drop" in type(module).__name__ or "StochasticDepth" in type(module).__name__:
@@ -140,7 +140,7 @@ def vision(name: str) -> Entry:
         size = VISION.get(name) or SEGMENTATION[name]
         if name in SEGMENTATION:
             model = getattr(models.segmentation, name)(weights=None, weights_backbone=None, num_classes=8)
-            model = Reads(model, (INPUT.get(name, "x"),), "out", {})
+            model = SingleOutput(model, (INPUT.get(name, "x"),), "out", {})
         else:
             extra = {"aux_logits": False, "init_weights": True} if name in AUXILIARY else {}
             model = getattr(models, name)(weights=None, num_classes=100, **extra)
@@ -164,16 +164,19 @@ def text(name: str) -> Entry:
         wrapped: nn.Module
         inputs: tuple[Any, ...]
         if kind == "text":
-            wrapped, inputs = Reads(model, ("input_ids",), "logits", cache), (tokens,)
+            wrapped, inputs = SingleOutput(model, ("input_ids",), "logits", cache), (tokens,)
         elif kind == "pair":
-            wrapped, inputs = Reads(model, ("input_ids", "decoder_input_ids"), "logits", cache), (tokens, tokens)
+            wrapped, inputs = SingleOutput(model, ("input_ids", "decoder_input_ids"), "logits", cache), (tokens, tokens)
         elif kind == "speech":
             sound = torch.randn(BATCH, 32, 2 * LENGTH)
-            wrapped, inputs = Reads(model, ("input_features", "decoder_input_ids"), "logits", cache), (sound, tokens)
+            wrapped, inputs = (
+                SingleOutput(model, ("input_features", "decoder_input_ids"), "logits", cache),
+                (sound, tokens),
+            )
         elif kind == "image":
-            wrapped, inputs = Reads(model, ("pixel_values",), "logits", {}), (torch.randn(BATCH, 3, 64, 64),)
+            wrapped, inputs = SingleOutput(model, ("pixel_values",), "logits", {}), (torch.randn(BATCH, 3, 64, 64),)
         else:
-            wrapped, inputs = Reads(model, ("input_values",), "logits", {}), (torch.randn(BATCH, 1600),)
+            wrapped, inputs = SingleOutput(model, ("input_values",), "logits", {}), (torch.randn(BATCH, 1600),)
         return without_dropout(wrapped), inputs
 
     return build

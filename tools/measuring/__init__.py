@@ -1,1 +1,1 @@
-"""What tools/bench.py and tools/gpu.py share: arithmetic of results, pages, plots, and the search for a batch."""
+"""Code that the measuring commands share: running measurements, arithmetic on results, pages and plots."""

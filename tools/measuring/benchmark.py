@@ -1,4 +1,4 @@
-"""The benchmark's tables of networks and systems, and its results: one JSON file, written after every entry."""
+"""The networks and systems of tools/bench.py, and its results: one JSON file, written after every entry."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ DEPTHS = {
 
 
 def choose(what: str, text: str, allowed: Iterable[str]) -> list[str]:
-    """The comma-separated names in `text`, without repetitions; a system may carry a width behind an @.
+    """Parse comma-separated names, without repetitions; a system may carry a width after an @.
 
     Raises:
-        UserError: nothing is named, or something that is not allowed.
+        UserError: `text` names nothing, or something that is not allowed.
     """
     from approx_fx.bench.baselines import pick as pick_system
     from approx_fx.errors import ApproxFxError
@@ -63,13 +63,13 @@ def choose(what: str, text: str, allowed: Iterable[str]) -> list[str]:
     return names
 
 
-class Book:
-    """The results `NAME.json` and `NAME.md` of a folder.
+class BenchmarkResults:
+    """The result files `NAME.json` and `NAME.md` in a folder.
 
     Args:
         out: the folder.
-        name: of the files.
-        today: the date that entries get.
+        name: the files' name without ending.
+        today: the date stored with new entries.
 
     Raises:
         UserError: the file is damaged or of another schema.
@@ -89,39 +89,39 @@ class Book:
                 raise UserError(f"{path} cannot be read ({error}); move it away or give another --name.") from error
 
     def file(self, ending: str) -> Path:
-        """The path of a result file."""
+        """The path of the result file with this ending."""
         return self.out / f"{self.name}{ending}"
 
     def write(self) -> None:
-        """Write the JSON and the page."""
+        """Write the JSON and the Markdown page."""
         self.data = {**self.data, **environment(), "geometric_mean": means(self.data["entries"])}
         write_text(self.file(".json"), json.dumps(self.data, indent=1) + "\n")
         self.write_page()
 
     def write_page(self) -> None:
-        """Write the page from what is known."""
+        """Write the Markdown page from the stored results. Raises UserError if there are none."""
         if "device" not in self.data:
             raise UserError(f"{self.file('.json')} is missing: run `python tools/bench.py run` first.")
         write_text(self.file(".md"), render(self.data))
 
     def means_line(self) -> str:
-        """The geometric means in one line."""
+        """The geometric means as one line of text."""
         return means_line(means(self.data["entries"]))
 
     def compare(
         self, key: str, target: str, batch: int | None, dtype: str, systems: list[str], steps: int, warm: bool, say: Say
     ) -> None:
-        """Measure one entry and store it; whatever goes wrong is its result."""
-        found = run_compare(target, batch, dtype, systems, steps, warm, _prefixed(say, key))
-        self.data["entries"][key] = {"date": self.today, "steps": steps, **found}
+        """Measure one entry and store it; an error is stored as its result."""
+        result = run_compare(target, batch, dtype, systems, steps, warm, _prefixed(say, key))
+        self.data["entries"][key] = {"date": self.today, "steps": steps, **result}
         self.write()
 
     def batches(self, target: str, sizes: list[int], dtype: str, systems: list[str], steps: int, say: Say) -> Series:
         """Measure throughput (samples per second) at each batch; system -> [(batch, throughput)]."""
         series: Series = {}
         for size in sizes:
-            found = run_compare(target, size, dtype, systems, steps, False, _prefixed(say, size))
-            for system, run in found.get("runs", {}).items():
+            result = run_compare(target, size, dtype, systems, steps, False, _prefixed(say, size))
+            for system, run in result.get("runs", {}).items():
                 if run.get("step_seconds") and run.get("samples"):
                     series.setdefault(system, []).append((size, run["samples"] / run["step_seconds"]))
             self.data.setdefault("batches", {})[f"{target} {dtype}"] = {"date": self.today, "series": series}
@@ -132,8 +132,8 @@ class Book:
         """Measure the peak (MiB) at each depth; system -> [(depth, peak)]."""
         series: Series = {}
         for name in depths:
-            found = run_compare(DEPTHS[name], batch, dtype, systems, 1, False, _prefixed(say, name))
-            for system, run in found.get("runs", {}).items():
+            result = run_compare(DEPTHS[name], batch, dtype, systems, 1, False, _prefixed(say, name))
+            for system, run in result.get("runs", {}).items():
                 if "peak_bytes" in run:
                     series.setdefault(system, []).append((int(name), run["peak_bytes"] / 2**20))
             self.data.setdefault("depth", {})[f"batch {batch} {dtype}"] = {"date": self.today, "series": series}
@@ -143,20 +143,20 @@ class Book:
     def largest(
         self, target: str, gib: float, dtype: str, systems: list[str], small: tuple[int, int], steps: int, say: Say
     ) -> None:
-        """Search each system's largest batch and store it."""
+        """Find each system's largest batch that fits `gib` GiB, and store it."""
         import torch
 
         from tools.measuring.largest import largest_batch
 
-        hard = torch.cuda.is_available()
+        enforce = torch.cuda.is_available()
         for system in systems:
-            found = largest_batch(
-                system, target, int(gib * 2**30), dtype, BITS, small, small[0], 6 if hard else 1, steps, hard,
+            result = largest_batch(
+                system, target, int(gib * 2**30), dtype, BITS, small, small[0], 6 if enforce else 1, steps, enforce,
                 progress=say,
             )  # fmt: skip
             key = f"{target} {dtype} {gib:g} GiB"
-            self.data.setdefault("largest", {}).setdefault(key, {})[system] = {"date": self.today, **found}
-            say(f"{system}: {found.get('failed') or 'batch ' + str(found['batch'])}")
+            self.data.setdefault("largest", {}).setdefault(key, {})[system] = {"date": self.today, **result}
+            say(f"{system}: {result.get('failed') or 'batch ' + str(result['batch'])}")
             self.write()
 
 
@@ -169,9 +169,9 @@ def run_compare(
     seconds: float | None = None, save: Callable[[Json], None] = lambda _: None,
     turn: contextlib.AbstractContextManager[object] | None = None,
 ) -> Json:  # fmt: skip
-    """`approx_fx.compare` at 4 bits of the systems named, and of torch.compile in any case; an error is {"failed"}.
+    """Run `approx_fx.bench.compare` at 4 bits for `systems` and torch.compile; an error returns {"failed": why}.
 
-    save: called with a result that has only `runs` and `batch`, as they grow. turn: see there.
+    save: called with partial results, which have only `runs` and `batch`. turn: see `approx_fx.bench.compare`.
     """
     from approx_fx.bench.compare import compare
     from approx_fx.config import Config
@@ -187,27 +187,29 @@ def run_compare(
 
 def means(entries: dict[str, Json]) -> Json:
     """Geometric means of ratio.step and ratio.compile over the entries of each dtype; `entries` counts them."""
-    found: Json = {}
+    mean_by_dtype: Json = {}
     for dtype in DTYPES:
         ratios = [entry["ratio"] for entry in entries.values() if entry.get("ratio") and entry.get("dtype") == dtype]
         if ratios:
-            found[dtype] = {part: geometric_mean(ratio[part] for ratio in ratios) for part in ("step", "compile")}
-            found[dtype]["entries"] = len(ratios)
-    return found
+            mean_by_dtype[dtype] = {
+                part: geometric_mean(ratio[part] for ratio in ratios) for part in ("step", "compile")
+            }
+            mean_by_dtype[dtype]["entries"] = len(ratios)
+    return mean_by_dtype
 
 
-def means_line(found: Json) -> str:
-    """`float32: step 0.98x, compile 1.20x of torch.compile, geometric means of 6`."""
+def means_line(mean_by_dtype: Json) -> str:
+    """A line such as `float32: step 0.98x, compile 1.20x of torch.compile, geometric means of 6`."""
     parts = [
         f"{dtype}: step {mean['step']:.2f}x, compile {mean['compile']:.2f}x of torch.compile, "
         f"geometric means of {mean['entries']}"
-        for dtype, mean in found.items()
+        for dtype, mean in mean_by_dtype.items()
     ]
     return "; ".join(parts) or "nothing measured yet"
 
 
 def render(data: Json) -> str:
-    """The whole page."""
+    """The Markdown page of all results."""
     lines = head("Training steps, system by system", data)
     lines += [
         "Medians of alternated steps, each system in a process of its own; warm is a new process that finds the cache "
@@ -222,20 +224,20 @@ def render(data: Json) -> str:
     for title, unit, part in (
         ("Throughput against batch", "samples/s", "batches"), ("Peak against depth", "MiB", "depth"),
     ):  # fmt: skip
-        for key, found in data.get(part, {}).items():
-            series = found["series"]
+        for key, result in data.get(part, {}).items():
+            series = result["series"]
             xs = sorted({x for points in series.values() for x, _ in points})
             rows = ([name, *(f"{dict(map(tuple, points)).get(x, float('nan')):.1f}" for x in xs)]
                     for name, points in series.items())  # fmt: skip
             lines += [f"## {title}: {key}, {unit}", "", *table(["system", *map(str, xs)], rows), ""]
     for key, systems in data.get("largest", {}).items():
-        rows = ([name, str(found.get("batch") or found.get("failed") or "none fitted"),
-                 f"{found['samples_per_second']:.1f}" if found.get("samples_per_second") else "-"]
-                for name, found in systems.items())  # fmt: skip
+        rows = ([name, str(result.get("batch") or result.get("failed") or "none fitted"),
+                 f"{result['samples_per_second']:.1f}" if result.get("samples_per_second") else "-"]
+                for name, result in systems.items())  # fmt: skip
         lines += [f"## Largest batch: {key}", "", *table(["system", "batch", "samples/s"], rows), ""]
     return "\n".join(lines)
 
 
 def _samples(entry: Json) -> str:
-    found = [run["samples"] for run in entry.get("runs", {}).values() if run.get("samples")]
-    return str(found[0] if found else entry.get("batch"))
+    samples = [run["samples"] for run in entry.get("runs", {}).values() if run.get("samples")]
+    return str(samples[0] if samples else entry.get("batch"))

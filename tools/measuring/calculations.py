@@ -1,4 +1,4 @@
-"""Arithmetic of results: means, the Pareto front, and the batch that a memory holds. No torch."""
+"""Arithmetic on results, without torch: means, the Pareto front, and the batch that fits a memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Point:
-    """One system: its step's time and its peak, both relative to torch.compile's, lower is better."""
+    """A system's step time and peak memory, both relative to torch.compile; lower is better."""
 
     system: str
     time: float
@@ -18,13 +18,13 @@ class Point:
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
-    """The geometric mean of positive numbers, None of none."""
-    found = list(values)
-    return math.exp(math.fsum(map(math.log, found)) / len(found)) if found else None
+    """The geometric mean of positive numbers; None if there are none."""
+    numbers = list(values)
+    return math.exp(math.fsum(map(math.log, numbers)) / len(numbers)) if numbers else None
 
 
 def dominated(points: Iterable[Point]) -> set[str]:
-    """The systems that another is no worse than in time and in memory, and better than in one of them."""
+    """The systems dominated by another, which is at least as good in time and memory and better in one of them."""
     all_points = list(points)
     return {
         one.system
@@ -37,7 +37,7 @@ def dominated(points: Iterable[Point]) -> set[str]:
 
 
 def pareto(runs: Mapping[str, Mapping[str, Any]], base: str = "compile") -> list[Point]:
-    """A point for each run that did not fail, relative to `base`; none where `base` failed or is missing."""
+    """A point for each run that did not fail, relative to `base`; empty if `base` failed or is missing."""
     if "step_seconds" not in runs.get(base, {}):
         return []
     time, memory = runs[base]["step_seconds"], runs[base]["peak_bytes"]
@@ -49,10 +49,10 @@ def pareto(runs: Mapping[str, Mapping[str, Any]], base: str = "compile") -> list
 
 
 def extrapolated_batch(small: tuple[int, int], large: tuple[int, int], memory: int, multiple: int = 1) -> int:
-    """The largest batch, a multiple of `multiple`, whose peak fits `memory` bytes, on the line through two peaks.
+    """Extrapolate linearly from two peaks the largest batch, a multiple of `multiple`, that fits `memory` bytes.
 
     small, large: (batch, peak in bytes). At least `multiple`.
-    Raises ValueError where the peak does not grow with the batch: then nothing can be said.
+    Raises ValueError if the peak does not grow with the batch, so that nothing can be extrapolated.
     """
     slope = (large[1] - small[1]) / (large[0] - small[0])
     if slope <= 0:
@@ -60,14 +60,14 @@ def extrapolated_batch(small: tuple[int, int], large: tuple[int, int], memory: i
             f"the peak does not grow from batch {small[0]} ({small[1]} bytes) to batch {large[0]} ({large[1]} bytes): "
             "measure at larger batches"
         )
-    found = large[0] + (memory - large[1]) / slope
-    return max(int(found // multiple), 1) * multiple
+    batch = large[0] + (memory - large[1]) / slope
+    return max(int(batch // multiple), 1) * multiple
 
 
 def search(fits: Callable[[int], bool], guess: int, multiple: int = 1, probes: int = 6) -> int | None:
-    """The largest batch found to fit, a multiple of `multiple`, by at most `probes` calls; None if none fitted.
+    """Search for the largest batch that fits, a multiple of `multiple`, with at most `probes` calls; None if none fits.
 
-    From `guess` by tenths up or down until one fits and one does not, then halving the space between.
+    Starting from `guess`, the batch changes by 10 % until one fits and one does not; then the interval is bisected.
     """
     low: int | None = None
     high: int | None = None

@@ -1,4 +1,4 @@
-"""Time shared out to sections, and a section run in a process of its own that loses nothing when it is stopped."""
+"""Divide the time of a run among its sections; run a section in a process that keeps its results when stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Deadline:
-    """`seconds` from now on, and no more. clock: monotonic seconds."""
+    """A limit of `seconds` from now on. clock: returns monotonic seconds."""
 
     seconds: float
     clock: Callable[[], float] = time.monotonic
@@ -28,23 +28,23 @@ class Deadline:
         self.start = self.clock()
 
     def left(self) -> float:
-        """Seconds left, 0 at least."""
+        """The seconds left, at least 0."""
         return max(self.seconds - (self.clock() - self.start), 0.0)
 
     def allowance(self, wanted: float, spare: float = 0.0) -> float:
-        """What a section that wants `wanted` seconds gets, `spare` being kept back for what comes after it."""
+        """The seconds for a section that wants `wanted`; `spare` seconds are reserved for later sections."""
         return max(min(wanted, self.left() - spare), 0.0)
 
 
 def run_section(
-    command: Sequence[str], part: Path, seconds: float, took: Callable[[Json], None], environment: dict[str, str]
+    command: Sequence[str], part: Path, seconds: float, store: Callable[[Json], None], environment: dict[str, str]
 ) -> Json:
-    """Run a command that writes JSON to `part`, again and again; what it wrote last, with seconds and failed.
+    """Run a command that repeatedly writes JSON to `part`; return the last JSON, with `seconds` and `failed` added.
 
-    Stopped, with all that it started, after `seconds`. took: called with each new state. failed is None, or a sentence:
-    the command's last line where it ended with an error, or that its time was over.
+    The command and the processes it started are killed after `seconds`. store: called with each new state. failed:
+    None, or a sentence with the last line of a command that ended with an error, or saying that its time was over.
     """
-    start, seen = time.monotonic(), 0.0
+    start, last_change = time.monotonic(), 0.0
     log = part.with_suffix(".log")
     failed: str | None = None
     with log.open("w") as output:
@@ -56,9 +56,9 @@ def run_section(
                 if time.monotonic() - start > seconds:
                     failed = f"stopped after {seconds:.0f} s, the time it had; what it had measured is kept"
                     break
-                if part.exists() and part.stat().st_mtime > seen:
-                    seen = part.stat().st_mtime
-                    took({**read(part), "seconds": time.monotonic() - start, "failed": "not finished"})
+                if part.exists() and part.stat().st_mtime > last_change:
+                    last_change = part.stat().st_mtime
+                    store({**read(part), "seconds": time.monotonic() - start, "failed": "not finished"})
                 time.sleep(0.2)
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -67,13 +67,13 @@ def run_section(
     if failed is None and process.returncode != 0:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         failed = f"exit status {process.returncode}: {lines[-1].strip() if lines else 'it said nothing'}"
-    found = {**read(part), "seconds": time.monotonic() - start, "failed": failed}
-    took(found)
-    return found
+    result = {**read(part), "seconds": time.monotonic() - start, "failed": failed}
+    store(result)
+    return result
 
 
 def read(part: Path) -> Json:
-    """The JSON in `part`, or nothing where it is missing or half written."""
+    """The JSON in `part`; {} if it is missing or incomplete."""
     try:
         content: Json = json.loads(part.read_text())
         return content

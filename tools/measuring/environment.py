@@ -1,4 +1,4 @@
-"""Where and when something was measured."""
+"""Describe where and when something was measured: machine, versions, revision, date and command."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ def device_name() -> str:
 
 
 def slug(name: str) -> str:
-    """A file's name part: 'NVIDIA H100 80GB HBM3' -> 'nvidia-h100-80gb-hbm3'."""
+    """Convert a name for use in a file name: 'NVIDIA H100 80GB HBM3' -> 'nvidia-h100-80gb-hbm3'."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def device_slug() -> str:
-    """'cpu', or the GPU's name as a file's name part."""
+    """'cpu', or the GPU's name for use in a file name."""
     import torch
 
     return slug(device_name()) if torch.cuda.is_available() else "cpu"
 
 
 def command(arguments: list[str]) -> str:
-    """What was typed, without the paths of the machine: the script within the repository, and no --out."""
-    script, *rest = arguments
+    """The command line without paths of the machine: the script relative to the repository, and no --out."""
+    script, *options = arguments
     path = Path(script).resolve()
     name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     if path.name == "__main__.py":
         name = "-m " + name.removesuffix("/__main__.py").replace("/", ".")
-    kept, skip = [], False
-    for part in rest:
+    reported, skip = [], False
+    for part in options:
         if not skip and part != "--out" and not part.startswith("--out="):
-            kept.append(part)
+            reported.append(part)
         skip = part == "--out" and not skip
-    return " ".join(["python", name, *kept])
+    return " ".join(["python", name, *reported])
 
 
 def revision() -> str | None:
-    """The commit that is measured, with '-dirty' where files other than results differ; None outside a checkout."""
+    """The commit that is measured, with '-dirty' if files other than results are changed; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -65,12 +65,12 @@ def revision() -> str | None:
 
 
 def revision_note(measured: Mapping[str, Any]) -> str:
-    """', revision ...' for a line that says where a result was measured; '' for a result that does not know."""
+    """', revision ...' for a line that says where a result was measured; '' for a result without a revision."""
     return f", revision {measured['revision']}" if measured.get("revision") else ""
 
 
 def environment() -> dict[str, Any]:
-    """schema, device, cpus, threads, torch, triton, python, revision, date, command; JSON."""
+    """JSON with schema, device, cpus, threads, torch, triton, python, revision, date and command."""
     import torch
 
     try:

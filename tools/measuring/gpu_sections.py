@@ -1,4 +1,4 @@
-"""The sections of tools/gpu.py: each measures one thing and saves what it has as it goes."""
+"""The sections of tools/gpu.py: each measures one thing and saves partial results while it runs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Save = Callable[[Json], None]
 TESTS = ("tests/ops/test_ops.py", "tests/ops/test_pack.py", "tests/ops/test_launches.py", "tests/ops/test_kernels.py")
 PROCESSES = 8
 INDEX_LIMIT = 2**31 // (64 * 112 * 112)
-"""Beyond this batch ResNet-50's first activation has more elements than a 32-bit index counts."""
+"""The largest batch for which a 32-bit index can address all elements of ResNet-50's first activation."""
 
-# name -> target, batch, dtype (bfloat16: autocast). FIRST runs under more systems, and its peak foretells `largest`.
+# name -> target, batch, dtype (bfloat16: autocast). FIRST runs under more systems; `largest` extrapolates its peak.
 NETWORKS = {
     "resnet50": ("tools.measuring.nets:resnet50", 128, "bfloat16"),
     "vit_small": ("tools.measuring.nets:vit_small", 128, "bfloat16"),
@@ -36,22 +36,22 @@ NETWORKS = {
     "resnet152": ("tools.measuring.nets:resnet152", 64, "bfloat16"),
 }
 DEEP = ("preact_resnet164", "densenet121", "resnet152")
-"""Those that take three minutes to compile; they come last."""
+"""Networks that take three minutes to compile; they come last."""
 FIRST = "resnet50"
 THREADS = "TORCHINDUCTOR_COMPILE_THREADS"
-MORE = ["approx_fx@2"]
+SYSTEMS_OF_FIRST = ["approx_fx@2"]
 MEMORY = 24 * 2**30
-"""Bytes in which the largest batch is sought: two processes fit a GPU of 80 GB, and INDEX_LIMIT is not what limits."""
+"""Bytes for the largest batch: two processes fit on a GPU of 80 GB, and the batch stays below INDEX_LIMIT."""
 FILLED = 0.8
-"""Of MEMORY. Where 0.95 was tried, 17 GiB were in use, 3 in pieces too small, and the next value wanted 4."""
+"""The part of MEMORY to fill. At 0.95, 17 GiB were in use and 3 GiB fragmented when a tensor needed 4 GiB."""
 EPOCHS = 3
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section. seconds: its allowance; run: (save, seconds, earlier sections' results by name) -> result.
+    """One section. seconds: its time limit; run: (save, seconds, earlier sections' results by name) -> result.
 
-    alone: nothing else may run beside it.
+    alone: no other section may run at the same time.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Section:
 
 
 def ops(save: Save, seconds: float, _: Json) -> Json:
-    """The kernels' and references' tests in a few processes side by side: counts, and the names that failed."""
+    """Run the tests of kernels and references in several processes; return counts, and the names of failed tests."""
     end = time.monotonic() + seconds - 3
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider"]
     listed = subprocess.run(
@@ -81,19 +81,19 @@ def ops(save: Save, seconds: float, _: Json) -> Json:
                 running.append(subprocess.Popen([*command, "-v", *part], cwd=ROOT, stdout=output, stderr=output))
         while any(process.poll() is None for process in running) and time.monotonic() < end:
             time.sleep(1)
-            save(counted("\n".join(log.read_text(errors="replace") for log in logs), len(names)))
+            save(count_outcomes("\n".join(log.read_text(errors="replace") for log in logs), len(names)))
         for process in running:
             process.kill()
             process.wait()
-        result = counted("\n".join(log.read_text(errors="replace") for log in logs), len(names))
+        result = count_outcomes("\n".join(log.read_text(errors="replace") for log in logs), len(names))
     save(result)
     return result
 
 
-def counted(log: str, total: int) -> Json:
-    """passed, failed, skipped, unfinished, and failures by name, from what `pytest -v` wrote."""
-    found = re.findall(r"^(\S+::.*?) (PASSED|FAILED|SKIPPED|ERROR|XFAIL)\b", log, re.MULTILINE)
-    outcomes = dict(found)
+def count_outcomes(log: str, total: int) -> Json:
+    """Parse the output of `pytest -v`: passed, failed, skipped, unfinished, and the names of failed tests."""
+    results = re.findall(r"^(\S+::.*?) (PASSED|FAILED|SKIPPED|ERROR|XFAIL)\b", log, re.MULTILINE)
+    outcomes = dict(results)
     count = {word: sum(outcome == word for outcome in outcomes.values()) for word in ("PASSED", "FAILED", "SKIPPED")}
     failures = sorted(name for name, outcome in outcomes.items() if outcome in ("FAILED", "ERROR"))
     return {
@@ -106,16 +106,16 @@ def counted(log: str, total: int) -> Json:
 
 
 def bandwidth(save: Save, seconds: float, _: Json) -> Json:
-    """See tools/measuring/kernels.py."""
+    """Measure the bandwidth of the quantizers' kernels, see tools/measuring/kernels.py."""
     from tools.measuring.kernels import bandwidths
 
     return bandwidths(save)
 
 
 def networks(save: Save, seconds: float, _: Json, names: Sequence[str] = tuple(NETWORKS)) -> Json:
-    """Step and peak under torch.compile, op by op and at 4 bits: all compile at once, and are timed one by one.
+    """Measure step and peak under torch.compile, eager and at 4 bits; all compile at once, and are timed one by one.
 
-    Op by op tells how far two exact gradients are apart where there are 16 bits: further than 4 bits put them.
+    The eager run shows how far two exact gradients in 16 bits differ: more than 4-bit codes change them.
     """
     from tools.measuring.benchmark import run_compare
     from tools.measuring.timing_lock import Ticket, side_by_side
@@ -123,20 +123,22 @@ def networks(save: Save, seconds: float, _: Json, names: Sequence[str] = tuple(N
     os.environ.setdefault(THREADS, "2")  # of each process that compiles; there are as many processes as processors
     result: Json = {}
 
-    def take(name: str, found: Json) -> None:
-        result[name] = found
+    def store(name: str, measured: Json) -> None:
+        result[name] = measured
         save(dict(result))
 
     def job(name: str, target: str, batch: int, dtype: str) -> Callable[[Ticket], None]:
-        systems, partly = ["eager", *(MORE if name == FIRST else [])], partial(take, name)
-        return lambda ticket: partly(run_compare(target, batch, dtype, systems, 15, False, _say, None, partly, ticket))
+        systems, save_partial = ["eager", *(SYSTEMS_OF_FIRST if name == FIRST else [])], partial(store, name)
+        return lambda ticket: save_partial(
+            run_compare(target, batch, dtype, systems, 15, False, _say, None, save_partial, ticket)
+        )
 
     side_by_side({name: job(name, *NETWORKS[name]) for name in names}, 0.75 * seconds)
     return result
 
 
 def largest(save: Save, seconds: float, before: Json) -> Json:
-    """A step at the batch that MEMORY should hold by the peak at FIRST's batch: whether it fits, and how fast it is."""
+    """Run a step at the batch that should fit MEMORY by FIRST's peak; return whether it fits, and its speed."""
     from tools.measuring.largest import probe
     from tools.measuring.timing_lock import Ticket, side_by_side
 
@@ -150,11 +152,11 @@ def largest(save: Save, seconds: float, before: Json) -> Json:
             if "peak_bytes" not in runs.get(system, {}):
                 result[system] = {"failed": f"no peak of {FIRST} was measured before"}
                 return
-            wanted = batch_of(runs[system]["peak_bytes"], batch, MEMORY)
-            found = probe(system, target, wanted, dtype, 4, MEMORY, 5, ticket)
-            if "step_seconds" in found:
-                found["samples_per_second"] = found["samples"] / found["step_seconds"]
-            result[system] = found
+            largest_expected = batch_of(runs[system]["peak_bytes"], batch, MEMORY)
+            measured = probe(system, target, largest_expected, dtype, 4, MEMORY, 5, ticket)
+            if "step_seconds" in measured:
+                measured["samples_per_second"] = measured["samples"] / measured["step_seconds"]
+            result[system] = measured
             save(dict(result))
 
         return run
@@ -164,12 +166,12 @@ def largest(save: Save, seconds: float, before: Json) -> Json:
 
 
 def batch_of(peak: int, batch: int, memory: int) -> int:
-    """The batch, a multiple of 16, that `memory` bytes should hold if `batch` peaks at `peak`; INDEX_LIMIT at most."""
+    """The batch, a multiple of 16 up to INDEX_LIMIT, that should fit `memory` bytes if `batch` peaks at `peak`."""
     return max(min(int(FILLED * memory / (peak / batch)), INDEX_LIMIT) // 16 * 16, 16)
 
 
 def cifar10(save: Save, seconds: float, _: Json) -> Json:
-    """Test accuracy of ResNet-20 on CIFAR-10 (JPEG) after a few epochs, exactly and at 4 bits."""
+    """Train ResNet-20 on CIFAR-10 (JPEG) for a few epochs, exactly and at 4 bits; return the test accuracies."""
     from tools.lib.datasets import CIFAR10_FILE, folders
 
     if not any((folder / CIFAR10_FILE).is_file() for folder in folders(None)):
@@ -214,7 +216,7 @@ SECTIONS = (
 
 
 def child(section: Section, part: Path, seconds: float, before: Path) -> None:
-    """Run one section in this process; its result, finished or not, is the JSON file `part`."""
+    """Run one section in this process; write its result, and each partial result, to the JSON file `part`."""
 
     lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Bandwidth of the quantizers' kernels on a GPU, and of the references that Inductor compiles, against a copy's."""
+"""Measure the bandwidth of the quantizers on a GPU, as Triton kernels and compiled by Inductor, relative to a copy."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ DIM, GROUP, PACK = 1, 256, 0
 
 @dataclass(frozen=True)
 class Recipe:
-    """One quantizer: from a tensor [N, C, H, W] the arguments of its op, from those and its output its decoder's."""
+    """How to call one quantizer. prepare: tensor [N, C, H, W] -> arguments of the encode op.
+
+    decode_arguments: (tensor, encode arguments, encode output) -> arguments of the decode op.
+    """
 
     name: str
     encode: str
     decode: str
     prepare: Callable[[Tensor], tuple[Any, ...]]
-    back: Callable[[Tensor, tuple[Any, ...], Any], tuple[Any, ...]]
+    decode_arguments: Callable[[Tensor, tuple[Any, ...], Any], tuple[Any, ...]]
 
 
 def _channel(x: Tensor) -> tuple[Any, ...]:
@@ -50,7 +53,7 @@ RECIPES = (
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in an argument list or an output."""
+    """Yield the tensors in an argument list or an output."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -59,23 +62,23 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def moved(arguments: Any, outputs: Any) -> int:
-    """Bytes read and written: each tensor once."""
+    """Bytes read and written, each tensor counted once."""
     return sum(item.numel() * item.element_size() for item in [*tensors(arguments), *tensors(outputs)])
 
 
-def share(call: Callable[..., Any], every: list[tuple[Any, ...]], copy: float) -> Json:
-    """gigabytes_per_second of `call` over argument lists that take turns, and its share of `copy` (bytes a second)."""
-    size = moved(every[0], call(*every[0]))
-    speed = size / seconds(call, every)
+def share(call: Callable[..., Any], argument_lists: list[tuple[Any, ...]], copy: float) -> Json:
+    """gigabytes_per_second of `call`, alternating between argument lists, and its share of `copy` (bytes a second)."""
+    size = moved(argument_lists[0], call(*argument_lists[0]))
+    speed = size / seconds(call, argument_lists)
     return {"gigabytes_per_second": speed / 1e9, "share": speed / copy}
 
 
-def seconds(call: Callable[..., Any], every: list[tuple[Any, ...]]) -> float:
-    """Median seconds of a call on the GPU, by events, over ROUNDS of all argument lists, after one round."""
-    for arguments in every:
+def seconds(call: Callable[..., Any], argument_lists: list[tuple[Any, ...]]) -> float:
+    """Median seconds of a call on the GPU, by CUDA events, over ROUNDS of all argument lists, after a warm-up round."""
+    for arguments in argument_lists:
         call(*arguments)
     marks = []
-    for arguments in every * ROUNDS:
+    for arguments in argument_lists * ROUNDS:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         call(*arguments)
@@ -86,13 +89,13 @@ def seconds(call: Callable[..., Any], every: list[tuple[Any, ...]]) -> float:
 
 
 def bandwidths(save: Callable[[Json], None], dtypes: Iterable[str] = tuple(DTYPES), size: int = SIZE) -> Json:
-    """Rows of op, dtype, kind ('kernel' or 'inductor'), speed and share; every kernel first, then Inductor's.
+    """Measure rows of op, dtype, kind ('kernel' or 'inductor'), speed and share; all kernels first.
 
-    A row that cannot be measured has `failed`. save is called with the result after every row.
+    A row that cannot be measured has `failed`. save: called with the result after every row.
     """
     source = torch.empty(size, dtype=torch.uint8, device="cuda")
     targets = [(torch.empty_like(source), source) for _ in range(BUFFERS)]
-    copy = 2 * size / seconds(lambda to, come: to.copy_(come), targets)
+    copy = 2 * size / seconds(lambda target, source: target.copy_(source), targets)
     del source, targets
     rows: list[Json] = []
     result = {"copy_gigabytes_per_second": copy / 1e9, "bits": BITS, "rows": rows}
@@ -117,12 +120,12 @@ def _measured(recipe: Recipe, kind: str, dtype: str, size: int, copy: float) -> 
               for _ in range(BUFFERS)]  # fmt: skip
     encode, decode = (_callable(name, kind) for name in (recipe.encode, recipe.decode))
     encoding = [recipe.prepare(image) for image in images]
-    decoding = [recipe.back(image, arguments, encode(*arguments))
+    decoding = [recipe.decode_arguments(image, arguments, encode(*arguments))
                 for image, arguments in zip(images, encoding, strict=True)]  # fmt: skip
     label = "bool" if recipe.name == "bitmask" else dtype
     return [
-        {"op": name, "dtype": label, "kind": kind, **share(call, every, copy)}
-        for name, call, every in ((recipe.encode, encode, encoding), (recipe.decode, decode, decoding))
+        {"op": name, "dtype": label, "kind": kind, **share(call, argument_lists, copy)}
+        for name, call, argument_lists in ((recipe.encode, encode, encoding), (recipe.decode, decode, decoding))
     ]
 
 

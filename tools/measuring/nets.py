@@ -1,4 +1,4 @@
-"""Factories that only measurements need: other depths, and images in the layout that a GPU wants."""
+"""Factories used only by measurements: other depths, and channels-last models with labels for a GPU."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def vit_small(batch: int = 128) -> Labelled:
     return _labelled(seeded(vit_small_net, (batch, 3, 224, 224)), 1000)
 
 
-def _labelled(made: Example, classes: int) -> Labelled:
-    model, (images,) = made
+def _labelled(example: Example, classes: int) -> Labelled:
+    model, (images,) = example
     labels = torch.randint(classes, (len(images),), generator=torch.Generator().manual_seed(1))
 
     def loss(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Results as Markdown."""
+"""Render results as Markdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = (
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Lines of a Markdown table, the first column to the left and the others to the right."""
+    """Lines of a Markdown table, the first column left-aligned, the others right-aligned."""
     names = list(columns)
     lines = [_row(names), _row(["---", *["---:"] * (len(names) - 1)])]
     return [*lines, *(_row(list(cells)) for cells in rows)]
@@ -26,13 +26,13 @@ def _row(cells: list[str]) -> str:
 
 
 def number(run: Mapping[str, Any], key: str, unit: float, form: str) -> str:
-    """run[key] / unit as text, or a dash where it was not measured."""
+    """run[key] / unit as text; a dash if it was not measured."""
     value = run.get(key)
     return form.format(value / unit) if value is not None else "-"
 
 
 def run_row(name: str, run: Mapping[str, Any]) -> list[str]:
-    """One system's cells, see COLUMNS. Throughput is the samples of a step over its median time."""
+    """One system's table cells, in the order of COLUMNS. Throughput is samples of a step / median step time."""
     if "failed" in run:
         return [f"{name}: failed", *["-"] * (len(COLUMNS) - 1)]
     low, high = run.get("step_quartiles", (None, None))
@@ -56,7 +56,7 @@ def run_row(name: str, run: Mapping[str, Any]) -> list[str]:
 
 
 def comparison(title: str, result: Mapping[str, Any]) -> list[str]:
-    """A heading, the table of one comparison, its ratios, which systems are dominated, and what failed."""
+    """The lines of one comparison: heading, table, ratios, dominated systems and failures."""
     lines = [f"### {title}", ""]
     if "failed" in result:
         return [*lines, f"Failed: {result['failed']}", ""]
@@ -77,7 +77,7 @@ def comparison(title: str, result: Mapping[str, Any]) -> list[str]:
 
 
 def head(title: str, environment: Mapping[str, Any]) -> list[str]:
-    """The page's title, and where it was measured."""
+    """The lines of a page's title and of where its results were measured."""
     triton = f", triton {environment['triton']}" if environment.get("triton") else ""
     return [
         f"# {title}",

@@ -1,4 +1,4 @@
-"""What each part that is added to Inductor buys: a step, the first step and the peak with all of them, and less one."""
+"""Measure the effect of each addition to Inductor: step, first step and peak with all of them, and without each one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tools.measuring.pages import table
 
 Json = dict[str, Any]
 ALL, TORCH = "all on", "torch.compile"
-PARTS = (*(patch.name for patch in PATCHES), *(each.name for each in PASSES), "peak_aware_fusion", "kernel_order")
-# name -> target, batch: small ones, since each is compiled ten times
+PARTS = (*(patch.name for patch in PATCHES), *(pass_.name for pass_ in PASSES), "peak_aware_fusion", "kernel_order")
+# name -> target, batch; small networks, because each is compiled ten times
 NETWORKS = {
     "preact_resnet20": ("models.preact_resnet:preact_resnet20", 64),
     "resnet18_cifar": ("models.resnet:resnet18_cifar", 32),
@@ -27,16 +27,16 @@ NETWORKS = {
 
 
 def measure(target: str, batch: int, parts: list[str], rounds: int, config: Config, say: Callable[[str], None]) -> Json:
-    """First step and peak of each variant, then `rounds` steps of each in turn; seconds and bytes.
+    """Measure first step (seconds) and peak (bytes) of each variant, then `rounds` steps of each, alternating.
 
-    A variant is `ALL`, `TORCH`, or what is left out, by name.
+    A variant is `ALL`, `TORCH`, or the name of the part that is switched off.
     """
     rows: Json = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         connections = {}
         for index, name in enumerate([ALL, TORCH, *parts]):
-            system, off = ("compile" if name == TORCH else "approx_fx"), name if name in parts else ""
-            job = Job(system, target, batch, "float32", config, f"{folder}/{index}", disable=off)
+            system, disabled = ("compile" if name == TORCH else "approx_fx"), name if name in parts else ""
+            job = Job(system, target, batch, "float32", config, f"{folder}/{index}", disable=disabled)
             connections[name] = stack.enter_context(worker(job))
             first = ask(connections[name], "first")["compile_seconds"]
             peak = ask(connections[name], "memory")["peak_bytes"]
@@ -51,18 +51,18 @@ def measure(target: str, batch: int, parts: list[str], rounds: int, config: Conf
 
 
 def tables(entries: dict[str, Json]) -> str:
-    """The Markdown of all networks: what each variant takes, of what it takes with all on."""
+    """Markdown tables of all networks: each variant, and its ratios to the variant with everything on."""
     lines = []
     for name, rows in entries.items():
-        whole = rows[ALL]
+        all_on = rows[ALL]
         cells = [
             [
                 variant if variant in (ALL, TORCH) else f"without {variant}",
                 f"{row['step_seconds'] * 1e3:.0f} ms",
-                f"{row['step_seconds'] / whole['step_seconds']:.2f}x",
+                f"{row['step_seconds'] / all_on['step_seconds']:.2f}x",
                 f"{row['first_seconds']:.1f} s",
                 f"{row['peak_bytes'] / 2**20:.1f} MiB",
-                f"{row['peak_bytes'] / whole['peak_bytes']:.2f}x",
+                f"{row['peak_bytes'] / all_on['peak_bytes']:.2f}x",
             ]
             for variant, row in rows.items()
         ]

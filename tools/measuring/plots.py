@@ -1,4 +1,4 @@
-"""Plots of results as PNG: time against memory, throughput against batch, peak against depth."""
+"""Plot results as PNG: time against memory, throughput against batch, peak against depth."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ COLOURS = {
     "checkpoint-eager": "#0072B2", "fp8": "#CC79A7", "approx_fx": "#D55E00", "approx_fx@8": "#882255",
     "approx_fx@4": "#D55E00", "approx_fx@2": "#009E73",
 }  # fmt: skip
-"""Okabe and Ito's colours, told apart by colour-blind readers; wine for their yellow, which white paper swallows."""
+"""Okabe and Ito's colours, which colour-blind readers can tell apart; wine replaces their yellow, too pale on white."""
 
 Series = Mapping[str, list[tuple[float, float]]]
 
 
 def draw_pareto(entries: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
-    """One panel an entry: time and peak relative to torch.compile's; hollow where another system is better in both.
+    """Plot time and peak relative to torch.compile, one panel an entry; dominated systems are hollow.
 
-    Returns whether there was anything to draw.
+    Returns False, and writes nothing, if there is nothing to draw.
     """
-    found = {name: pareto(entry["runs"]) for name, entry in entries.items() if "runs" in entry}
-    found = {name: points for name, points in found.items() if points}
-    if not found:
+    points_by_entry = {name: pareto(entry["runs"]) for name, entry in entries.items() if "runs" in entry}
+    points_by_entry = {name: points for name, points in points_by_entry.items() if points}
+    if not points_by_entry:
         return False
-    columns = min(len(found), 3)
-    rows = -(-len(found) // columns)
+    columns = min(len(points_by_entry), 3)
+    rows = -(-len(points_by_entry) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.8 * rows), layout="constrained", squeeze=False)
-    for axis in axes.flat[len(found) :]:
+    for axis in axes.flat[len(points_by_entry) :]:
         axis.set_visible(False)
     keys: dict[str, Line2D] = {}
-    for axis, (name, points) in zip(axes.flat, found.items(), strict=False):
+    for axis, (name, points) in zip(axes.flat, points_by_entry.items(), strict=False):
         worse = dominated(points)
         for point in points:
             colour = COLOURS.get(point.system, "#333333")
@@ -68,7 +68,7 @@ def draw_pareto(entries: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
 
 
 def draw_lines(series: Series, path: Path, labels: tuple[str, str, str]) -> None:
-    """A line per system through (x, y). labels: of x, of y, and the title."""
+    """Plot a line for each system through its (x, y). labels: x label, y label, title."""
     figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
     for name, points in series.items():
         xs, ys = zip(*sorted(points), strict=True)

@@ -1,4 +1,4 @@
-"""Many get ready at once; what is timed is timed alone."""
+"""A lock for timed sections: jobs compile at the same time, but only one at a time is timed."""
 
 from __future__ import annotations
 
@@ -8,62 +8,62 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Turns:
-    """One thing at a time, and none before all who come are there, or `seconds` are over.
+class TimingLock:
+    """Grants one timed section at a time, and none before all expected jobs are ready or `seconds` have passed.
 
-    count: how many are expected.
+    count: the number of expected jobs.
     """
 
     def __init__(self, count: int, seconds: float) -> None:
         self.expected, self.end = count, time.monotonic() + seconds
-        self._changed, self._turn = threading.Condition(), threading.Lock()
+        self._changed, self._timing = threading.Condition(), threading.Lock()
 
-    def arrived(self) -> None:
-        """One fewer is waited for."""
+    def mark_ready(self) -> None:
+        """Count one expected job as ready, or as finished without timing anything."""
         with self._changed:
             self.expected -= 1
             self._changed.notify_all()
 
-    def take(self) -> None:
-        """Wait for the others, and for the turn."""
+    def acquire(self) -> None:
+        """Wait until the other jobs are ready, then acquire the lock."""
         with self._changed:
             self._changed.wait_for(lambda: self.expected <= 0, timeout=max(self.end - time.monotonic(), 0))
-        self._turn.acquire()
+        self._timing.acquire()
 
-    def give(self) -> None:
-        """The next one's turn."""
-        self._turn.release()
+    def release(self) -> None:
+        """Release the lock to the next job."""
+        self._timing.release()
 
 
 class Ticket:
-    """A job's own turn, a context around what it times. `close`, whatever happened before: nobody waits for it."""
+    """The context that one job enters around its timed section. After `close`, no other job waits for this one."""
 
-    def __init__(self, turns: Turns) -> None:
-        self.turns, self.expected = turns, True
+    def __init__(self, lock: TimingLock) -> None:
+        self.lock, self.expected = lock, True
 
     def close(self) -> None:
-        """It is there, or will never come."""
+        """Report, once, that this job is ready or will not time anything."""
         if self.expected:
             self.expected = False
-            self.turns.arrived()
+            self.lock.mark_ready()
 
     def __enter__(self) -> None:
         self.close()
-        self.turns.take()
+        self.lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self.turns.give()
+        self.lock.release()
 
 
 def side_by_side(jobs: dict[str, Callable[[Ticket], Any]], seconds: float) -> None:
-    """Run jobs in threads of their own; each enters its ticket around what it times, once at most.
+    """Run each job in a thread; a job enters its ticket around its timed section, at most once.
 
-    seconds: after which no job waits for another to be ready.
+    seconds: the longest time that jobs wait for others to be ready.
     """
-    turns = Turns(len(jobs), seconds)
+    lock = TimingLock(len(jobs), seconds)
 
     def run(job: Callable[[Ticket], Any]) -> None:
-        ticket = Ticket(turns)
+        ticket = Ticket(lock)
         try:
             job(ticket)
         finally:

@@ -1,9 +1,9 @@
-"""What Inductor writes for a GPU that is not here: Triton kernels, and the calls around them.
+"""Generate the code that Inductor writes for a GPU, Triton kernels and their wrapper, on a machine without a GPU.
 
-The graph is traced on the CPU with fake tensors, its values are then said to lie on a GPU, and from there on the pass
-and Inductor's lowering do what they do for one. Nothing is run. What differs from a trace on a GPU is what torch picks
-by device while tracing: attention's op, and autocast's list. Convolutions are taken to be cuDNN's: channels-last in,
-channels-last out.
+The graph is traced on the CPU with fake tensors; then its values are marked as being on a GPU, and the pass and
+Inductor's lowering work as for a GPU. Nothing is run. A trace on a GPU would differ in what torch selects by device
+while tracing: the op for attention, and the ops that autocast casts. Convolutions are assumed to be cuDNN's, with
+channels-last results for channels-last inputs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KERNEL = re.compile(r"^(triton_\w+) = async_compile\.triton\('\w+', '''(.*?)''',
 
 @dataclass(frozen=True)
 class Half:
-    """One half of a step. graph: as it was partitioned, our ops visible; wrapper: Inductor's Python code for it."""
+    """One half of a step. graph: as partitioned, with approx_fx's ops; wrapper: the Python code Inductor generated."""
 
     graph: fx.GraphModule
     wrapper: str
@@ -56,65 +56,65 @@ class Half:
         return dict(KERNEL.findall(self.wrapper))
 
 
-class _Written(Exception):
-    """The code is known: no more has to be done."""
+class _CodeGenerated(Exception):
+    """Raised to stop a compile once its code has been generated."""
 
 
 def triton_code(
     model: nn.Module, inputs: Sequence[Any], dtype: torch.dtype | None = None, **options: Any
 ) -> tuple[Half, Half]:
-    """(forward, backward) of one step of `model(*inputs)`. dtype: for the forward under autocast.
+    """Generate the code of (forward, backward) of one step of `model(*inputs)`.
 
-    options: the fields of `Config`; with bits=None torch.compile's own code, of its own partition. Raises RuntimeError
-    where the model makes more than one graph that is trained, or none.
+    dtype: of the forward under autocast, None without. options: the fields of `Config`; with bits=None the code is that
+    of torch.compile. Raises RuntimeError unless the model is traced as exactly one graph with a backward.
     """
     config = Config.of(options)
     pairs: list[tuple[Half, Half]] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
-        def written(joint: fx.GraphModule, joint_inputs: Sequence[object], **given: Any) -> aot.Halves:
+        def generate(joint: fx.GraphModule, joint_inputs: Sequence[object], **partitioner_options: Any) -> aot.Halves:
             moved_to_gpu(joint)
-            with pretended():
-                halves = _halves(joint, joint_inputs, config, given)
-                graphs = [copy_graph_module(half) for half in halves[0]]
-                outputs = given["num_fwd_outputs"]
-                forward, strides = _wrapper(halves[1][0], outputs)
-                _lay(halves[1][1], strides)
-                backward, _ = _wrapper(halves[1][1], 0)
+            with emulated_gpu():
+                visible, lowered = _halves(joint, joint_inputs, config, partitioner_options)
+                graphs = [copy_graph_module(half) for half in visible]
+                outputs = partitioner_options["num_fwd_outputs"]
+                forward, strides = _wrapper(lowered[0], outputs)
+                _set_strides(lowered[1], strides)
+                backward, _ = _wrapper(lowered[1], 0)
                 pairs.append((Half(graphs[0], forward), Half(graphs[1], backward)))
-            raise _Written
+            raise _CodeGenerated
 
-        with contextlib.suppress(_Written):
-            inductor.compile_halves(module, values, inductor.Partitioner("", written), lambda half, _: half.forward)
+        with contextlib.suppress(_CodeGenerated):
+            inductor.compile_halves(module, values, inductor.Partitioner("", generate), lambda half, _: half.forward)
         return module.forward
 
     with fake_tensors.fake_mode_for_model() as mode:
-        replaced = {id(t): mode.from_tensor(t) for t in itertools.chain(model.parameters(), model.buffers())}
-        double = copy.deepcopy(model, replaced)
-        given = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
-        cast = torch.autocast("cpu", dtype) if dtype is not None else contextlib.nullcontext()
-        with cast, torch.enable_grad():
-            trace_apart(double, given, collect)
+        fakes = {id(t): mode.from_tensor(t) for t in itertools.chain(model.parameters(), model.buffers())}
+        fake_model = copy.deepcopy(model, fakes)
+        fake_inputs = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
+        autocast = torch.autocast("cpu", dtype) if dtype is not None else contextlib.nullcontext()
+        with autocast, torch.enable_grad():
+            trace_apart(fake_model, fake_inputs, collect)
     if len(pairs) != 1:
         raise RuntimeError(f"{type(model).__name__} makes {len(pairs)} graphs that are trained; one is expected.")
     return pairs[0]
 
 
 def _halves(
-    joint: fx.GraphModule, inputs: Sequence[object], config: Config, given: dict[str, Any]
+    joint: fx.GraphModule, inputs: Sequence[object], config: Config, options: dict[str, Any]
 ) -> tuple[aot.Halves, aot.Halves]:
-    """Both halves with our ops visible, and lowered."""
+    """Both halves before and after lowering; before, they contain approx_fx's ops."""
     if config.bits is None:
-        exact = aot.torch_partition(joint, inputs, **given)
+        exact = aot.torch_partition(joint, inputs, **options)
         return exact, exact
     aot.simplify_joint_graph(joint)
-    done = partition(joint, given["num_fwd_outputs"], config, given.get("static_lifetime_input_indices"))
-    visible = copy_graph_module(done.forward), copy_graph_module(done.backward)
-    return visible, lower(done, config.lowering)
+    partitioned = partition(joint, options["num_fwd_outputs"], config, options.get("static_lifetime_input_indices"))
+    visible = copy_graph_module(partitioned.forward), copy_graph_module(partitioned.backward)
+    return visible, lower(partitioned, config.lowering)
 
 
 def moved_to_gpu(joint: fx.GraphModule) -> None:
-    """Say of every value, and of every argument, that it lies on the GPU."""
+    """Replace the device of every fake value, and of every device argument, by the GPU, in place."""
 
     def moved(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -132,8 +132,8 @@ def moved_to_gpu(joint: fx.GraphModule) -> None:
     joint.recompile()
 
 
-def _lay(backward: fx.GraphModule, strides: dict[str, tuple[int, ...]]) -> None:
-    """Say of what the forward saves that it lies as Inductor laid it out. strides: of its outputs, by name."""
+def _set_strides(backward: fx.GraphModule, strides: dict[str, tuple[int, ...]]) -> None:
+    """Give saved tensors the strides that Inductor chose in the forward. strides: of the forward's outputs, by name."""
     for node in backward.graph.find_nodes(op="placeholder"):
         if node.name in strides:
             with fake_tensors.mode_of(backward.graph), torch.no_grad():
@@ -142,9 +142,9 @@ def _lay(backward: fx.GraphModule, strides: dict[str, tuple[int, ...]]) -> None:
 
 
 def _wrapper(half: fx.GraphModule, visible: int) -> tuple[str, dict[str, tuple[int, ...]]]:
-    """Inductor's code for a half, and the strides of its outputs, by name.
+    """The code that Inductor generates for a half, and the strides of its outputs, by name.
 
-    visible: how many of its outputs, the first, a caller sees; 0 for a backward.
+    visible: how many of the first outputs the user sees; 0 for a backward.
     """
     from torch._guards import TracingContext, tracing
     from torch._inductor import config
@@ -158,10 +158,10 @@ def _wrapper(half: fx.GraphModule, visible: int) -> tuple[str, dict[str, tuple[i
 
     def codegen(self: Any) -> Any:
         codes.append(generate(self)[0])
-        for name, made in zip(names, self.graph_outputs, strict=True):
-            if hasattr(made, "layout"):
-                strides[name] = tuple(map(int, made.get_stride()))
-        raise _Written
+        for name, output in zip(names, self.graph_outputs, strict=True):
+            if hasattr(output, "layout"):
+                strides[name] = tuple(map(int, output.get_stride()))
+        raise _CodeGenerated
 
     if visible:
         next(iter(half.graph.find_nodes(op="output"))).meta["user_visible_output_idxs"] = list(range(visible))
@@ -183,7 +183,7 @@ def _wrapper(half: fx.GraphModule, visible: int) -> tuple[str, dict[str, tuple[i
 
 
 def convolution_layout(image: torch.Tensor, weight: torch.Tensor, _: Any) -> torch.memory_format:
-    """The memory format of cuDNN's result."""
+    """The memory format of a convolution's result in cuDNN."""
     for value in (image, weight):
         if value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last):
             return torch.channels_last
@@ -191,8 +191,8 @@ def convolution_layout(image: torch.Tensor, weight: torch.Tensor, _: Any) -> tor
 
 
 @contextlib.contextmanager
-def pretended() -> Iterator[None]:
-    """torch and Triton inside see one GPU, as far as writing code goes."""
+def emulated_gpu() -> Iterator[None]:
+    """Make torch and Triton report one GPU, as far as code generation needs it."""
     from torch._dynamo.device_interface import CudaInterface
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
@@ -200,7 +200,7 @@ def pretended() -> Iterator[None]:
     target = GPUTarget("cuda", 10 * CAPABILITY[0] + CAPABILITY[1], PROPERTIES.warp_size)
     triton_driver = types.SimpleNamespace(get_current_target=lambda: target, get_current_device=lambda: 0)
     state = torch.zeros(16, dtype=torch.uint8)
-    answers: dict[str, Callable[..., Any]] = {
+    replacements: dict[str, Callable[..., Any]] = {
         "torch.cuda.is_available": lambda: True,
         "torch.cuda.device_count": lambda: 1,
         "torch.cuda.current_device": lambda: 0,
@@ -216,11 +216,13 @@ def pretended() -> Iterator[None]:
         "torch._inductor.scheduler.has_triton": lambda *_: True,
         "torch._inductor.async_compile.AsyncCompile.triton": lambda *_, **__: None,
         "torch._C._conv_determine_backend_memory_format": convolution_layout,
-        "torch.Tensor.copy_": lambda own, *_: own,  # torch without CUDA refuses it, and nothing is there to copy
+        "torch.Tensor.copy_": lambda tensor, *_: (
+            tensor
+        ),  # a torch without CUDA raises here, and fake tensors have no data to copy
     }
     with contextlib.ExitStack() as stack:
-        for name, answer in answers.items():
-            stack.enter_context(mock.patch(name, answer))
+        for name, replacement in replacements.items():
+            stack.enter_context(mock.patch(name, replacement))
         properties = staticmethod(lambda *_: PROPERTIES)
         stack.enter_context(mock.patch.object(CudaInterface, "get_device_properties", properties))
         stack.enter_context(mock.patch.object(driver, "_active", triton_driver))

@@ -1,1 +1,1 @@
-"""The paper's experiments, one file each."""
+"""The paper's experiments, one file each, run by `python -m tools.reproduce`."""

@@ -3,9 +3,9 @@
     python -m tools.reproduce all --quick     every experiment in CI's size, minutes
     python -m tools.reproduce accuracy        one experiment, default size, two cores
     python -m tools.reproduce accuracy --full on a GPU
-    python -m tools.reproduce tables          write tools/reproduce/README.md's tables anew
+    python -m tools.reproduce tables          rewrite the tables of tools/reproduce/README.md
 
-What is done already is not done again; what was stopped goes on.
+Finished runs are not repeated; interrupted ones continue.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from tools.lib.checkpoint import write_text
-from tools.lib.cli_common import sentences
+from tools.lib.cli_common import errors_as_sentences
 from tools.lib.markdown_tables import fill
 from tools.lib.repo_path import ROOT
 from tools.lib.user_errors import pick
@@ -45,7 +45,7 @@ app = typer.Typer(add_completion=False)
 
 @dataclass(frozen=True)
 class Experiment:
-    """measure: does what is missing below a folder. page: the Markdown table of what is there."""
+    """One experiment. measure: runs what is missing in a folder; page: returns the Markdown table of its results."""
 
     name: str
     about: str
@@ -77,8 +77,8 @@ def main(
     full: Annotated[bool, typer.Option("--full", help="The paper's size, for a GPU.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
 ) -> None:
-    """Run NAME as far as it is not done."""
-    with sentences():
+    """Run the parts of NAME that are not done yet."""
+    with errors_as_sentences():
         pick("experiment", name, ("all", *EXPERIMENTS, "tables"))
         size = size_of(quick, full)
         folder = out or size.out
@@ -94,7 +94,7 @@ def main(
 
 
 def write_tables() -> None:
-    """The tables of the README, from the default size's results."""
+    """Rewrite the tables of the README from the default size's results."""
     tables = {experiment.name: experiment.page(DEFAULT, DEFAULT.out) for experiment in TABLE}
     write_text(README, fill(README.read_text(encoding="utf-8"), tables, README.name))
 

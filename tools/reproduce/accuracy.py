@@ -1,4 +1,4 @@
-"""Table 1 and Figure 3: the same net trained exactly, in 8, 4 and 2 bits, naively, and on the paper's own grid."""
+"""Table 1 and Figure 3: the same net trained exactly, with 8, 4 and 2 bits, naively, and on the paper's grid."""
 
 from __future__ import annotations
 

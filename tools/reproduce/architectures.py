@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tools.lib.datasets import load
 from tools.lib.settings import Settings
-from tools.reproduce.comparison import by_seed, device, error_of, pool_of
-from tools.reproduce.run_cache import Json
+from tools.reproduce.comparison import by_seed, device, error_of
+from tools.reproduce.run_cache import Json, RunCache
 from tools.reproduce.sizes import Size
 from tools.reproduce.table_cells import paired, table, with_deviation, with_error
 from tools.text import train as train_text
@@ -21,34 +21,34 @@ HEADS = ("net", "quality", "exact", "8 bits", "4 bits", "2 bits", "saved at 4 bi
 
 
 def measure(size: Size, out: Path) -> None:
-    """Train what is missing. Op by op: nets this small take longer to compile than to train."""
-    pool, digits = pool_of(out), load("digits").to(device())
+    """Train the missing runs, op by op, because nets this small take longer to compile than to train."""
+    cache, digits = RunCache(out), load("digits").to(device())
     for model in IMAGES:
         settings = Settings("digits", model, None, 0, size.small_epochs, compiler="eager")
-        pool.train(f"net-{model}", NAMES, size.seeds, digits, settings)
+        cache.train(f"net-{model}", NAMES, size.seeds, digits, settings)
     for model in TEXT:
         for seed in size.seeds:
             for name in NAMES:
-                settings_of = {"model": model, "method": name, "seed": seed, "steps": size.text_steps}
-                pool.once(f"net-{model}", name, seed, settings_of, partial(_text, model, name, seed, size))
+                text_settings = {"model": model, "method": name, "seed": seed, "steps": size.text_steps}
+                cache.run_once(f"net-{model}", name, seed, text_settings, partial(_text, model, name, seed, size))
 
 
 def _text(model: str, name: str, seed: int, size: Size, title: str) -> Json:
     bits = None if name == "exact" else int(name.partition("-")[2])
-    found = train_text(model, bits, seed, size.text_steps, "eager")
-    print(title, f"{found['validation_loss']:.4f} nats, {found['seconds']:.0f} s", flush=True)
-    return found
+    result = train_text(model, bits, seed, size.text_steps, "eager")
+    print(title, f"{result['validation_loss']:.4f} nats, {result['seconds']:.0f} s", flush=True)
+    return result
 
 
 def page(size: Size, out: Path) -> str:
     """The table: test error in percent, or the loss on held-out text in nats, and the differences to exact."""
-    pool, rows, runs = pool_of(out), [], []
+    cache, rows, runs = RunCache(out), [], []
     for model in (*IMAGES, *TEXT):
-        found = {name: pool.read(f"net-{model}", name, size.seeds) for name in NAMES}
-        if not all(found.values()):
+        runs_by_method = {name: cache.read(f"net-{model}", name, size.seeds) for name in NAMES}
+        if not all(runs_by_method.values()):
             continue
-        runs += [run for each in found.values() for run in each]
-        rows.append(_row(model, found))
+        runs += [run for group in runs_by_method.values() for run in group]
+        rows.append(_row(model, runs_by_method))
     if not runs:
         return "Not measured yet: `python -m tools.reproduce architectures`"
     where = runs[0]["environment"]
@@ -62,21 +62,21 @@ def page(size: Size, out: Path) -> str:
     )
 
 
-def _row(model: str, found: dict[str, list[Json]]) -> Sequence[str]:
-    quality = {name: by_seed(runs, _quality) for name, runs in found.items()}
+def _row(model: str, runs_by_method: dict[str, list[Json]]) -> Sequence[str]:
+    quality = {name: by_seed(runs, _quality) for name, runs in runs_by_method.items()}
     digits = 2 if model in IMAGES else 3
     cells = [with_deviation(list(quality["exact"].values()), digits)]
     cells += [with_error(paired(quality[name], quality["exact"]), digits) for name in NAMES[1:]]
-    ours = found["ours-4"][0]
+    coded = runs_by_method["ours-4"][0]
     unit = "test error %" if model in IMAGES else "nats"
-    return (model, unit, *cells, f"{ours['saved_before'] / ours['saved_after']:.1f}x")
+    return (model, unit, *cells, f"{coded['saved_before'] / coded['saved_after']:.1f}x")
 
 
 def _quality(run: Json) -> float:
-    """Lower is better."""
+    """The quality measure of a run: loss in nats, or test error in percent; lower is better."""
     return float(run["validation_loss"]) if "validation_loss" in run else error_of(run)
 
 
 def _minutes(runs: Sequence[Json]) -> float:
-    each = (run["seconds"] if "seconds" in run else run["history"][-1]["total_seconds"] for run in runs)
-    return sum(each) / 60
+    run_seconds = (run["seconds"] if "seconds" in run else run["history"][-1]["total_seconds"] for run in runs)
+    return sum(run_seconds) / 60

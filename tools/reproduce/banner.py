@@ -1,4 +1,4 @@
-"""Banner et al. 2018 beside approx_fx, trained under the same settings; its time and memory are on the savers' page."""
+"""Banner et al. 2018 and approx_fx trained with the same settings; memory_savers.py measures its time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the training experiments share: the main net on the main data, the table of methods, and the curves."""
+"""Code shared by the training experiments: the main net and data, the table of methods, and the curves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.lib.datasets import Dataset, load, shrink
 from tools.lib.settings import Settings
 from tools.lib.training_curves import COLOURS
 from tools.reproduce.methods import METHODS
-from tools.reproduce.run_cache import Json, Pool, final, seconds
+from tools.reproduce.run_cache import Json, RunCache, final, seconds
 from tools.reproduce.sizes import Size
 from tools.reproduce.table_cells import paired, table, with_deviation, with_error
 
@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 MAIN = "main"
-"""The group of the main net's runs: every experiment that compares methods on it shares them."""
+"""The group of the main net's runs, which all experiments that compare methods on it share."""
 DASHES = {"exact": "-", "ours": "-", "blpa": "--", "naive": ":", "forward": "-.", "banner": "--", "actnn": "--"}
 HEADS = ("method", "test error %", "minus exact's, points", "training loss", "seconds a run", "each seed")
 
@@ -36,40 +36,36 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def pool_of(out: Path) -> Pool:
-    """The runs below `out`."""
-    return Pool(out)
-
-
 def main_data(size: Size) -> Dataset:
-    """The main data set, on the device."""
+    """The main data set of a size, on the device."""
     return shrink(load(size.data), size.shrink).to(device())
 
 
 def main_settings(size: Size) -> Settings:
-    """How the main net is trained; bits, seed and method are the run's own."""
+    """The settings of the main net; each run replaces bits, seed and method."""
     data = size.data if size.shrink == 1 else f"{size.data} averaged over {size.shrink}x{size.shrink} pixels"
     return Settings(data, size.model, None, 0, size.epochs, size.batch, augment=size.augment, compiler=size.compiler)
 
 
 def train_main(size: Size, out: Path, names: Sequence[str], close: Sequence[str] = ()) -> None:
-    """The main net's runs that these methods lack; those in `close` have more seeds."""
+    """Train the missing runs of the main net under these methods; those in `close` get more seeds."""
     dataset, settings = main_data(size), main_settings(size)
-    pool_of(out).train(MAIN, names, size.seeds, dataset, settings)
-    pool_of(out).train(MAIN, close, size.more_seeds, dataset, settings)
+    RunCache(out).train(MAIN, names, size.seeds, dataset, settings)
+    RunCache(out).train(MAIN, close, size.more_seeds, dataset, settings)
 
 
 def read_main(size: Size, out: Path, names: Sequence[str]) -> dict[str, list[Json]]:
     """Method -> its finished runs; methods without one are left out."""
-    found = {name: pool_of(out).read(MAIN, name, (*size.seeds, *size.more_seeds)) for name in names}
-    return {name: runs for name, runs in found.items() if runs}
+    runs_by_method = {name: RunCache(out).read(MAIN, name, (*size.seeds, *size.more_seeds)) for name in names}
+    return {name: runs for name, runs in runs_by_method.items() if runs}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An experiment that trains the main net in several ways, and draws them.
+    """An experiment that trains the main net with several methods and plots their curves.
 
-    name: of its command and its picture. drawn: the methods in the picture, all if empty. close: those with more seeds.
+    name: of its command and its picture. drawn: the methods in the picture, all if empty. close: methods whose results
+    lie within each other's noise and therefore get more seeds.
     """
 
     name: str
@@ -79,14 +75,14 @@ class Comparison:
     close: tuple[str, ...] = ()
 
     def measure(self, size: Size, out: Path) -> None:
-        """Train what is missing, and draw the curves."""
+        """Train the missing runs and plot the curves."""
         train_main(size, out, self.methods, self.close)
         draw_curves(read_main(size, out, self.drawn or self.methods), out / f"{self.name}.png", self.title)
 
     def page(self, size: Size, out: Path) -> str:
-        """The table."""
-        found = read_main(size, out, self.methods)
-        return f"{error_table(found)}\n\n{foot(found, f'python -m tools.reproduce {self.name}')}"
+        """The Markdown table of the methods, with its footnote."""
+        groups = read_main(size, out, self.methods)
+        return f"{error_table(groups)}\n\n{foot(groups, f'python -m tools.reproduce {self.name}')}"
 
 
 def error_of(run: Json) -> float:
@@ -95,12 +91,12 @@ def error_of(run: Json) -> float:
 
 
 def by_seed(runs: Sequence[Json], value: Callable[[Json], float]) -> dict[int, float]:
-    """Seed -> value."""
+    """Seed -> value of its run."""
     return {run["settings"]["seed"]: value(run) for run in runs}
 
 
 def error_table(groups: Mapping[str, Sequence[Json]], base: str = "exact") -> str:
-    """A line a method: error, difference to `base` over the seeds they share, loss, time."""
+    """A table with one line for each method: error, difference to `base` over shared seeds, loss, time."""
     rows = []
     exact = by_seed(groups.get(base, ()), error_of)
     for name, runs in groups.items():
@@ -121,8 +117,8 @@ def _time(name: str, runs: Sequence[Json]) -> str:
 
 
 def foot(groups: Mapping[str, Sequence[Json]], command: str) -> str:
-    """What was run, where, when, for how long, and by which command."""
-    runs = [run for each in groups.values() for run in each]
+    """The footnote of a table: what was run, where, when, for how long, and by which command."""
+    runs = [run for group in groups.values() for run in group]
     if not runs:
         return f"Not measured yet: `{command}`"
     where = runs[0]["environment"]
@@ -141,7 +137,7 @@ def foot(groups: Mapping[str, Sequence[Json]], command: str) -> str:
 
 
 def draw_curves(groups: Mapping[str, Sequence[Json]], path: Path, title: str) -> None:
-    """Test error and training loss against epochs, above, and against seconds, below; mean and one deviation."""
+    """Plot test error and training loss against epochs (top) and seconds (bottom); mean and one deviation."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     for name, runs in groups.items():
         epochs = min(len(run["history"]) for run in runs)
@@ -181,7 +177,7 @@ def _number(value: float | None) -> float:
 
 
 def save(figure: Any, path: Path) -> None:
-    """A figure as a PNG; closes it."""
+    """Write a figure as a PNG and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Which direction matters: approximate activations in the forward, in the backward, or in both, with the same bits."""
+"""Train with approximate activations in the forward, in the backward, or in both, with the same bits."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""The gradient's error by bits, depth, layer and training time; bias against variance; nearest against stochastic.
+"""Measure the gradient's error by bits, depth, layer and training time; its bias and variance; both roundings.
 
-The error of one batch is e = g~ - g, its size |e| / |g|. Over many batches b (and roundings) it parts into
+The error of one batch is e = g~ - g, its size |e| / |g|. Over N batches b (and roundings) it consists of
 
-    bias       |mean_b e_b|^2, less what N draws leave of the variance
+    bias       |mean_b e_b|^2 - variance / N
     variance   mean_b |e_b - mean e|^2
-    sampling   mean_b |g_b - mean g|^2, what a minibatch's own gradient strays from the mean: SGD's noise
+    sampling   mean_b |g_b - mean g|^2, the noise of SGD: how far a minibatch's exact gradient is from the mean
 
-all over |mean g|^2, which too is taken without what N draws leave of the variance. Approximation costs nothing where
-bias and variance lie well below sampling.
+all divided by |mean g|^2 - sampling / N. The error does not slow SGD if bias and variance are well below sampling.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from tools.reproduce.table_cells import table
 BITS = (1, 2, 3, 4, 6, 8)
 NOISE_BITS = (2, 4, 8)
 ROUNDINGS = {"nearest": "nearest, channel grid", "stochastic": "stochastic, min-max groups"}
-"""What the two settings of `rounding` use for a batch norm's input: stochastic codes need a range that clips none."""
+"""How a batch norm's input is coded for each value of `rounding`; stochastic codes need a range that clips nothing."""
 STAGES = (0, 20, 100, 390)
 BATCH = 128
 MIDDLE = 20  # the depth whose layers, training time and noise are shown
@@ -50,7 +49,7 @@ Json = dict[str, Any]
 
 
 def measure(size: Size, out: Path) -> None:
-    """Everything that the file lacks, then the picture."""
+    """Measure the depths that the file lacks, then draw the picture."""
     path = out / "gradient_error.json"
     data: Json = json.loads(path.read_text()) if path.exists() else {**environment(), "seconds": 0.0}
     data.setdefault("depths", {})
@@ -59,8 +58,8 @@ def measure(size: Size, out: Path) -> None:
         if str(depth) not in data["depths"]:
             start = time.perf_counter()
             stages = STAGES if size.name != "quick" else STAGES[:2]
-            noisy = depth == (MIDDLE if MIDDLE in size.trained_depths else size.trained_depths[0])
-            data["depths"][str(depth)] = one_depth(depth, dataset, stages, size.draws if noisy else 0)
+            with_noise = depth == (MIDDLE if MIDDLE in size.trained_depths else size.trained_depths[0])
+            data["depths"][str(depth)] = one_depth(depth, dataset, stages, size.draws if with_noise else 0)
             data["seconds"] += time.perf_counter() - start
             print(f"depth {depth}: {time.perf_counter() - start:.0f} s", flush=True)
             write_text(path, json.dumps(data, indent=1) + "\n")
@@ -72,45 +71,48 @@ def one_depth(depth: int, dataset: Dataset, stages: tuple[int, ...], draws: int)
     torch.manual_seed(0)
     model = preact_basic(depth, len(dataset.classes), dataset.image_shape[0]).to(dataset.train_x.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
-    endless = itertools.chain.from_iterable(train_batches(dataset, BATCH, 0, epoch) for epoch in itertools.count(1))
+    training_batches = itertools.chain.from_iterable(
+        train_batches(dataset, BATCH, 0, epoch) for epoch in itertools.count(1)
+    )
     x, y = next(train_batches(dataset, BATCH, 1, 0))
     errors: Json = {}
     torch.compiler.reset()
-    trained = {bits: Trained(model, bits) for bits in (None, *BITS)}
+    copies = {bits: ConvertedCopy(model, bits) for bits in (None, *BITS)}
     for step in range(stages[-1] + 1):
         if step in stages:
-            errors[str(step)] = by_bits(model, trained, x, y)
+            errors[str(step)] = by_bits(model, copies, x, y)
         if step < stages[-1]:
-            images, labels = next(endless)
+            images, labels = next(training_batches)
             optimizer.zero_grad()
             cross_entropy(model(images), labels).backward()
             optimizer.step()
-    found: Json = {"errors": errors}
+    result: Json = {"errors": errors}
     if draws:
         batches = list(itertools.islice(train_batches(dataset, BATCH, 2, 0), draws))
-        found["noise"] = {"batches": len(batches), **noise(model, batches)}
-    return found
+        result["noise"] = {"batches": len(batches), **noise(model, batches)}
+    return result
 
 
-def by_bits(model: nn.Module, trained: dict[int | None, Trained], x: Tensor, y: Tensor) -> Json:
-    """bits -> {"all": the whole gradient's error, "naive": naive training's, "layers": {convolution: its error}}."""
-    for each in trained.values():
-        each.model.load_state_dict(model.state_dict())
-    exact = trained[None].gradients(x, y)
-    whole = torch.cat([g.flatten() for g in exact.values()])
-    found: Json = {}
+def by_bits(model: nn.Module, copies: dict[int | None, ConvertedCopy], x: Tensor, y: Tensor) -> Json:
+    """bits -> {"all": error of the whole gradient, "naive": of naive training's, "layers": {convolution: error}}."""
+    for converted in copies.values():
+        converted.model.load_state_dict(model.state_dict())
+    exact = copies[None].gradients(x, y)
+    exact_vector = torch.cat([g.flatten() for g in exact.values()])
+    errors: Json = {}
     for bits in BITS:
-        ours = trained[bits].gradients(x, y)
-        layers = {name: size_of(ours[name] - g, g) for name, g in exact.items() if g.ndim == 4}
-        error = torch.cat([g.flatten() for g in ours.values()]) - whole
-        naive = Trained(stream(copy.deepcopy(model), Streams(bits, forward=True, backward=True)), None)
-        theirs = torch.cat([g.flatten() for g in naive.gradients(x, y).values()]) - whole
-        found[str(bits)] = {"all": size_of(error, whole), "naive": size_of(theirs, whole), "layers": layers}
-    return found
+        coded = copies[bits].gradients(x, y)
+        layers = {name: size_of(coded[name] - g, g) for name, g in exact.items() if g.ndim == 4}
+        error = torch.cat([g.flatten() for g in coded.values()]) - exact_vector
+        naive = ConvertedCopy(stream(copy.deepcopy(model), Streams(bits, forward=True, backward=True)), None)
+        naive_error = torch.cat([g.flatten() for g in naive.gradients(x, y).values()]) - exact_vector
+        sizes = {"all": size_of(error, exact_vector), "naive": size_of(naive_error, exact_vector)}
+        errors[str(bits)] = {**sizes, "layers": layers}
+    return errors
 
 
-class Trained:
-    """A copy of `model`, converted (bits None: as it is), that gives gradients and is never updated."""
+class ConvertedCopy:
+    """A copy of `model`, converted unless bits is None, that computes gradients and is never updated."""
 
     def __init__(self, model: nn.Module, bits: int | None, **options: Any) -> None:
         self.model = copy.deepcopy(model)
@@ -124,63 +126,64 @@ class Trained:
         return {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
 
     def flat(self, x: Tensor, y: Tensor) -> Tensor:
-        """All of them as one float64 vector."""
+        """All gradients as one float64 vector."""
         return torch.cat([g.flatten().double() for g in self.gradients(x, y).values()])
 
 
 def noise(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Json:
     """`bits rounding` -> bias, variance, sampling, all over |mean g|^2, and the cosine of the mean gradients."""
-    exact = torch.stack(list(_flat(Trained(model, None), batches)))
-    middle = exact.mean(0)
-    unit, spread = bias_and_variance(exact)
-    found: Json = {}
+    exact = torch.stack(list(_flat(ConvertedCopy(model, None), batches)))
+    exact_mean = exact.mean(0)
+    squared_length, sampling = bias_and_variance(exact)
+    noise_by_setting: Json = {}
     for bits in NOISE_BITS:
         for rounding in ROUNDINGS:
             torch.compiler.reset()
-            ours = torch.stack(list(_flat(Trained(model, bits, rounding=rounding), batches)))
-            bias, variance = bias_and_variance(ours - exact)
-            mean = ours.mean(0)
-            found[f"{bits} bits, {ROUNDINGS[rounding]}"] = {
-                "bias": float(bias / unit), "variance": float(variance / unit), "sampling": float(spread / unit),
-                "cosine": float(mean @ middle / (mean.norm() * middle.norm())),
+            coded = torch.stack(list(_flat(ConvertedCopy(model, bits, rounding=rounding), batches)))
+            bias, variance = bias_and_variance(coded - exact)
+            mean = coded.mean(0)
+            noise_by_setting[f"{bits} bits, {ROUNDINGS[rounding]}"] = {
+                "bias": float(bias / squared_length), "variance": float(variance / squared_length),
+                "sampling": float(sampling / squared_length),
+                "cosine": float(mean @ exact_mean / (mean.norm() * exact_mean.norm())),
             }  # fmt: skip
-    return found
+    return noise_by_setting
 
 
 def bias_and_variance(errors: Tensor) -> tuple[Tensor, Tensor]:
-    """(squared bias, variance) of `errors` [draws, elements], summed over the elements; both without bias of their own.
+    """Unbiased estimates of (squared bias, variance) of `errors` [draws, elements], summed over the elements.
 
-    The mean of N draws still holds 1/N of the variance, which is taken off; the squared bias can come out below 0.
+    The squared mean of N draws contains 1/N of the variance, which is subtracted; the result can be below 0.
     """
     mean = errors.mean(0)
     variance = (errors - mean).square().sum() / (len(errors) - 1)
     return mean.square().sum() - variance / len(errors), variance
 
 
-def _flat(trained: Trained, batches: list[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+def _flat(converted: ConvertedCopy, batches: list[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
     for x, y in batches:
-        yield trained.flat(x, y)
+        yield converted.flat(x, y)
 
 
 def size_of(error: Tensor, exact: Tensor) -> float:
-    """|error| / |exact|."""
+    """The relative size |error| / |exact|."""
     return float(error.norm() / exact.norm())
 
 
 def page(size: Size, out: Path) -> str:
-    """The table of bias and variance."""
+    """The Markdown table of bias and variance, with its footnote."""
     path = out / "gradient_error.json"
     if not path.exists():
         return "Not measured yet: `python -m tools.reproduce gradient-error`"
     data = json.loads(path.read_text())
-    noisy = next((found for found in data["depths"].values() if "noise" in found), None)
+    measured = next((depth for depth in data["depths"].values() if "noise" in depth), None)
     rows = []
-    for name, row in (noisy["noise"] if noisy else {}).items():
+    for name, row in (measured["noise"] if measured else {}).items():
         if name != "batches":
             rows.append(
                 (name, *(f"{row[key]:.2g}" for key in ("bias", "variance", "sampling")), f"{row['cosine']:.5f}")
             )
-    count = noisy["noise"]["batches"] if noisy else 0
+    count = measured["noise"]["batches"] if measured else 0
     where = f"{data['device']}, torch {data['torch']}, {data['date'][:10]}"
     return (
         f"{table(HEADS, rows)}\n\nAll over the squared length of the mean gradient; {count} "

@@ -1,4 +1,4 @@
-"""The picture of the gradient's error: by bits and depth, by layer, by training time, and against SGD's own noise."""
+"""Plot the gradient's error: by bits and depth, by layer, by training time, and relative to SGD's noise."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tools.reproduce.comparison import save
 
 COLOURS = {"1": "#000000", "2": "#009E73", "3": "#CC79A7", "4": "#D55E00", "6": "#999999", "8": "#0072B2"}
 DEPTH_COLOURS = ("#56B4E9", "#0072B2", "#D55E00", "#000000")
-Found = dict[str, Any]
+Json = dict[str, Any]
 
 
-def draw(depths: Found, middle: str, path: Path) -> None:
-    """`depths`: depth -> what `gradient_error.one_depth` found. middle: the depth that the other panels show."""
+def draw(depths: Json, middle: str, path: Path) -> None:
+    """Draw the PNG `path`. depths: depth -> result of `gradient_error.one_depth`; middle: the depth in most panels."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 8.4), layout="constrained")
     middle = middle if middle in depths else next(iter(depths))
     _depths(axes[0, 0], depths)
@@ -35,9 +35,9 @@ def draw(depths: Found, middle: str, path: Path) -> None:
     save(figure, path)
 
 
-def _depths(axis: Axes, depths: Found) -> None:
-    for colour, (depth, found) in zip(DEPTH_COLOURS, depths.items(), strict=False):
-        last = list(found["errors"].values())[-1]
+def _depths(axis: Axes, depths: Json) -> None:
+    for colour, (depth, result) in zip(DEPTH_COLOURS, depths.items(), strict=False):
+        last = list(result["errors"].values())[-1]
         bits = list(map(int, last))
         axis.plot(bits, [row["all"] for row in last.values()], "o-", color=colour, label=f"depth {depth}")
         axis.plot(bits, [row["naive"] for row in last.values()], ":", color=colour)
@@ -47,7 +47,7 @@ def _depths(axis: Axes, depths: Found) -> None:
     axis.legend()
 
 
-def _layers(axis: Axes, errors: Found, depth: str) -> None:
+def _layers(axis: Axes, errors: Json, depth: str) -> None:
     last = list(errors.values())[-1]
     for bits, row in last.items():
         axis.plot(list(row["layers"].values()), color=COLOURS[bits], label=bits)
@@ -58,7 +58,7 @@ def _layers(axis: Axes, errors: Found, depth: str) -> None:
     axis.legend(title="bits", fontsize=8, ncols=6, loc="upper center")
 
 
-def _time(axis: Axes, errors: Found, depth: str) -> None:
+def _time(axis: Axes, errors: Json, depth: str) -> None:
     steps = list(map(int, errors))
     for bits in next(iter(errors.values())):
         axis.plot(steps, [row[bits]["all"] for row in errors.values()], "o-", color=COLOURS[bits], label=bits)
@@ -69,7 +69,7 @@ def _time(axis: Axes, errors: Found, depth: str) -> None:
     axis.legend(title="bits", fontsize=8, ncols=6, loc="upper center")
 
 
-def _noise(axis: Axes, noise: Found) -> None:
+def _noise(axis: Axes, noise: Json) -> None:
     names = [name for name in noise if name != "batches"]
     places = list(range(len(names)))
     smallest = min(row["variance"] for name, row in noise.items() if name != "batches") / 100

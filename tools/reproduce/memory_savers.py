@@ -1,4 +1,4 @@
-"""Other memory savers in the same harness: time, memory, gradient and accuracy of each on one page."""
+"""Other methods that save memory, measured alike: time, memory, gradient and accuracy of each in one table."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ MEBI = 2**20
 
 @dataclass(frozen=True)
 class Saver:
-    """One line of the page. system, target: what the worker runs; method: whose training runs give its accuracy.
+    """One line of the table. system, target: what the worker runs; method: whose training runs give its accuracy.
 
-    method is None where the gradient is the exact one up to the order of its sums. same_net: its gradient can be
-    compared with the main net's. inductor: it needs a C++ compiler.
+    method is None if the gradient is exact up to the order of summation. same_net: its gradient can be compared with
+    the main net's. inductor: it needs a C++ compiler.
     """
 
     name: str
@@ -66,13 +66,13 @@ HEADS = ("saver", "step, ms", "saved, MiB", "peak, MiB", "gradient cosine", "tes
 
 
 def savers_of(size: Size) -> tuple[Saver, ...]:
-    """Those that can run without a C++ compiler, where the size does without; on a CPU there is no host to move to."""
-    able = [saver for saver in TABLE if size.compiler == "inductor" or not saver.inductor]
-    return tuple(saver for saver in able if saver.target != "offload" or torch.cuda.is_available())
+    """The savers that can run: without a C++ compiler if the size uses none, and offloading only on a GPU."""
+    available = [saver for saver in TABLE if size.compiler == "inductor" or not saver.inductor]
+    return tuple(saver for saver in available if saver.target != "offload" or torch.cuda.is_available())
 
 
 def measure(size: Size, out: Path) -> None:
-    """One step of every saver, alternated, unless it was measured before; then train what is missing."""
+    """Measure alternating steps of every saver, unless they are stored; then train the missing runs."""
     path = out / "savers.json"
     if not path.exists():
         rows = steps_of(savers_of(size), Config(compiler=size.compiler), BATCH, STEPS)
@@ -81,37 +81,41 @@ def measure(size: Size, out: Path) -> None:
 
 
 def steps_of(savers: tuple[Saver, ...], config: Config, batch: int, steps: int) -> dict[str, Json]:
-    """Saver -> step_seconds (median of `steps` alternated ones), saved_bytes, peak_bytes, cosine (None: other net)."""
+    """Saver -> step_seconds (median of alternating steps), saved_bytes, peak_bytes, cosine (None: other net)."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        found: dict[str, dict[str, Any]] = {}
-        asked: dict[str, Connection] = {}
+        measured: dict[str, dict[str, Any]] = {}
+        workers: dict[str, Connection] = {}
         for index, saver in enumerate(savers):
-            place, own = Path(folder) / str(index), config_of(saver.system, config)
-            job = Job(saver.system, f"{NETS}:{saver.target}", batch, "float32", own, str(place))
-            asked[saver.name] = stack.enter_context(worker(job))
+            job_folder, saver_config = Path(folder) / str(index), config_of(saver.system, config)
+            job = Job(saver.system, f"{NETS}:{saver.target}", batch, "float32", saver_config, str(job_folder))
+            workers[saver.name] = stack.enter_context(worker(job))
             print(f"{saver.name}: first step, memory", flush=True)
-            found[saver.name] = {**ask(asked[saver.name], "first"), **ask(asked[saver.name], "memory"), "seconds": []}
-            found[saver.name]["gradient"] = torch.load(place / "gradients.pt", weights_only=True)
+            measured[saver.name] = {
+                **ask(workers[saver.name], "first"),
+                **ask(workers[saver.name], "memory"),
+                "seconds": [],
+            }
+            measured[saver.name]["gradient"] = torch.load(job_folder / "gradients.pt", weights_only=True)
         for _ in range(steps):
             for saver in savers:
-                found[saver.name]["seconds"].append(ask(asked[saver.name], "step")["seconds"])
-    exact = found[savers[0].name]["gradient"]
-    return {saver.name: _row(saver, found[saver.name], exact) for saver in savers}
+                measured[saver.name]["seconds"].append(ask(workers[saver.name], "step")["seconds"])
+    exact = measured[savers[0].name]["gradient"]
+    return {saver.name: _row(saver, measured[saver.name], exact) for saver in savers}
 
 
-def _row(saver: Saver, found: dict[str, Any], exact: Tensor) -> Json:
-    gradient = found["gradient"]
+def _row(saver: Saver, result: dict[str, Any], exact: Tensor) -> Json:
+    gradient = result["gradient"]
     return {
-        "step_seconds": statistics.median(found["seconds"]),
-        "compile_seconds": found["compile_seconds"],
-        "saved_bytes": found["saved_bytes"],
-        "peak_bytes": found["peak_bytes"],
+        "step_seconds": statistics.median(result["seconds"]),
+        "compile_seconds": result["compile_seconds"],
+        "saved_bytes": result["saved_bytes"],
+        "peak_bytes": result["peak_bytes"],
         "cosine": float(gradient @ exact / (gradient.norm() * exact.norm())) if saver.same_net else None,
     }
 
 
 def page(size: Size, out: Path) -> str:
-    """The table."""
+    """The Markdown table of the savers, with its footnote."""
     path = out / "savers.json"
     if not path.exists():
         return "Not measured yet: `python -m tools.reproduce savers`"

@@ -1,4 +1,4 @@
-"""How a model is trained: one line a method. What is compared in the experiments are these names."""
+"""The methods of training that the experiments compare by name, one line for each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from approx_fx.bench import baselines
 from approx_fx.config import Config
 from tools.lib.settings import Settings
-from tools.lib.training import as_asked
+from tools.lib.training import with_approx_fx
 from tools.lib.user_errors import pick
 from tools.reproduce.schemes.actnn import convert_to_actnn
 from tools.reproduce.schemes.approximate_streams import Streams, stream
@@ -21,10 +21,10 @@ Apply = Callable[[nn.Module, Settings], nn.Module]
 
 @dataclass(frozen=True)
 class Method:
-    """bits: of what the backward reads, None where that is exact. grid: of approx_fx, "" for all that is not approx_fx.
+    """One method. bits: of the activations that the backward reads, None if exact. grid: of approx_fx, "" for others.
 
-    runs: "compiled" by Inductor, "eager", or "emulated": its time and memory say nothing. swap: model -> the model that
-    takes its place, for a method that is an architecture.
+    runs: "compiled" by Inductor, "eager", or "emulated", whose time and memory are not meaningful. swap: pairs of a
+    model and the model that replaces it, for a method that is an architecture.
     """
 
     name: str
@@ -41,7 +41,7 @@ def _streams(bits: int, forward: bool, backward: bool) -> Apply:
 
 
 def _system(name: str) -> Apply:
-    """A system of `approx-fx compare`; only its forward is replaced, so that the model keeps its parameters' names."""
+    """A system of `approx-fx compare`, which replaces only the model's forward, so that parameters keep their names."""
 
     def apply(model: nn.Module, _: Settings) -> nn.Module:
         trained = baselines.apply(name, model, Config())
@@ -56,9 +56,10 @@ def _system(name: str) -> Apply:
 REVNET = (("preact_resnet164", "revnet164"), ("preact_basic20", "revnet32"), ("preact_basic8", "revnet20"))
 WIDTHS = (8, 4, 2)
 TABLE = (
-    Method("exact", "torch.compile's own partition, exact gradients", None, "compiled", as_asked, "gaussian"),
-    *(Method(f"ours-{k}", f"approx_fx, {k} bits", k, "compiled", as_asked, "gaussian") for k in WIDTHS),
-    *(Method(f"blpa-{k}", f"approx_fx on the paper's grid, {k} bits", k, "compiled", as_asked, "blpa") for k in WIDTHS),
+    Method("exact", "torch.compile's own partition, exact gradients", None, "compiled", with_approx_fx, "gaussian"),
+    *(Method(f"ours-{k}", f"approx_fx, {k} bits", k, "compiled", with_approx_fx, "gaussian") for k in WIDTHS),
+    *(Method(f"blpa-{k}", f"approx_fx on the paper's grid, {k} bits", k, "compiled", with_approx_fx,
+             "blpa") for k in WIDTHS),
     *(Method(f"naive-{k}", f"{k}-bit activations in the forward and the backward", k, "emulated",
              _streams(k, True, True)) for k in WIDTHS),
     *(Method(f"forward-{k}", f"{k}-bit activations in the forward, exact ones in the backward", k, "emulated",
@@ -73,16 +74,16 @@ METHODS = {method.name: method for method in TABLE}
 
 
 def method(name: str) -> Method:
-    """The method `name`. Raises UserError for one that is not known."""
+    """Look up the method `name`. Raises UserError if it is unknown."""
     return METHODS[pick("method", name, METHODS)]
 
 
 def convert(model: nn.Module, settings: Settings) -> nn.Module:
-    """`model` as the settings' method trains it; the model may be changed in place."""
+    """Apply the settings' method to `model`, which may be changed in place; return the model to train."""
     return METHODS[settings.method].apply(model, settings)
 
 
 def model_of(name: str, model: str) -> str:
-    """The model that stands for `model` under the method `name`. Raises UserError where there is none."""
+    """The name of the model that the method `name` trains in place of `model`. Raises UserError if there is none."""
     swap = dict(method(name).swap)
     return swap[pick(f"{name} for the model", model, swap)] if swap else model

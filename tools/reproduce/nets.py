@@ -1,4 +1,4 @@
-"""Small nets of other kinds, for the digits (8x8) and for text."""
+"""Small nets for the digits (8x8), and the main net under other methods that save memory."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def tanh_net(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
 
 def preact_basic(depth: int, num_classes: int, in_channels: int) -> PreActResNet:
     """Pre-activation ResNet of 3x3 pairs, depth 6n + 2: (N, in_channels, H, W) -> (N, num_classes)."""
-    blocks, rest = divmod(depth - 2, 6)
-    if rest or blocks < 1:
+    blocks, remainder = divmod(depth - 2, 6)
+    if remainder or blocks < 1:
         raise ValueError(f"depth must be 6n + 2 with n >= 1, got {depth}")
     return PreActResNet(basic, blocks, (16, 32, 64), num_classes, in_channels)
 
@@ -76,12 +76,12 @@ def banner(batch: int = 64) -> Labelled:
 
 
 def revnet(batch: int = 64) -> Labelled:
-    """The reversible net with as many parameters, on the same noise."""
+    """The reversible net with as many parameters as `main`, on the same noise."""
     return _labelled(revnet32_net, batch)
 
 
 def offload(batch: int = 64) -> Labelled:
-    """`main`, what it saves being moved to the host's memory."""
+    """`main` with its saved tensors moved to the host's memory."""
     model, inputs, loss = main(batch)
     forward = model.forward
 

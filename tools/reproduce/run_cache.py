@@ -1,6 +1,6 @@
-"""Training runs that experiments share: one JSON file a run, made once, continued where it was stopped.
+"""A cache of training runs that experiments share: one JSON file a run; interrupted runs continue.
 
-A run is OUT/GROUP/METHOD-seedN.json: its settings, its environment, and every epoch. Two experiments that ask for the
+A run is OUT/GROUP/METHOD-seedN.json, with its settings, its environment and every epoch. Two experiments that use the
 same method in the same group read the same file.
 """
 
@@ -31,26 +31,26 @@ Json = dict[str, Any]
 console = Console()
 
 
-class Pool:
-    """The runs under `out`; the checkpoints of unfinished ones are in its folder `unfinished`."""
+class RunCache:
+    """The runs in the folder `out`; checkpoints of unfinished runs are in `out/unfinished`."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
 
     def path(self, group: str, name: str, seed: int) -> Path:
-        """The file of one run."""
+        """The path of one run's file."""
         return self.out / group / f"{name}-seed{seed}.json"
 
     def read(self, group: str, name: str, seeds: Sequence[int]) -> list[Json]:
-        """The finished runs of a method, in the order of the seeds; those that are missing are left out."""
+        """The finished runs of a method, in the order of the seeds; missing ones are left out."""
         paths = [self.path(group, name, seed) for seed in seeds]
         return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
 
     def train(self, group: str, names: Sequence[str], seeds: Sequence[int], dataset: Dataset, base: Settings) -> None:
-        """Run what is missing of every method and seed, seed by seed.
+        """Train every method and seed that has no finished run, seed by seed.
 
         Raises:
-            UserError: a file holds a run of other settings.
+            UserError: a file holds a run with other settings.
         """
         device = dataset.train_x.device
         for seed in seeds:
@@ -59,7 +59,7 @@ class Pool:
                 settings = replace(
                     base, seed=seed, method=name, bits=chosen.bits, grid=chosen.grid or base.grid, model=model
                 )
-                self.once(
+                self.run_once(
                     group,
                     name,
                     seed,
@@ -67,27 +67,27 @@ class Pool:
                     partial(_train, settings, dataset, device, self.out / "unfinished" / group),
                 )
 
-    def once(self, group: str, name: str, seed: int, settings: Json, run: Callable[[str], Json]) -> None:
-        """Call `run` unless its result is there; keep the result with `settings`, date and environment."""
+    def run_once(self, group: str, name: str, seed: int, settings: Json, run: Callable[[str], Json]) -> None:
+        """Call `run` unless its result is cached; store the result with `settings`, date and environment."""
         path = self.path(group, name, seed)
         settings = json.loads(json.dumps(settings))
         if path.exists():
-            other = differences(json.loads(path.read_text(encoding="utf-8"))["settings"], settings)
-            if other:
-                raise UserError(f"{path} holds a run with {other}. Delete it, or give another --out.")
+            changed = differences(json.loads(path.read_text(encoding="utf-8"))["settings"], settings)
+            if changed:
+                raise UserError(f"{path} holds a run with {changed}. Delete it, or give another --out.")
             return
-        found = run(f"{group} {name} seed {seed}")
+        result = run(f"{group} {name} seed {seed}")
         content = {
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "environment": environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
             "settings": settings,
-            **found,
+            **result,
         }
         write_text(path, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
 
 
 def _train(settings: Settings, dataset: Dataset, device: torch.device, folder: Path, title: str) -> Json:
-    """One run of a net on images, with its checkpoint in `folder` until it is done."""
+    """Train a net on images, with its checkpoint in `folder` until it is done."""
     torch.compiler.reset()  # else the ninth run would meet Dynamo's recompile limit and fall back to eager
     checkpoint = folder / f"{settings.method}-seed{settings.seed}.pt"
     run = Run(settings, dataset, device, checkpoint, convert, reports=bool(method(settings.method).grid))
@@ -107,11 +107,11 @@ def _train(settings: Settings, dataset: Dataset, device: torch.device, folder: P
 
 
 def final(run: Json, what: str) -> float:
-    """The last epoch's value of `what`, a field of Epoch; NaN where training diverged."""
+    """The last epoch's value of `what`, a field of Epoch; NaN if training diverged."""
     value = run["history"][-1][what]
     return math.nan if value is None else float(value)
 
 
 def seconds(runs: Sequence[Json]) -> float:
-    """What the runs took, training and compiling."""
+    """The seconds that the runs took for training and compiling."""
     return sum(final(run, "total_seconds") + run["compile_seconds"] for run in runs)

@@ -1,4 +1,4 @@
-"""How large the experiments are: quick for CI, default for two cores and an hour or two, full for a GPU."""
+"""The sizes of the experiments: quick for CI, default for an hour or two on two cores, full for a GPU."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Size:
         data, shrink: the data set of the main comparison, each image averaged over shrink x shrink pixels.
         model, epochs, batch, augment: its net and its training.
         small_epochs: of the digits, on which architectures are compared.
-        seeds, more_seeds: one run each; the second only of methods that lie within each other's noise.
-        compiler: of what is compiled.
-        text_steps: of the models of text.
-        depths, trained_depths: of the memory table, and of the gradient's error.
-        draws: batches and roundings that bias and variance are averaged over.
+        seeds, more_seeds: one run each; more_seeds only for methods whose results lie within each other's noise.
+        compiler: "inductor" or "eager", for the methods that compile.
+        text_steps: training steps of the text models.
+        depths, trained_depths: depths in the memory table, and in the measurement of the gradient's error.
+        draws: the batches over which bias and variance are averaged.
         out: folder of the results.
     """
 
@@ -63,7 +63,7 @@ FULL = Size(
 
 
 def size_of(quick: bool, full: bool) -> Size:
-    """The size that the two flags ask for. Raises UserError for both at once."""
+    """The size that the two flags select. Raises UserError if both are given."""
     if quick and full:
         raise UserError("Give --quick or --full, not both; neither is the default size.")
     return QUICK if quick else FULL if full else DEFAULT

@@ -1,4 +1,4 @@
-"""Means, spreads and differences of runs, as numbers and as cells of a table."""
+"""Means, standard deviations and differences of runs, as numbers and as cells of a Markdown table."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean of some values, their standard deviation, and the mean's standard error.
+    """The mean of some values, their standard deviation, and the standard error of the mean.
 
-    The last two are None for one value; all are NaN where a value is.
+    The last two are None for one value; all are NaN if a value is NaN.
     """
 
     mean: float
@@ -20,7 +20,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of one value or more."""
+        """Compute the spread of at least one value."""
         count = len(values)
         mean = sum(values) / count
         if count == 1:
@@ -30,22 +30,22 @@ class Spread:
 
 
 def paired(values: Mapping[int, float], exact: Mapping[int, float]) -> Spread | None:
-    """The differences to the exact runs, seed by seed: what all runs of a seed share falls out.
+    """The spread of the differences to exact runs of the same seeds, which cancels what a seed's runs share.
 
-    values, exact: seed -> value. None where they have no seed in common.
+    values, exact: seed -> value. None if they have no seed in common.
     """
-    both = [seed for seed in values if seed in exact]
-    return Spread.of([values[seed] - exact[seed] for seed in both]) if both else None
+    shared_seeds = [seed for seed in values if seed in exact]
+    return Spread.of([values[seed] - exact[seed] for seed in shared_seeds]) if shared_seeds else None
 
 
 def with_deviation(values: Sequence[float], digits: int = 2) -> str:
-    """`mean ± standard deviation`, `mean` for one value, `diverged` where a value is no number."""
+    """`mean ± standard deviation`; `mean` for one value, `diverged` if a value is NaN."""
     spread = Spread.of(values)
     return _cell(f"{spread.mean:.{digits}f}", spread.mean, spread.deviation, digits)
 
 
 def with_error(spread: Spread | None, digits: int = 2) -> str:
-    """`+mean ± standard error`, of a difference; of a single one, that it is; nothing for None."""
+    """`+mean ± standard error` of differences; `+mean, one seed` for a single one; '' for None."""
     if spread is None:
         return ""
     text = _cell(f"{spread.mean:+.{digits}f}", spread.mean, spread.error, digits)
@@ -59,6 +59,6 @@ def _cell(text: str, mean: float, spread: float | None, digits: int) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right of the first column."""
+    """A Markdown table, the first column left-aligned, the others right-aligned."""
     lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * (len(heads) - 1)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])

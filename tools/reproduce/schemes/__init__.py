@@ -1,1 +1,1 @@
-"""Other ways to train with few bits or little memory, as modules and hooks of plain PyTorch."""
+"""Other methods of training with few bits or little memory, as modules and hooks of plain PyTorch."""

@@ -1,8 +1,8 @@
-"""ActNN's scheme (Chen et al., ICML 2021) at 2 bits: every tensor that autograd saves is coded by itself.
+"""ActNN's scheme (Chen et al., ICML 2021) at 2 bits: every tensor that autograd saves is encoded separately.
 
-Groups of 256 neighbours share a low end and a step; a code is drawn by stochastic rounding, so that it is right on
-average. Batch norm's input, the convolution's input and whatever else is saved have codes of their own, nothing is
-shared along a chain; a ReLU keeps one bit for its mask. Their adaptive bits around an average are left out.
+Groups of 256 neighbours share a minimum and a step; codes are rounded stochastically, without bias. Batch norm's input,
+the convolution's input and every other saved tensor have separate codes; a ReLU saves one bit an element as its mask.
+ActNN's adaptive choice of bits is left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Coded:
 
 
 def convert_to_actnn(model: nn.Module, bits: int = 2) -> nn.Module:
-    """Wrap the forward in hooks that code what it saves, and replace ReLUs by ones that save a bit; in place."""
+    """Wrap the forward in hooks that encode saved tensors, and replace ReLUs by ones that save bits; in place."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU):
@@ -41,13 +41,13 @@ def convert_to_actnn(model: nn.Module, bits: int = 2) -> nn.Module:
 
 
 def with_codes(forward: Callable[..., Any], model: nn.Module, bits: int) -> Callable[..., Any]:
-    """`forward` under the hooks. A float32 tensor that is no parameter of `model`, from SMALLEST bytes on, is coded."""
+    """Wrap `forward` in hooks that encode float32 tensors of at least SMALLEST bytes, except parameters of `model`."""
 
     def coded(*args: Any) -> Any:
-        own = {parameter.data_ptr() for parameter in model.parameters()}
+        parameter_pointers = {parameter.data_ptr() for parameter in model.parameters()}
 
         def pack(x: Tensor) -> Tensor | Coded:
-            if x.dtype != torch.float32 or 4 * x.numel() < SMALLEST or x.data_ptr() in own:
+            if x.dtype != torch.float32 or 4 * x.numel() < SMALLEST or x.data_ptr() in parameter_pointers:
                 return x
             key = torch.randint(stochastic.HASH_MASK, (), device=x.device)
             flat = nn.functional.pad(x.flatten(), (0, -x.numel() % GROUP))
@@ -70,7 +70,7 @@ def with_codes(forward: Callable[..., Any], model: nn.Module, bits: int) -> Call
 
 
 class BitRelu(nn.Module):
-    """ReLU that keeps one bit an element for its backward."""
+    """ReLU that saves one bit an element for its backward."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As nn.ReLU."""

@@ -1,16 +1,16 @@
-"""Where the approximation goes: into the forward, the backward, both or neither, with everything else alike.
+"""Use approximate activations in the forward, in the backward, in both or in neither, with everything else equal.
 
-Behind each batch norm and ReLU a pre-activation net has two streams: the value that the next convolution computes
-with, and the one that its weight gradient and batch norm's own backward read. Either is exact or read back from codes:
+After each batch norm and ReLU a pre-activation net has two streams: the value that the next convolution reads, and the
+value that its weight gradient and the batch norm's backward read. Each of them is exact or decoded from codes:
 
     forward  backward
     exact    exact     plain training
     exact    codes     approx_fx, and Chakrabarti & Moseley (NeurIPS 2019)
     codes    codes     naive: quantize what is computed with, then backpropagate through it
-    codes    exact     the reverse, to see which of the two matters
+    codes    exact     the reverse, to show which of the two matters
 
-The masks are the exact forward's in all four: the grids have an edge at the ReLU's threshold. Emulated in float32: this
-shows what the error does, not what is saved.
+The masks are those of the exact forward in all four cases, because the grids have an edge at the ReLU's threshold. The
+codes are emulated in float32, which shows the effect of the error but saves no memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from models.preact_resnet import PreActResNet
 
 @dataclass(frozen=True)
 class Streams:
-    """bits and grid of the channel quantizer, and which streams read its codes."""
+    """The bits and grid of the channel quantizer, and which of the streams are decoded from its codes."""
 
     bits: int
     forward: bool
@@ -36,7 +36,7 @@ class Streams:
 
 
 class Pair(NamedTuple):
-    """One activation as both streams see it, both float32 [N, C, H, W]. Only `value` has a gradient."""
+    """One activation in both streams, float32 [N, C, H, W]: `value` for the forward, `read` for the backward."""
 
     value: Tensor
     read: Tensor
@@ -46,7 +46,7 @@ def stream(model: nn.Module, streams: Streams) -> nn.Module:
     """Replace the norms and convolutions of a pre-activation ResNet in place; returns the model.
 
     Raises:
-        TypeError: another network, where a value may have readers that this file does not know.
+        TypeError: `model` is another network, in which a value may have readers that are not handled here.
     """
     if not isinstance(model, PreActResNet):
         raise TypeError(f"only a PreActResNet has its streams apart, not a {type(model).__name__}")
@@ -56,7 +56,7 @@ def stream(model: nn.Module, streams: Streams) -> nn.Module:
 
 
 def read_back(h: Tensor, mean: Tensor, rstd: Tensor, norm: nn.BatchNorm2d, mask: Tensor, streams: Streams) -> Tensor:
-    """What the codes of `h`, float32 [N, C, H, W], give back: as the ops that training uses, but never packed.
+    """Encode and decode `h`, float32 [N, C, H, W], as the ops of training do, but without packing the codes.
 
     mask: the ReLU's, bool, h's shape.
     """
@@ -80,7 +80,7 @@ def _replace(module: nn.Module, streams: Streams, last: nn.Module) -> None:
 
 
 class PairedNormRelu(nn.Module):
-    """Batch norm and ReLU: [N, C, H, W] -> a Pair, or its value alone. Testing computes as training does."""
+    """Batch norm and ReLU: [N, C, H, W] -> a Pair, or its value if `alone`. Evaluation computes as training does."""
 
     def __init__(self, norm: nn.Module, streams: Streams, alone: bool) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class PairedNormRelu(nn.Module):
 
 
 class PairedConv(nn.Module):
-    """A convolution of a Pair, or of a plain tensor, whose two streams are one."""
+    """A convolution of a Pair, or of a plain tensor, whose two streams are equal."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class PairedConv(nn.Module):
 class _NormRelu(torch.autograd.Function):
     """(h, gamma, beta, mean, rstd) -> the two streams of relu(gamma z + beta), z = (h - mean) rstd.
 
-    dL/dh = gamma rstd (g - mean(g) - z~ mean(g z~)), dL/dgamma = sum(g z~), z~ what the backward stream holds.
+    dL/dh = gamma rstd (g - mean(g) - z~ mean(g z~)), dL/dgamma = sum(g z~), z~ the backward stream's value of z.
     """
 
     @staticmethod
@@ -136,10 +136,10 @@ class _NormRelu(torch.autograd.Function):
         z = normalise(h)
         mask = z * gamma + beta > 0
         coded = normalise(read_back(h, mean, rstd, norm, mask, streams)) if streams.forward or streams.backward else z
-        value, kept = (coded if streams.forward else z), (coded if streams.backward else z)
-        ctx.save_for_backward(kept, mask, rstd, weight)
-        # A bin's middle may lie beyond a threshold that was clamped onto the data's range; a ReLU's output does not.
-        out, read = (torch.where(mask, (x * gamma + beta).clamp_min(0), 0.0) for x in (value, kept))
+        value, saved = (coded if streams.forward else z), (coded if streams.backward else z)
+        ctx.save_for_backward(saved, mask, rstd, weight)
+        # A bin's middle may be beyond a threshold clamped to the data's range; a ReLU's output is not.
+        out, read = (torch.where(mask, (x * gamma + beta).clamp_min(0), 0.0) for x in (value, saved))
         ctx.mark_non_differentiable(read)
         return out, read
 
@@ -155,7 +155,7 @@ class _NormRelu(torch.autograd.Function):
 
 
 class _Conv(torch.autograd.Function):
-    """conv(value, W) without bias; the weight gradient reads `read`."""
+    """conv(value, W) without bias, whose weight gradient is computed from `read`."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, read: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:

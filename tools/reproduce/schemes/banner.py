@@ -6,8 +6,8 @@ Range BN   x^ = (x - mean) / (C(n) range(x - mean)),  range = max - min,  C(n) =
            layer below, all rounded to 255 steps of a tensor's range; the gradient's rounding is stochastic.
 bifurcated the weight gradient reads the layer's gradient as it is, not its 8-bit copy.
 
-What is saved is what the forward computed with, a byte a value, and a bit for each ReLU's mask. The forward is not
-exact, that is their method.
+The tensors that the forward computes with are saved, one byte an element, and one bit an element for each ReLU's mask.
+In this method the forward is not exact.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def convert_to_8_bits(model: nn.Module) -> nn.Module:
 def quantize(x: Tensor, stochastic: bool = False) -> tuple[Tensor, Tensor]:
     """(codes uint8, [low, step] float32) over the range of the whole tensor; zero is one of the values.
 
-    stochastic: rounded up or down at random, right on average; draws from torch's global generator.
+    stochastic: rounded up or down at random, without bias; draws from torch's global generator.
     """
     low, high = torch.aminmax(x)
     low, high = low.clamp_max(0), high.clamp_min(0)
@@ -60,7 +60,7 @@ def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 class QuantizedConv(nn.Module):
-    """A convolution without bias whose weights, input and passed-on gradient have 8 bits."""
+    """A convolution without bias with 8-bit weights, input and input gradient."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -86,15 +86,15 @@ class _Conv(torch.autograd.Function):
         codes, scale, weight = ctx.saved_tensors
         x, rounded = dequantize(codes, scale), dequantize(*quantize(weight))
         coarse = dequantize(*quantize(gradients[0], stochastic=True))
-        rest = (None, ctx.stride, ctx.padding, [1, 1], False, [0, 0], 1)
+        arguments = (None, ctx.stride, ctx.padding, [1, 1], False, [0, 0], 1)
         backward = torch.ops.aten.convolution_backward
-        to_input, _, _ = backward(coarse, x, rounded, *rest, [True, False, False])
-        _, to_weight, _ = backward(gradients[0], x, rounded, *rest, [False, True, False])
+        to_input, _, _ = backward(coarse, x, rounded, *arguments, [True, False, False])
+        _, to_weight, _ = backward(gradients[0], x, rounded, *arguments, [False, True, False])
         return to_input, to_weight, None, None
 
 
 class RangeNorm(nn.Module):
-    """Batch norm whose scale is the range: [N, C, H, W] -> the same. Its running variance holds the square of it."""
+    """Batch norm scaled by the range: [N, C, H, W] -> the same shape. Its running variance is the squared scale."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class RangeNorm(nn.Module):
 
 
 class _Range(torch.autograd.Function):
-    """Range BN's forward and its derivative, the range's through the largest and the smallest value of a channel."""
+    """Range BN and its derivative; that of the range flows to the largest and smallest value of a channel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

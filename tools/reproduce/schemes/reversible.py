@@ -2,8 +2,8 @@
 
     y1 = x1 + F(x2),  y2 = x2 + G(y1)        and back:  x2 = y2 - G(y1),  x1 = y1 - F(x2)
 
-x1, x2 are the two halves of the channels. A stage keeps its output alone; its backward finds each block's input again
-by the second line and runs F and G once more. Where a stage changes the width, an ordinary block stands.
+x1, x2 are the two halves of the channels. A stage saves only its output; its backward computes each block's input by
+the equations on the right and recomputes F and G. An ordinary block is used where the width changes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def half(width: int) -> nn.Sequential:
 
 
 class ReversibleStage(nn.Module):
-    """`blocks` reversible blocks in a row: [N, width, H, W] -> the same, of which only the result is kept."""
+    """`blocks` reversible blocks in sequence: [N, width, H, W] -> the same shape; only the output is saved."""
 
     def __init__(self, blocks: int, width: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ReversibleStage(nn.Module):
         return out
 
     def run(self, x: Tensor) -> Tensor:
-        """The blocks, as written."""
+        """Compute the blocks without saving or discarding anything specially."""
         first, second = x.chunk(2, dim=1)
         for f, g in zip(self.first, self.second, strict=True):
             first = first + f(second)
@@ -61,30 +61,36 @@ class _Reversed(torch.autograd.Function):
         stage: ReversibleStage = ctx.stage
         first, second = ctx.saved_tensors[0].chunk(2, dim=1)
         to_first, to_second = gradients[0].chunk(2, dim=1)
-        found: dict[nn.Parameter, Tensor] = {}
-        with _still(stage):
+        parameter_gradients: dict[nn.Parameter, Tensor] = {}
+        with _statistics_frozen(stage):
             for f, g in zip(reversed(stage.first), reversed(stage.second), strict=True):
-                residual, passed = _again(g, first, to_second, found)
+                residual, passed = _recompute(g, first, to_second, parameter_gradients)
                 second, to_first = second - residual, to_first + passed
-                residual, passed = _again(f, second, to_first, found)
+                residual, passed = _recompute(f, second, to_first, parameter_gradients)
                 first, to_second = first - residual, to_second + passed
-        return torch.cat([to_first, to_second], dim=1), None, *(found[parameter] for parameter in stage.parameters())
+        return (
+            torch.cat([to_first, to_second], dim=1),
+            None,
+            *(parameter_gradients[parameter] for parameter in stage.parameters()),
+        )
 
 
-def _again(part: nn.Module, x: Tensor, gradient: Tensor, found: dict[nn.Parameter, Tensor]) -> tuple[Tensor, Tensor]:
-    """(part(x), dL/dx) for dL/dpart(x) = gradient; the parameters' gradients go to `found`."""
+def _recompute(
+    part: nn.Module, x: Tensor, gradient: Tensor, parameter_gradients: dict[nn.Parameter, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(part(x), dL/dx) for dL/dpart(x) = gradient; the parameters' gradients go to `parameter_gradients`."""
     parameters = list(part.parameters())
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         out = part(x)
-        passed, *rest = torch.autograd.grad(out, [x, *parameters], gradient)
-    found.update(zip(parameters, rest, strict=True))
+        passed, *gradients = torch.autograd.grad(out, [x, *parameters], gradient)
+    parameter_gradients.update(zip(parameters, gradients, strict=True))
     return out.detach(), passed
 
 
 @contextlib.contextmanager
-def _still(stage: nn.Module) -> Iterator[None]:
-    """Leave the running statistics alone: the first forward has updated them."""
+def _statistics_frozen(stage: nn.Module) -> Iterator[None]:
+    """Keep the running statistics unchanged, because the first forward has updated them."""
     norms = [module for module in stage.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.track_running_stats = False
