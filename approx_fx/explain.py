@@ -22,7 +22,7 @@ from .report.data import About, GraphReport
 from .report.drawable import Explained
 from .report.partitions import BothPartitions
 from .report.registry import graph_key
-from .torch_compat.dynamo import trace_apart
+from .torch_compat.dynamo import trace_in_isolation
 from .torch_compat.fake_tensors import fake_mode_for_model
 
 
@@ -53,7 +53,7 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
         fake_inputs = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
         autocast = torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
         with autocast, torch.enable_grad():
-            trace_apart(fake_model, fake_inputs, collect)
+            trace_in_isolation(fake_model, fake_inputs, collect)
     floats = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     dtype_name = str(dtype or next(floats, torch.float32)).removeprefix("torch.")
     tensors = (*model.parameters(), *model.buffers())

@@ -1,4 +1,4 @@
-"""Every system on every network: time, compile time, memory and gradients of a training step, as tables and plots.
+"""Measure a training step of every network under every system: time, compile time, memory and gradients.
 
     python tools/bench.py run                            the table, with its plot of time against memory
     python tools/bench.py batches models.gpt:gpt_tiny    throughput against batch
@@ -59,7 +59,7 @@ def run(
     name: NAME = "",
     again: AGAIN = False,
 ) -> None:
-    """Each network in each dtype under each system; approx_fx is at 4 bits."""
+    """Measure each network in each dtype under each system; approx_fx is at 4 bits."""
     with errors_as_sentences():
         chosen_networks, chosen_dtypes = choose("network", networks, NETWORKS), choose("dtype", dtypes, DTYPES)
         names = choose("system", systems, SYSTEMS)
@@ -86,7 +86,7 @@ def batches(
     out: OUT = RESULTS,
     name: NAME = "",
 ) -> None:
-    """Throughput against batch, each system compiled anew for each batch."""
+    """Measure throughput against batch; each system is compiled for each batch."""
     with errors_as_sentences():
         numbers = [part.strip() for part in sizes.split(",")]
         if not all(part.isdecimal() and int(part) > 0 for part in numbers):
@@ -110,7 +110,7 @@ def depth(
     out: OUT = RESULTS,
     name: NAME = "",
 ) -> None:
-    """Measured peak against the depth of a pre-activation ResNet for CIFAR."""
+    """Measure the peak against the depth of a pre-activation ResNet for CIFAR."""
     with errors_as_sentences():
         results = _open_results(out, name)
         chosen, names = choose("depth", depths, DEPTHS), choose("system", systems, SYSTEMS)
@@ -134,7 +134,7 @@ def largest(
     out: OUT = RESULTS,
     name: NAME = "",
 ) -> None:
-    """The largest batch whose measured peak fits; on a GPU the memory is enforced and the bound found by bisection."""
+    """Find the largest batch whose measured peak fits; on a GPU the memory is enforced and the batch bisected."""
     with errors_as_sentences():
         parts = [part.strip() for part in small.split(",")]
         if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts) or parts[0] == parts[1]:
@@ -155,7 +155,7 @@ def patches(
     out: OUT = RESULTS,
     name: NAME = "",
 ) -> None:
-    """Step, first step and peak with all that is added to Inductor, and less one part of it, in turn."""
+    """Measure step, first step and peak with all additions to Inductor, and without each of them."""
     with errors_as_sentences():
         chosen_networks = choose("network", networks, PATCH_NETWORKS)
         chosen_parts = choose("part", parts, PARTS)
@@ -174,7 +174,7 @@ def patches(
 
 @app.command()
 def page(out: OUT = RESULTS, name: NAME = "") -> None:
-    """Write the Markdown and the plot anew from the JSON."""
+    """Rewrite the Markdown and the plot from the JSON."""
     with errors_as_sentences():
         results = _open_results(out, name)
         results.write_page()

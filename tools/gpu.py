@@ -56,7 +56,7 @@ def main(
     deadline = Deadline(60 * minutes - 10)
     with errors_as_sentences():
         nets = [pick("network", name.strip(), NETWORKS) for name in networks.split(",") if name.strip()]
-        sections = {each.name: each for each in SECTIONS}
+        sections = {known.name: known for known in SECTIONS}
         sections["networks"] = replace(sections["networks"], run=partial(gpu_sections.networks, names=nets))
         if section and part and before:
             child(sections[section], part, seconds, before)

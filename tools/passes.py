@@ -53,7 +53,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def partition_by_approx_fx(joint: fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> None:
-    """Run the pass, from a joint graph to two halves of aten ops; raises whatever the pass raises."""
+    """Run the pass, from a joint graph to two halves of aten ops; raises the errors of the pass."""
     Partitioning(Config(bits=BITS, strict=True), "passes")(joint, inputs, **options)
 
 

@@ -1,1 +1,1 @@
-"""Measuring: systems side by side in separate processes, live bytes, timelines predicted from generated code."""
+"""Measure training steps: systems side by side in separate processes, live bytes, and predicted timelines."""

@@ -1,6 +1,6 @@
 """The systems that approx_fx is compared with, and approx_fx itself: each maps a model to a callable to train.
 
-A system's name may carry a width: `approx_fx@8` is approx_fx at 8 bits, whatever the config says.
+A system's name may carry a width: `approx_fx@8` is approx_fx at 8 bits, overriding the config.
 """
 
 from __future__ import annotations

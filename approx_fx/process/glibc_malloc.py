@@ -31,7 +31,7 @@ def keep_freed_memory() -> bool:
     Does nothing where malloc is not glibc's, or where the user has configured it, by a variable in `USER_VARIABLES` or
     by GLIBC_TUNABLES that name malloc. So MALLOC_TOP_PAD_=131072, its default value, leaves malloc unchanged.
     """
-    if set_by_user(os.environ):
+    if is_configured_by_user(os.environ):
         return False
     try:
         libc = ctypes.CDLL(None)
@@ -43,6 +43,6 @@ def keep_freed_memory() -> bool:
     return bool(mmap_set and mallopt(TRIM_THRESHOLD, NEVER))
 
 
-def set_by_user(environment: Mapping[str, str]) -> bool:
+def is_configured_by_user(environment: Mapping[str, str]) -> bool:
     """Whether environment variables configure malloc."""
     return any(environment.get(name) for name in USER_VARIABLES) or "malloc" in environment.get("GLIBC_TUNABLES", "")

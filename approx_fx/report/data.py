@@ -157,14 +157,14 @@ class Report:
         The tensors saved by earlier graphs are alive while a graph runs. 'before' is 0 where it was not predicted.
         """
         highest = {"before": 0, "after": 0}
-        held = {"before": 0, "after": 0}
+        saved_earlier = {"before": 0, "after": 0}
         for graph in self.graphs:
             for side, peak, saved in (
                 ("before", graph.peak_before, graph.before),
                 ("after", graph.peak_after, graph.after),
             ):
-                highest[side] = max(highest[side], peak + held[side] if peak else 0)
-                held[side] += saved
+                highest[side] = max(highest[side], peak + saved_earlier[side] if peak else 0)
+                saved_earlier[side] += saved
         return highest
 
     def to_dict(self) -> dict[str, Any]:

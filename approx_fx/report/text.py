@@ -25,7 +25,7 @@ def size(count: float) -> str:
     return f"{count:.2f} GiB"
 
 
-def fold(rows: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
+def group_identical_layers(rows: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
     """Group the rows of identical layers: (first row, all rows), in order of first appearance."""
     groups: dict[Any, list[Any]] = {}
     for row in rows:
@@ -39,7 +39,9 @@ COLUMNS = ("module", "op", "shape", "", "quantizer", "bits", "before", "after", 
 def cells(report: Report) -> list[list[str]]:
     """Table cells, one line for each group of identical coded tensors, the most bytes first."""
     lines = []
-    for row, group in sorted(fold(report.tensors), key=lambda pair: -sum(r.bytes_after for r in pair[1])):
+    for row, group in sorted(
+        group_identical_layers(report.tensors), key=lambda pair: -sum(r.bytes_after for r in pair[1])
+    ):
         before, after = sum(r.bytes_before for r in group), sum(r.bytes_after for r in group)
         quantizer = row.quantizer + ("+mask" if row.carries_mask else "")
         lines.append([
@@ -57,7 +59,7 @@ def kept_cells(report: Report) -> list[list[str]]:
     return [
         [_module(group), row.op, _shape(row), f"x{len(group)}" if len(group) > 1 else "",
          size(sum(r.bytes for r in group)), f"{row.reason}: {REASONS[row.reason]}"]
-        for row, group in sorted(fold(report.kept), key=lambda pair: -sum(r.bytes for r in pair[1]))
+        for row, group in sorted(group_identical_layers(report.kept), key=lambda pair: -sum(r.bytes for r in pair[1]))
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ def _call(function: Any, args: Any) -> Any:
     return function(*args)
 
 
-def trace_apart(function: Callable[..., Any], args: Sequence[Any], backend: Callable[..., Any]) -> None:
+def trace_in_isolation(function: Callable[..., Any], args: Sequence[Any], backend: Callable[..., Any]) -> None:
     """Call `function(*args)` compiled by `backend` and restore Dynamo's state: no other model is recompiled.
 
     Dynamo stores compiled code and observed sizes with the code object of the outermost frame, so this call gets a code

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from approx_fx.process.glibc_malloc import USER_VARIABLES, set_by_user
+from approx_fx.process.glibc_malloc import USER_VARIABLES, is_configured_by_user
 
 PROGRAM = """
 import platform, resource, torch
@@ -25,7 +25,7 @@ print(done, platform.libc_ver()[0] == "glibc", resource.getrusage(resource.RUSAG
 
 
 def run(**variables: str) -> tuple[bool, bool, int]:
-    clean = {name: value for name, value in os.environ.items() if not set_by_user({name: value})}
+    clean = {name: value for name, value in os.environ.items() if not is_configured_by_user({name: value})}
     out = subprocess.run([sys.executable, "-c", PROGRAM], env=clean | variables, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     done, glibc, faults = out.stdout.split()
@@ -55,9 +55,9 @@ def test_the_users_own_setting_stays() -> None:
 
 @pytest.mark.parametrize("name", USER_VARIABLES)
 def test_a_variable_of_malloc_is_a_setting(name: str) -> None:
-    assert set_by_user({name: "1"})
+    assert is_configured_by_user({name: "1"})
 
 
 def test_tunables_count_if_they_name_malloc() -> None:
-    assert set_by_user({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"})
-    assert not set_by_user({"GLIBC_TUNABLES": "glibc.cpu.x86_shstk=off"})
+    assert is_configured_by_user({"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"})
+    assert not is_configured_by_user({"GLIBC_TUNABLES": "glibc.cpu.x86_shstk=off"})

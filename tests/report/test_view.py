@@ -19,7 +19,7 @@ from approx_fx.errors import ApproxFxError
 from approx_fx.report.data import Report
 from approx_fx.report.view import static
 from approx_fx.report.view.html import summary
-from approx_fx.report.view.layer_folding import Fold, folder, folds_of, shown
+from approx_fx.report.view.layer_folding import Fold, drawn_path, find_folds, folds_by_member
 from approx_fx.report.view.merge import merged
 from approx_fx.report.view.picture import Saved
 from approx_fx.report.view.ribbon import SIDES, curve, ribbons
@@ -116,10 +116,10 @@ def saved_in(module: str, coding: str = "group", shape: tuple[int, ...] = (2,)) 
 def test_like_layers_fold() -> None:
     paths = ["stem", "blocks.0.a", "blocks.1.a", "blocks.2.a", "blocks.3.a", "blocks.4.a", "head"]
     saved = [saved_in(path, "relu" if path == "blocks.3.a" else "group", (index,)) for index, path in enumerate(paths)]
-    (fold,) = folds_of(paths, saved)
+    (fold,) = find_folds(paths, saved)
     assert fold == Fold(("blocks.0", "blocks.1", "blocks.2")) and fold.label == "blocks.0-2"
-    folded = folder([fold])
-    assert [shown(path, folded) for path in paths] == [
+    folded = folds_by_member([fold])
+    assert [drawn_path(path, folded) for path in paths] == [
         "stem", "blocks.0-2.a", "blocks.0-2.a", "blocks.0-2.a", "blocks.3.a", "blocks.4.a", "head",
     ]  # fmt: skip
 
@@ -127,7 +127,7 @@ def test_like_layers_fold() -> None:
 def test_layers_inside_a_single_block_fold() -> None:
     paths = [f"body.{index}.inner.{layer}" for index in range(2) for layer in range(3 - index)]
     saved = [saved_in(path) for path in paths] + [saved_in("body.0.extra")]
-    assert [fold.label for fold in folds_of([*paths, "body.0.extra"], saved)] == [
+    assert [fold.label for fold in find_folds([*paths, "body.0.extra"], saved)] == [
         "body.0.inner.0-2",
         "body.1.inner.0-1",
     ]

@@ -62,7 +62,7 @@ class Dataset:
         return (x.float() - self.mean) / self.std
 
     def to(self, device: torch.device) -> Dataset:
-        """The same data with every tensor on `device`."""
+        """Copy the data set to `device`."""
         return replace(
             self,
             train_x=self.train_x.to(device),

@@ -26,7 +26,7 @@ COLOURS: dict[int | None, str] = {
     3: "#CC79A7",
     2: "#009E73",
 }
-"""Okabe and Ito's colours, told apart by colour-blind readers."""
+"""Okabe and Ito's colours, which colour-blind readers can tell apart."""
 
 DASHES: dict[int | None, str] = {None: "-", 8: "--", 4: "-.", 2: ":"}
 

@@ -28,7 +28,7 @@ from approx_fx.inductor.half import is_coded, settings_for
 from approx_fx.passes.pipeline import lower, partition
 from approx_fx.torch_compat import aot_partitioner as aot
 from approx_fx.torch_compat import fake_tensors
-from approx_fx.torch_compat.dynamo import trace_apart
+from approx_fx.torch_compat.dynamo import trace_in_isolation
 from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
 
 GPU = torch.device("cuda", 0)
@@ -94,7 +94,7 @@ def triton_code(
         fake_inputs = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
         autocast = torch.autocast("cpu", dtype) if dtype is not None else contextlib.nullcontext()
         with autocast, torch.enable_grad():
-            trace_apart(fake_model, fake_inputs, collect)
+            trace_in_isolation(fake_model, fake_inputs, collect)
     if len(pairs) != 1:
         raise RuntimeError(f"{type(model).__name__} makes {len(pairs)} graphs that are trained; one is expected.")
     return pairs[0]

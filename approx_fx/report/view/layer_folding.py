@@ -21,7 +21,7 @@ class Fold:
         return f"{self.members[0]}-{self.members[-1].rpartition('.')[2]}"
 
 
-def folds_of(order: Sequence[str], saved: Sequence[Saved]) -> tuple[Fold, ...]:
+def find_folds(order: Sequence[str], saved: Sequence[Saved]) -> tuple[Fold, ...]:
     """The outermost runs of two or more similar siblings. order: all module paths, as the forward enters them."""
     saved_by_module: dict[str, list[Saved]] = {}
     for tensor in saved:
@@ -61,12 +61,12 @@ def _signature(child: str, descendants: list[str], saved_by_module: Mapping[str,
     return (layer_pattern(name), tuple(sorted(set(saved)))) if saved else child
 
 
-def folder(folds: Iterable[Fold]) -> dict[str, tuple[str, Fold]]:
+def folds_by_member(folds: Iterable[Fold]) -> dict[str, tuple[str, Fold]]:
     """Member path -> (the label drawn instead of it, its fold)."""
     return {member: (fold.label, fold) for fold in folds for member in fold.members}
 
 
-def shown(path: str, folded: Mapping[str, tuple[str, Fold]]) -> str:
+def drawn_path(path: str, folded: Mapping[str, tuple[str, Fold]]) -> str:
     """The path under which a module is drawn: inside a fold, the member's path is replaced by the fold's label."""
     parts = path.split(".")
     for length in range(1, len(parts) + 1):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .layer_folding import Fold, folder, folds_of, shown
+from .layer_folding import Fold, drawn_path, find_folds, folds_by_member
 from .picture import Picture, Saved
 
 SIDES = ("before", "after")
@@ -64,7 +64,7 @@ class Ribbon:
 
 def ribbons(picture: Picture) -> list[Ribbon]:
     """All layouts: every fold closed, one fold open at a time, all folds open."""
-    folds = folds_of(picture.order, picture.after.saved)
+    folds = find_folds(picture.order, picture.after.saved)
     states: list[tuple[str, list[Fold]]] = [(FOLDED, list(folds))]
     states += [(fold.label, [other for other in folds if other is not fold]) for fold in folds if len(folds) > 1]
     states += [(UNFOLDED, [])] if folds else []
@@ -73,10 +73,10 @@ def ribbons(picture: Picture) -> list[Ribbon]:
 
 def ribbon(picture: Picture, state: str, closed: Sequence[Fold], folds: Sequence[Fold]) -> Ribbon:
     """One layout. folds: all of them; closed: those drawn as one slot."""
-    closed_folds, all_folds, labels = folder(closed), folder(folds), [fold.label for fold in folds]
+    closed_folds, all_folds, labels = folds_by_member(closed), folds_by_member(folds), [fold.label for fold in folds]
     bundles = {side: _bundles(getattr(picture, side).saved, closed_folds) for side in SIDES}
     used = {end for side in SIDES for bundle in bundles[side].values() for end in (bundle.source, bundle.target)}
-    ordered = list(dict.fromkeys(shown(path, closed_folds) for path in picture.order))
+    ordered = list(dict.fromkeys(drawn_path(path, closed_folds) for path in picture.order))
     modules = [path for path in ordered if path in used] + sorted(used - set(ordered))
     total = sum(tensor.bytes_after for tensor in picture.before.saved) or 1
     scale = FILL * max(len(modules), 1) / total
@@ -110,8 +110,8 @@ def _bundles(
 ) -> dict[tuple[str, str, str, int], _Bundle]:
     bundles: dict[tuple[str, str, str, int], _Bundle] = {}
     for tensor in saved:
-        source = shown(tensor.module, folded)
-        targets = list(dict.fromkeys(shown(path, folded) for path in tensor.used_in)) or [source]
+        source = drawn_path(tensor.module, folded)
+        targets = list(dict.fromkeys(drawn_path(path, folded) for path in tensor.used_in)) or [source]
         for target in targets:
             key = (source, target, tensor.coding, tensor.bits)
             bundle = bundles.setdefault(key, _Bundle(source, target))
@@ -161,5 +161,5 @@ def _stacked(bundles: Sequence[_Bundle], ends: Sequence[str], slot_of: Mapping[s
 
 def _fold_of(module: str, all_folds: Mapping[str, tuple[str, Fold]], labels: Sequence[str]) -> str:
     """The label of the fold that a slot stands for or, if that fold is open, belongs to; '' if there is none."""
-    folded_path = shown(module, all_folds)
+    folded_path = drawn_path(module, all_folds)
     return next((label for label in labels if folded_path == label or folded_path.startswith(f"{label}.")), "")

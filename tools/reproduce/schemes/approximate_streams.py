@@ -64,9 +64,9 @@ def read_back(h: Tensor, mean: Tensor, rstd: Tensor, norm: nn.BatchNorm2d, mask:
     low, step, level, inverse = grid.view(4, 1, -1, 1, 1)
     top = 2.0**streams.bits - 1
     codes = h.sub(low).mul_(inverse).floor_().clamp_(0, top)
-    least = torch.where(mask, level, 0.0)
-    most = torch.where(mask, top, (level - 1).clamp_min(0))
-    return torch.minimum(torch.maximum(codes, least), most).mul_(step).add_(low + 0.5 * step)
+    lowest = torch.where(mask, level, 0.0)
+    highest = torch.where(mask, top, (level - 1).clamp_min(0))
+    return torch.minimum(torch.maximum(codes, lowest), highest).mul_(step).add_(low + 0.5 * step)
 
 
 def _replace(module: nn.Module, streams: Streams, last: nn.Module) -> None:
