@@ -16,6 +16,7 @@ from .joint.module_patterns import matches
 from .ops.channel import GRIDS
 from .torch_compat.inductor_options import mode_names, option_names
 
+PACKAGE = Path(__file__).parent
 COMPILERS = ("inductor", "eager")
 LOWERINGS = ("auto", "fused", "kernel")
 ROWS = ("minmax", "sigma")
@@ -153,11 +154,16 @@ class Config:
 def sources_hash() -> str:
     """SHA-256 of the Python files that a compile depends on, so that other versions' cached graphs are not reused."""
     digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(set(root.rglob("*.py")) - set((root / "view").rglob("*.py"))):
-        digest.update(str(path.relative_to(root)).encode())
+    for path in compiling_sources():
+        digest.update(str(path.relative_to(PACKAGE)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def compiling_sources() -> list[Path]:
+    """The package's Python files, but for those that only show or measure."""
+    showing = [path for folder in ("report/view", "bench") for path in (PACKAGE / folder).rglob("*.py")]
+    return sorted(set(PACKAGE.rglob("*.py")) - set(showing) - {PACKAGE / "cli.py"})
 
 
 def _is_int(value: object) -> bool:

@@ -6,6 +6,7 @@ import ast
 import itertools
 from pathlib import Path
 
+from approx_fx.config import compiling_sources
 from approx_fx.encode.choose import ENCODINGS
 from approx_fx.encode.group import Group, Relu
 
@@ -97,3 +98,11 @@ def test_what_the_documentation_names_exists() -> None:
             if name.endswith(".py") and not set(name) & set(" *="):
                 places = [ROOT / name, PACKAGE / name, PACKAGE / "inductor" / name]
                 assert any(place.exists() for place in places), f"{page.name}: {name}"
+
+
+def test_a_change_of_the_page_leaves_compiled_graphs_valid() -> None:
+    """Inductor's cached graphs are keyed by the sources that a compile depends on."""
+    sources = {path.relative_to(PACKAGE).as_posix() for path in compiling_sources()}
+    assert {"passes/pipeline.py", "ops/channel.py", "inductor/patches.py", "backend.py"} <= sources
+    assert not {"report/view/html.py", "bench/worker.py", "cli.py"} & sources
+    assert (PACKAGE / "report/view/html.py").exists() and (PACKAGE / "bench/worker.py").exists()
