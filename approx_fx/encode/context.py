@@ -14,8 +14,7 @@ from ..joint.facts import Facts
 from ..joint.graph import JointGraph
 from ..joint.masks import Mask
 from ..joint.module_patterns import last_match
-from ..joint.op_table import ELEMENT_PRESERVING
-from ..joint.ops import name_of
+from ..joint.op_table import ELEMENT_PRESERVING, name_of
 from ..joint.row_norms import RowNorms, find_row_norms
 
 

@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from ..joint.op_table import ELEMENT_PRESERVING, traits
-from ..joint.ops import skip_ops
+from ..joint.op_table import ELEMENT_PRESERVING, skip_ops, traits
 from ..ops import fixed_range as ops
 from .base import Build, Code, Layout, Stored, code_bytes, fake_tensor_of
 from .context import Context

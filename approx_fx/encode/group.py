@@ -10,8 +10,7 @@ import torch
 from torch import fx
 
 from ..joint.masks import Mask
-from ..joint.op_table import ELEMENT_PRESERVING, traits
-from ..joint.ops import skip_ops
+from ..joint.op_table import ELEMENT_PRESERVING, skip_ops, traits
 from ..joint.value_kinds import is_softmax
 from ..ops import group as ops
 from .base import Build, Code, Layout, Stored, aten, code_bytes, fake_tensor_of, mask_from, side_of

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from ..joint.fake_values import memory_order, numel, tensor
-from ..joint.ops import name_of
+from ..joint.op_table import name_of
 from ..ops import index as ops
 from .base import Build, Code, Layout, Stored, aten, code_bytes, fake_tensor_of
 from .context import Context

@@ -9,8 +9,7 @@ import torch
 from torch import fx
 
 from ..joint.fake_values import numel, shape, tensor
-from ..joint.op_table import ELEMENT_PRESERVING
-from ..joint.ops import skip_ops
+from ..joint.op_table import ELEMENT_PRESERVING, skip_ops
 from ..joint.row_norms import RowNorm
 from ..ops import row as ops
 from ..ops.channel import step_in_sigmas

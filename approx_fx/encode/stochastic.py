@@ -13,8 +13,7 @@ from torch import fx
 
 from ..joint.fake_values import is_bool
 from ..joint.masks import Mask
-from ..joint.op_table import ELEMENT_PRESERVING
-from ..joint.ops import skip_ops
+from ..joint.op_table import ELEMENT_PRESERVING, skip_ops
 from ..ops import group as side_ops
 from ..ops import stochastic as ops
 from .base import Build, Code, Layout, Stored, code_bytes, fake_tensor_of, mask_from, side_of

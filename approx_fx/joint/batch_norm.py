@@ -17,8 +17,7 @@ from torch import fx
 from .fake_values import is_float, numel, tensor
 from .graph import JointGraph
 from .masks import Mask
-from .op_table import CASTS, TABLE, VIEWS
-from .ops import name_of, skip_ops
+from .op_table import CASTS, TABLE, VIEWS, name_of, skip_ops
 
 TRANSPARENT = CASTS | {name for name in VIEWS if TABLE[name].view == "whole"}
 

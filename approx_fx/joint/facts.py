@@ -20,8 +20,7 @@ from torch import fx
 from .fake_values import is_bool, numel, shape, tensor
 from .graph import JointGraph
 from .lower_bounds import UNKNOWN
-from .op_table import CASTS, ELEMENT_PRESERVING, VIEWS, traits
-from .ops import name_of, skip_ops
+from .op_table import CASTS, ELEMENT_PRESERVING, VIEWS, name_of, skip_ops, traits
 
 # A sum is a statistic if each of its numbers is the sum of at least so many elements.
 MIN_SUMMANDS = 64

@@ -13,8 +13,7 @@ from torch import fx
 
 from .fake_values import is_bool, is_float, shape
 from .graph import JointGraph
-from .op_table import COMPARISONS, ELEMENT_PRESERVING
-from .ops import name_of, skip_ops
+from .op_table import COMPARISONS, ELEMENT_PRESERVING, name_of, skip_ops
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ The value of an op without a row is not recomputed, and a backward op without a 
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import fx
 
 from . import lower_bounds as low
 from .op_traits import ALL, OpTraits
-from .ops import name_of
 
 # Families: traits that many ops share.
 VIEW = OpTraits(recompute="view", tolerant=ALL, fuses=True, view="whole", keeps_fill=True, lower_bound=low.of_first)
@@ -170,6 +172,18 @@ def _table(rows: tuple[tuple[str, OpTraits], ...]) -> dict[str, OpTraits]:
 TABLE = _table(ROWS)
 
 
+def name_of(node: fx.Node) -> str:
+    """The op's name without namespace and overload: 'relu', 'add', 'getitem', ...; '' for a non-call."""
+    if node.op != "call_function":
+        return ""
+    if node.target is operator.getitem:
+        return "getitem"
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.split("::")[1]
+    return getattr(target, "__name__", str(target))
+
+
 def traits(node: fx.Node) -> OpTraits:
     """The row of a node's op; a row without traits for a node that is no call, or whose op has no row."""
     return TABLE.get(name_of(node), UNKNOWN)
@@ -180,3 +194,10 @@ CASTS = frozenset(name for name, row in TABLE.items() if row.cast)
 COMPARISONS = frozenset(name for name, row in TABLE.items() if row is COMPARISON)
 # Ops whose result has the input's shape, each element of which depends only on the same element.
 ELEMENT_PRESERVING = CASTS | {"alias", "detach"}
+
+
+def skip_ops(node: fx.Node, names: frozenset[str]) -> fx.Node:
+    """The node reached by following first arguments upwards from `node` while the op's name is in `names`."""
+    while name_of(node) in names and node.args and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node

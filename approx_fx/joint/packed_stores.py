@@ -17,8 +17,7 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from .op_table import traits
-from .ops import name_of
+from .op_table import name_of, traits
 
 aten = torch.ops.aten
 

@@ -14,8 +14,7 @@ from torch import fx
 
 from .fake_values import is_float, numel, shape, tensor
 from .graph import JointGraph
-from .op_table import ELEMENT_PRESERVING, VIEWS
-from .ops import name_of, skip_ops
+from .op_table import ELEMENT_PRESERVING, VIEWS, name_of, skip_ops
 
 # Ops whose result has the same elements in the same order.
 SAME_ELEMENTS = frozenset(ELEMENT_PRESERVING | {"view", "reshape", "_unsafe_view"})

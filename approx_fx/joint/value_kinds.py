@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from .op_table import ELEMENT_PRESERVING
-from .ops import name_of, skip_ops
+from .op_table import ELEMENT_PRESERVING, name_of, skip_ops
 
 aten = torch.ops.aten
 # Ops behind which a 4-D value is no longer an image with an image's layout.

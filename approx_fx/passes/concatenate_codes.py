@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..joint.ops import name_of
+from ..joint.op_table import name_of
 from ..ops import group
 from .node_builder import Builder
 from .state import Partition

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..joint.fake_values import tensor
-from ..joint.ops import name_of
+from ..joint.op_table import name_of
 from ..ops import approximates, smooth
 from .node_builder import Builder
 from .state import Partition

@@ -22,8 +22,7 @@ from torch import fx
 from ..encode.base import Encoding, Layout, Stored, fake_tensor_of
 from ..joint.batch_norm import TRANSPARENT, BatchNorm
 from ..joint.fake_values import numel, tensor
-from ..joint.op_table import CASTS
-from ..joint.ops import name_of, skip_ops
+from ..joint.op_table import CASTS, name_of, skip_ops
 from ..ops import approximates
 from .node_builder import Builder
 from .state import Partition

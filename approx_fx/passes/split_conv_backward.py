@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from ..joint.fake_values import tensor
-from ..joint.ops import name_of
+from ..joint.op_table import name_of
 from .node_builder import Builder
 from .state import Partition
 

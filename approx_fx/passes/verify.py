@@ -10,8 +10,7 @@ from torch import fx
 
 from ..errors import PassFailed
 from ..joint.fake_values import is_bool, shape, sizes, tensor
-from ..joint.op_table import COMPARISONS
-from ..joint.ops import name_of
+from ..joint.op_table import COMPARISONS, name_of
 from ..ops import approximates, op_of
 from .state import Partition
 

@@ -10,12 +10,12 @@ from torch import fx
 from ..config import Config
 from ..joint.attribution import module_of
 from ..joint.facts import Facts
-from ..joint.fake_values import is_bool, is_float, is_size
+from ..joint.fake_values import is_bool, is_float, is_size, is_whole, tensor
 from ..joint.graph import JointGraph, is_random
 from ..joint.module_patterns import last_match, named
 from ..joint.op_table import traits
 from ..torch_compat import aot_partitioner as aot
-from .rules import derived_from_inputs, exactly_recomputable, of_parameters, tolerates
+from .rules import recomputable_from_exact, tolerates
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Exactness:
 def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
     """Find all values that are known to be exact, or have to be, before the cut is made."""
     sizes = {node for node in joint.order if is_size(node) or node.op == "get_attr"}
-    available = frozenset(derived_from_inputs(joint) | sizes)
+    available = frozenset(_derived_from_inputs(joint) | sizes)
     seeded = config.compiler == "inductor"
-    recomputed_exactly = frozenset(exactly_recomputable(joint, available, seeded))
+    recomputed_exactly = frozenset(_exactly_recomputable(joint, available, seeded))
     checkpointed = frozenset(
         node for node in joint.order if _is_checkpointed(joint, node, seeded) and node not in available
     )
-    weights = of_parameters(joint)
+    weights = _of_parameters(joint)
     reasons: dict[fx.Node, str] = {}
     for node in joint.order:
         if node in joint.backward or node in available or not is_float(node):
@@ -68,6 +68,46 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
             if is_float(source) and source not in available and source not in joint.backward:
                 reasons.setdefault(source, reasons[node])
     return Exactness(available, recomputed_exactly, checkpointed, reasons, facts)
+
+
+def _derived_from_inputs(joint: JointGraph) -> set[fx.Node]:
+    """Nodes that can be recomputed exactly from graph inputs alone: transposed weights, casts, constants."""
+    derived: set[fx.Node] = set(joint.inputs - joint.mutated)
+    for node in joint.module.graph.nodes:
+        allowed = node not in joint.backward and recomputable_from_exact(node)
+        if node.op == "get_attr" or (allowed and all(source in derived for source in node.all_input_nodes)):
+            derived.add(node)
+    return derived
+
+
+def _of_parameters(joint: JointGraph) -> set[fx.Node]:
+    """Nodes computed from parameters and buffers alone, by any op: gathered, normalised, decomposed weights."""
+    derived = set(joint.parameters)
+    for node in joint.order:
+        inputs = node.all_input_nodes
+        if node not in joint.backward and node.op == "call_function" and inputs and all(i in derived for i in inputs):
+            derived.add(node)
+    return derived - joint.parameters
+
+
+def _exactly_recomputable(joint: JointGraph, available: frozenset[fx.Node], seeded: bool) -> set[fx.Node]:
+    """Nodes that are exact whether they are kept or recomputed: integers, and values recomputable from them alone.
+
+    Also values computed from parameters alone, because the error of a weight would be the same for every sample.
+    available: values that the backward has in any case; they are not in the result.
+    seeded: whether the compiler draws the same random numbers from the same seed.
+    """
+    exact: set[fx.Node] = _of_parameters(joint) - available
+    for node in joint.order:
+        if node in joint.backward or node in available or node.op != "call_function":
+            continue
+        value, inputs = tensor(node), node.all_input_nodes
+        allowed = recomputable_from_exact(node) or (seeded and traits(node).seeded)
+        if (value is not None and is_whole(value.dtype)) or (
+            allowed and inputs and all(source in available or source in exact for source in inputs)
+        ):
+            exact.add(node)
+    return exact
 
 
 def _is_checkpointed(joint: JointGraph, node: fx.Node, seeded: bool) -> bool:

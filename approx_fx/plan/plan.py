@@ -17,8 +17,7 @@ from ..joint.facts import find_facts
 from ..joint.fake_values import is_bool, is_float, tensor
 from ..joint.graph import JointGraph, must_save
 from ..joint.masks import Mask, find_masks
-from ..joint.op_table import traits
-from ..joint.ops import name_of
+from ..joint.op_table import name_of, traits
 from .exactness import Exactness, exactness
 from .min_cut import Problem, minimum_cut
 from .rules import is_residual_sum, reads_at_pole, recomputable, recomputable_from_exact
@@ -59,10 +58,9 @@ def plan(joint: JointGraph, config: Config) -> Plan:
     exact = exactness(joint, config, facts)
     context = Context.of(joint, config, facts, batch_norms, masks, exact.reasons)
     recompute = _recompute_sources(joint, config, context, exact)
-    encodings = {value: choose(value, context) for value in _candidates(joint, recompute, exact.available)}
+    encodings = {value: choose(value, context) for value in _candidates(joint, recompute, exact.available, masks)}
     encodings = with_policies(encodings, context)
     owners = {value: (mask,) for value, e in encodings.items() if (mask := e.owned_mask()) is not None}
-    encodings.update({mask: choose(mask, context) for (mask,) in owners.values() if mask not in encodings})
     cut = minimum_cut(
         Problem(
             price={
@@ -94,9 +92,9 @@ def plan(joint: JointGraph, config: Config) -> Plan:
 
 
 def _candidates(
-    joint: JointGraph, recompute: dict[fx.Node, tuple[fx.Node, ...]], free: frozenset[fx.Node]
+    joint: JointGraph, recompute: dict[fx.Node, tuple[fx.Node, ...]], free: frozenset[fx.Node], masks: list[Mask]
 ) -> list[fx.Node]:
-    """The values that may be kept: demanded values and all values that they may be recomputed from."""
+    """The values that may be kept: demanded values, all values that they may be recomputed from, and masks."""
     visited: dict[fx.Node, None] = {}
     stack = list(joint.demands)
     while stack:
@@ -104,6 +102,7 @@ def _candidates(
         if value not in visited and value not in free:
             visited[value] = None
             stack.extend(recompute.get(value, ()))
+    visited.update((mask.node, None) for mask in masks if mask.node not in free)
     return sorted(visited, key=joint.order.__getitem__)
 
 

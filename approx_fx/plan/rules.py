@@ -14,11 +14,9 @@ from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from ..joint.facts import Facts
-from ..joint.fake_values import is_whole, shape, tensor
-from ..joint.graph import JointGraph
-from ..joint.op_table import traits
+from ..joint.fake_values import shape, tensor
+from ..joint.op_table import name_of, traits
 from ..joint.op_traits import ALL
-from ..joint.ops import name_of
 
 # An argument with at least this lower bound is far from a pole at 0. (log1p has its pole at -1: 1 is added first.)
 SAFE_DISTANCE = 1.0
@@ -62,46 +60,6 @@ def _argument_keys(reader: fx.Node, value: fx.Node) -> Iterator[object]:
     for key, arg in (*enumerate(reader.args), *reader.kwargs.items()):
         if any(leaf is value for leaf in tree_leaves(arg)):
             yield key
-
-
-def derived_from_inputs(joint: JointGraph) -> set[fx.Node]:
-    """Nodes that can be recomputed exactly from graph inputs alone: transposed weights, casts, constants."""
-    derived: set[fx.Node] = set(joint.inputs - joint.mutated)
-    for node in joint.module.graph.nodes:
-        allowed = node not in joint.backward and recomputable_from_exact(node)
-        if node.op == "get_attr" or (allowed and all(source in derived for source in node.all_input_nodes)):
-            derived.add(node)
-    return derived
-
-
-def of_parameters(joint: JointGraph) -> set[fx.Node]:
-    """Nodes computed from parameters and buffers alone, by any op: gathered, normalised, decomposed weights."""
-    derived = set(joint.parameters)
-    for node in joint.order:
-        inputs = node.all_input_nodes
-        if node not in joint.backward and node.op == "call_function" and inputs and all(i in derived for i in inputs):
-            derived.add(node)
-    return derived - joint.parameters
-
-
-def exactly_recomputable(joint: JointGraph, available: frozenset[fx.Node], seeded: bool) -> set[fx.Node]:
-    """Nodes that are exact whether they are kept or recomputed: integers, and values recomputable from them alone.
-
-    Also values computed from parameters alone, because the error of a weight would be the same for every sample.
-    available: values that the backward has in any case; they are not in the result.
-    seeded: whether the compiler draws the same random numbers from the same seed.
-    """
-    exact: set[fx.Node] = of_parameters(joint) - available
-    for node in joint.order:
-        if node in joint.backward or node in available or node.op != "call_function":
-            continue
-        value, inputs = tensor(node), node.all_input_nodes
-        allowed = recomputable_from_exact(node) or (seeded and traits(node).seeded)
-        if (value is not None and is_whole(value.dtype)) or (
-            allowed and inputs and all(source in available or source in exact for source in inputs)
-        ):
-            exact.add(node)
-    return exact
 
 
 def is_residual_sum(node: fx.Node) -> bool:

@@ -8,8 +8,7 @@ from torch import fx
 
 from ..joint.attribution import module_of, source_of
 from ..joint.fake_values import is_size, nbytes, sizes, tensor
-from ..joint.op_table import TABLE, VIEWS, traits
-from ..joint.ops import name_of, skip_ops
+from ..joint.op_table import TABLE, VIEWS, name_of, skip_ops, traits
 from ..passes.state import Partition
 from ..plan.plan import Plan
 from .data import GraphReport, Kept, Row

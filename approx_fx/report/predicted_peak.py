@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from ..joint.fake_values import nbytes, tensor
-from ..joint.op_table import VIEWS, traits
-from ..joint.ops import name_of, skip_ops
+from ..joint.op_table import VIEWS, name_of, skip_ops, traits
 from ..ops import reference_of
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import approx_fx
 from approx_fx.bench.compare import flat_gradients
 from approx_fx.encode import base, choose, fixed_range, group
-from approx_fx.joint import fake_values, graph, op_table, ops
+from approx_fx.joint import fake_values, graph, op_table
 from approx_fx.plan import widths
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
@@ -43,7 +43,7 @@ def follow(name: str, files: int) -> None:
     recipe = blocks(name)
     assert len({file for file, _ in recipe}) == files
     names: dict[str, Any] = {"__name__": "recipe"}
-    for module in (fake_values, graph, ops, op_table, base, fixed_range, group, choose, widths):
+    for module in (fake_values, graph, op_table, base, fixed_range, group, choose, widths):
         names.update(vars(module))
     exec("from dataclasses import dataclass, replace\nfrom typing import ClassVar\nimport torch", names)
     for _, code in recipe:

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from approx_fx.errors import PassFailed
-from approx_fx.joint.ops import name_of
+from approx_fx.joint.op_table import name_of
 from approx_fx.passes.state import Partition
 from approx_fx.passes.verify import RULES, verify
 from tests.support.capture import capture

@@ -14,8 +14,7 @@ from torch import Tensor, fx, nn
 import approx_fx
 from approx_fx.bench.compare import flat_gradients
 from approx_fx.bench.target import noise_loss
-from approx_fx.joint.op_table import TABLE
-from approx_fx.joint.ops import name_of
+from approx_fx.joint.op_table import TABLE, name_of
 from approx_fx.plan.min_cut import Problem, minimum_cut
 from tests.support.capture import capture
 from tests.support.nets import PATTERNS, ConvBnRelu, Residual, images, rows

@@ -14,7 +14,7 @@ from torch import fx, nn
 from approx_fx.bench.target import noise_loss
 from approx_fx.config import Config
 from approx_fx.inductor import compile as inductor
-from approx_fx.joint.ops import name_of
+from approx_fx.joint.op_table import name_of
 from approx_fx.passes.pipeline import partition
 from approx_fx.passes.state import Partition
 from approx_fx.torch_compat import aot_partitioner as aot

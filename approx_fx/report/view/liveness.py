@@ -10,8 +10,7 @@ from torch import fx
 
 from ...joint.attribution import module_of
 from ...joint.fake_values import nbytes
-from ...joint.op_table import VIEWS
-from ...joint.ops import name_of, skip_ops
+from ...joint.op_table import VIEWS, name_of, skip_ops
 from ...torch_compat.aot_partitioner import is_tangent
 from ..predicted_peak import events, handed_over
 from .nodes import is_encoding_op

@@ -10,8 +10,7 @@ from torch import fx
 from ...joint.attribution import module_of, source_of
 from ...joint.batch_norm import BatchNorm
 from ...joint.fake_values import nbytes, sizes, tensor
-from ...joint.op_table import CASTS
-from ...joint.ops import name_of, skip_ops
+from ...joint.op_table import CASTS, name_of, skip_ops
 from ...ops import reference_of
 
 # Pointwise ops after a batch norm that are drawn as part of its conv-BN-ReLU chain.

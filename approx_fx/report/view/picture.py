@@ -10,8 +10,7 @@ from torch import fx
 
 from ...joint.attribution import module_of, source_of
 from ...joint.fake_values import sizes, tensor
-from ...joint.op_table import VIEWS
-from ...joint.ops import name_of, skip_ops
+from ...joint.op_table import VIEWS, name_of, skip_ops
 from ..data import GraphReport
 from ..partitions import BothPartitions
 from .liveness import Moments, moments_of
