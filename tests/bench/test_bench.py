@@ -147,6 +147,7 @@ def test_results_are_kept_and_read_again(tmp_path: Path) -> None:
     assert slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
 
 
+@pytest.mark.slow
 def test_compare_records_what_fails(tmp_path: Path) -> None:
     path = tmp_path / "net.py"
     path.write_text(
@@ -215,6 +216,7 @@ def test_a_section_keeps_what_it_measured(tmp_path: Path, code: str, seconds: fl
     assert found["value"] == 3 and found["failed"] == failed and seen[-1] == found
 
 
+@pytest.mark.cpp
 @without_a_gpu
 def test_the_gpu_run_without_a_gpu() -> None:
     done = subprocess.run([sys.executable, "tools/gpu.py"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -225,6 +227,7 @@ def test_the_gpu_run_without_a_gpu() -> None:
     assert done.returncode == 2 and "There is no section 'op'; known are ops, cifar10, networks" in done.stderr
 
 
+@pytest.mark.cpp
 @without_a_gpu
 def test_a_section_that_raises_is_recorded_and_one_without_time_left_out(tmp_path: Path) -> None:
     sections = [each for each in SECTIONS if each.name in ("bandwidth", "deep")]

@@ -46,6 +46,7 @@ def fresh() -> Iterator[None]:
     torch._dynamo.reset()
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("name", [*SYSTEMS, "approx_fx@8"])
 def test_each_system_trains(name: str) -> None:
     model = net()

@@ -18,6 +18,7 @@ def compiled(model: nn.Module, bits: int | None):
     return torch.compile(model) if bits is None else approx_fx.convert(model, bits=bits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, None], ids=["4 bits", "torch.compile"])
 @pytest.mark.parametrize("factory, batch", [(resnet20, 16), (gpt_tiny, 2)], ids=["resnet20", "gpt"])
 def test_peak_within_five_percent(factory, batch, bits):
@@ -51,6 +52,7 @@ def test_symbolic_sizes():
         predict([source])
 
 
+@pytest.mark.cpp
 def test_passes_over_memory_of_a_chain():
     """A step in 4 bits moves less than torch.compile's, by the count in the code: 7.7 against 10 activation sizes."""
     from tools.traffic import ACTIVATION, traffic

@@ -47,6 +47,7 @@ def test_half_as_many_bytes_are_there_to_begin_with(name: str) -> None:
     assert not {row.shape for row in (*half.tensors, *half.kept)} & weights
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("where", ["weight", "input"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 @pytest.mark.parametrize("name", ["gelu_block", "swiglu", "residual", "group_norm_silu", "softmax"])

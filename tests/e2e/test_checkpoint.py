@@ -94,6 +94,7 @@ def test_a_selective_policy_is_honoured() -> None:
     assert cosine(found, exact) > 0.99
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("compiler", ["eager", "inductor"])
 def test_dropout_in_a_region_is_drawn_once(compiler: str) -> None:
     """The same mask in the recomputation: else the gradients would have nothing to do with each other."""

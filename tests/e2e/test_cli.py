@@ -27,6 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.cpp
 def test_explain_prints_the_contract() -> None:
     done = run("explain", "models.mlp:mlp", "--batch", "64", "--bits", "4", "--json")
     assert done.returncode == 0, done.stderr
@@ -35,6 +36,7 @@ def test_explain_prints_the_contract() -> None:
     assert {"schema", "saved_bytes", "ratio", "tensors", "kept"} <= set(data)
 
 
+@pytest.mark.cpp
 def test_explain_takes_a_file_and_bfloat16(tmp_path: Path) -> None:
     path = tmp_path / "net.py"
     path.write_text(
@@ -126,6 +128,7 @@ def test_noise_loss_needs_a_float_output() -> None:
         target.noise_loss(torch.ones(3, dtype=torch.int64))
 
 
+@pytest.mark.cpp
 def test_compare_measures_what_the_contract_names() -> None:
     result = compare("models.mlp:mlp", 64, Config(bits=4, compiler="eager"), steps=2, against=("compile", "eager"))
     assert set(result["runs"]) == {"approx_fx", "compile", "eager"}

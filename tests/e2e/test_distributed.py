@@ -25,6 +25,7 @@ def run(kind: str, folder: Path) -> list[dict[str, Any]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_ranks(kind: str, tmp_path: Path) -> None:
     first, second = run(kind, tmp_path)

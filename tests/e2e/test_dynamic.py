@@ -35,6 +35,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
 BOUND = {1: 1.5, 3: 0.5, 4: 0.25, 8: 0.02}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", BOUND)
 @pytest.mark.parametrize("name", NETS)
 def test_every_width_trains_at_every_batch(name: str, bits: int) -> None:
@@ -71,6 +72,7 @@ class Elementwise(nn.Module):
         return z.square() * 0.01
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("bits", [3, 4, 8])
 @pytest.mark.parametrize("compiler", ["inductor", "eager"])
 def test_a_tensor_all_of_whose_sizes_are_symbols(compiler: str, bits: int) -> None:

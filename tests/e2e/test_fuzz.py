@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -144,6 +145,7 @@ STEP = 6 / 256 / 12**0.5
 AMPLIFIED = 8
 
 
+@pytest.mark.cpp
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(networks())
 def test_random_networks(drawn: tuple[list[str], bool, int]) -> None:

@@ -59,6 +59,7 @@ def test_weight_gradient_within_half_a_step(bits: int) -> None:
     assert torch.equal(ours[0].weight.grad, exact[0].weight.grad)
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("grid", ["gaussian", "blpa"])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("name", ["conv_bn_relu", "residual", "pre_activation", "conv_bn_relu6", "conv_bn_hardswish"])
@@ -72,6 +73,7 @@ def test_relative_error_follows_the_step(name: str, bits: int, grid: str) -> Non
     assert 0 < error <= 1.5 * gaussian_error(bits, grid)
 
 
+@pytest.mark.cpp
 def test_gaussian_grid_beats_the_papers() -> None:
     model, inputs = PATTERNS["residual"]()
     _, exact, _ = step(model, *inputs, bits=None)
@@ -82,6 +84,7 @@ def test_gaussian_grid_beats_the_papers() -> None:
     assert errors["gaussian"] < 0.5 * errors["blpa"]
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["conv_bn_relu", "residual", "plain", "no_relu"])
 def test_nan_and_inf_reach_the_gradients(name: str, bad: float) -> None:
@@ -94,6 +97,7 @@ def test_nan_and_inf_reach_the_gradients(name: str, bad: float) -> None:
     assert not ours.isfinite().all()
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("name", [name for name in PATTERNS if name != "dropout"])
 def test_eager_exact_mode_is_autograd(name: str) -> None:
     """Same loss bit for bit; gradients up to the order of sums, which decompositions change."""
@@ -107,6 +111,7 @@ def test_eager_exact_mode_is_autograd(name: str) -> None:
     assert torch.allclose(ours, flat_gradients(reference), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.cpp
 def test_inductor_forward_and_exact_mode_are_bitwise_torch_compile() -> None:
     model = Residual()
     reference = copy.deepcopy(model)
@@ -122,6 +127,7 @@ def test_inductor_forward_and_exact_mode_are_bitwise_torch_compile() -> None:
     assert 0.99 < cosine < 1
 
 
+@pytest.mark.cpp
 def test_inductor_and_eager_agree() -> None:
     model = ConvBnRelu()
     _, eager, _ = step(model, images(), bits=4)

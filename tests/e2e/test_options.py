@@ -157,6 +157,7 @@ def test_stochastic_resumes() -> None:
         approx_fx.load_rounding_state(resumed, {"steps": 2})
 
 
+@pytest.mark.cpp
 def test_stochastic_is_the_same_compiled() -> None:
     """Both compilers draw the same codes: what is left is the rounding of float32 sums."""
     model, x = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 32)), rows()
@@ -190,6 +191,7 @@ def test_the_noise_is_uniform() -> None:
             assert abs(torch.corrcoef(torch.stack([u[:-lag], u[lag:]]))[0, 1]) < 4 / count**0.5
 
 
+@pytest.mark.cpp
 def test_lowering_to_kernels_runs_the_very_ops() -> None:
     """What is left an op of its own is what runs op by op; Inductor's fused copy may draw a code from its register."""
     torch.manual_seed(0)
@@ -200,6 +202,7 @@ def test_lowering_to_kernels_runs_the_very_ops() -> None:
         assert (kernels[name] - gradient).norm() <= 1e-3 * gradient.norm(), name
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize(("lowering", "alone"), [("auto", False), ("fused", False), ("kernel", True)])
 def test_no_op_stands_alone_unless_told(lowering: str, alone: bool) -> None:
     """What stands alone is called by its name in the code that Inductor wrote."""
@@ -209,6 +212,7 @@ def test_no_op_stands_alone_unless_told(lowering: str, alone: bool) -> None:
     assert any("torch.ops.approx_fx." in re.sub(r"(?m)#.*", "", source) for source in sources) == alone
 
 
+@pytest.mark.cpp
 def test_mode_goes_with_other_options() -> None:
     """torch.compile takes no `mode` beside `options`: it is one of them."""
     torch.manual_seed(0)

@@ -197,6 +197,7 @@ def test_backend_by_name_without_import() -> None:
     assert found.ratio > 10
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("dynamic", [True, None])
 def test_other_batch_sizes(dynamic: bool | None) -> None:
     model, reference = Residual(), None

@@ -37,6 +37,7 @@ def example(title: str) -> str:
     return found[1]
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize(
     ("title", "package"), [("Accelerate", "accelerate"), ("HF Trainer", "transformers"), ("Lightning", "lightning")]
 )

@@ -141,6 +141,7 @@ def test_recurrent_layers_train(kind: type[nn.RNNBase]) -> None:
     assert approx_fx.report(ours).ratio >= 1
 
 
+@pytest.mark.cpp
 def test_unrolled_cells_are_coded() -> None:
     model, inputs, _ = char_lstm(batch=8, length=6)
     found, ours = against_exact(model, *inputs, bits=8)
@@ -195,6 +196,7 @@ def test_what_a_custom_op_reads_is_exact() -> None:
     assert not torch.equal(ours.b.weight.grad, exact.b.weight.grad)
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("dynamic", [True, None])
 def test_other_lengths_and_batches_of_text(dynamic: bool | None) -> None:
     """One graph for all sizes: recompiled at most once for a size that changes, never per size."""
@@ -221,6 +223,7 @@ def test_marked_dynamic() -> None:
     assert len(approx_fx.report(model).graphs) == 1
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("batch", [1, 7])
 def test_odd_batches(batch: int) -> None:
     for model, inputs in ((Residual(), images(batch, 15)), (GeluBlock(), torch.randn(batch, 64))):
@@ -251,12 +254,14 @@ class Sums(nn.Module):
         return self.b(states)
 
 
+@pytest.mark.cpp
 def test_scan_trains() -> None:
     found, ours = against_exact(Sums(), torch.randn(24, 64), bits=8, strict=False)
     assert found > 0.99
     assert approx_fx.report(ours).ratio >= 1
 
 
+@pytest.mark.cpp
 def test_resumed_in_mid_epoch_equals_uninterrupted(tmp_path: Any) -> None:
     """Weights after six steps, bit for bit, with stochastic rounding, momentum and a schedule."""
 
@@ -291,6 +296,7 @@ def test_resumed_in_mid_epoch_equals_uninterrupted(tmp_path: Any) -> None:
         assert torch.equal(value, second[0].state_dict()[name]), name
 
 
+@pytest.mark.cpp
 def test_convolution_families() -> None:
     """1d, 3d, transposed, depthwise and dilated convolutions; interpolation, padding, average and adaptive pools."""
     nets: list[tuple[nn.Module, Tensor]] = [

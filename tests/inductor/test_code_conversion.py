@@ -33,6 +33,7 @@ def step(activation: type[nn.Module] = nn.GELU) -> tuple[str, list[Tensor]]:
     return "\n".join(sources), [parameter.grad for parameter in model.parameters()]
 
 
+@pytest.mark.cpp
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
     reason="needs vectors of AVX2 or AVX-512",

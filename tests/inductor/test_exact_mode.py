@@ -42,6 +42,7 @@ def code(build: Callable[[], tuple[nn.Module, torch.Tensor]], compile_: Callable
     return [source[source.index("import") :] for source in sources]
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("train", [True, False], ids=["training", "inference"])
 def test_the_exact_mode_is_torch_compiles(name: str, train: bool) -> None:
@@ -50,12 +51,14 @@ def test_the_exact_mode_is_torch_compiles(name: str, train: bool) -> None:
     assert len(ours) == 1 + train
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("name", NETS)
 def test_inference_with_bits_is_torch_compiles(name: str) -> None:
     ours = code(NETS[name], lambda model: torch.compile(model, backend="approx_fx", options={"bits": 4}), False)
     assert ours == code(NETS[name], torch.compile, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_a_graph_that_falls_back_is_torch_compiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
@@ -66,11 +69,13 @@ def test_a_graph_that_falls_back_is_torch_compiles(name: str, monkeypatch: pytes
     assert ours == code(NETS[name], torch.compile, True)
 
 
+@pytest.mark.cpp
 def test_what_is_coded_is_another() -> None:
     """The comparison sees a difference where there is one."""
     assert code(_cnn, approx_fx.convert, True) != code(_cnn, torch.compile, True)
 
 
+@pytest.mark.cpp
 def test_the_exact_mode_reports_what_torch_saves() -> None:
     torch._dynamo.reset()
     model, x = _cnn()

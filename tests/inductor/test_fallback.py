@@ -18,6 +18,7 @@ from tests.support.nets import PATTERNS
 WARNING = "approx_fx runs a {} op by op, which is slow: Inductor could not compile it. RuntimeError: no such layout"
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("failing", ["forward", "backward"])
 def test_what_cannot_be_compiled_runs_op_by_op(
     failing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -32,6 +32,7 @@ def run(**variables: str) -> tuple[bool, bool, int]:
     return done == "True", glibc == "True", int(faults)
 
 
+@pytest.mark.cpp
 def test_freed_memory_is_not_faulted_in_again() -> None:
     done, glibc, faults = run()
     assert done == glibc
@@ -48,6 +49,7 @@ def test_a_compile_leaves_malloc_alone_unless_asked(asked: bool, monkeypatch: py
     assert done == ["cpu"] * asked
 
 
+@pytest.mark.cpp
 def test_the_users_own_setting_stays() -> None:
     done, _, _ = run(MALLOC_TOP_PAD_="131072")
     assert not done

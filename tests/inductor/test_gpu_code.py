@@ -108,6 +108,7 @@ def test_it_computes_what_the_ops_do(name: str, bits: int) -> None:
             assert (own - other).norm() <= 1e-4 * other.norm() + 1e-6
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.skipif(
     OLD and tuple(map(int, numpy.__version__.split(".")[:2])) >= (2, 4),
@@ -135,6 +136,7 @@ def compiled(name: str, source: str, folder: Path) -> list[Any]:
         return [kernel._precompile_config(each).kernel for each in kernel.configs]
 
 
+@pytest.mark.triton
 @compiles
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"])
 def test_it_compiles(dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -148,6 +150,7 @@ def test_it_compiles(dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch,
                 assert made.asm["cubin"][:4] == b"\x7fELF"
 
 
+@pytest.mark.slow
 @compiles
 def test_a_decoded_branch_reads_no_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a norm made of a coded value comes from the codes and their grid, and no gradient changes by that."""

@@ -36,6 +36,7 @@ def saved(halves: tuple[Half, Half]) -> int:
     return sum(value.numel() for value in values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels last"])
 def test_a_block_packs_where_it_writes(last: bool) -> None:
     """The forward moves what torch.compile's does, and writes its codes and masks: nothing is read for them."""
@@ -60,6 +61,7 @@ def test_tiles_are_packed_where_they_are_reduced(bits: int) -> None:
     assert forward.kernels and not any("_red_" in name for name in forward.kernels)
 
 
+@pytest.mark.triton
 def test_gradients_stay_in_sixteen_bits() -> None:
     """A block's gradient, which two norms read as float32, is written in bfloat16; in float32 under torch.compile."""
     model, inputs = bottlenecks(True, 128, 28, 64)
@@ -88,6 +90,7 @@ class Turned(nn.Module):
         return x + self.down(nn.functional.gelu(self.up(y))).permute(0, 3, 1, 2)
 
 
+@pytest.mark.triton
 def test_what_is_turned_is_not_turned_again() -> None:
     """Inductor's layout for convolutions is not that of values with channels innermost: nothing is copied."""
     stem = nn.Conv2d(3, 128, 2, 2)
@@ -97,6 +100,7 @@ def test_what_is_turned_is_not_turned_again() -> None:
     assert moved(ours)["backward"] < 1.35 * moved(exact)["backward"]
 
 
+@pytest.mark.triton
 def test_masks_of_any_activation_are_packed_where_it_is_written() -> None:
     """ReLU6: its input, its two comparisons and its codes go no way through memory."""
     layers: list[nn.Module] = []
@@ -110,6 +114,7 @@ def test_masks_of_any_activation_are_packed_where_it_is_written() -> None:
     assert saved(ours) <= more <= 1.05 * saved(ours)
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, lambda width: nn.GroupNorm(8, width)], ids=["batch", "group"])
 def test_what_little_is_read_for_is_made_anew(norm: Callable[[int], nn.Module]) -> None:
     """SiLU's argument, which it and its slope read, is decoded by each: in float32 it would be most of what moves."""
@@ -121,6 +126,7 @@ def test_what_little_is_read_for_is_made_anew(norm: Callable[[int], nn.Module]) 
     assert moved(ours)["backward"] < 0.7 * moved(exact)["backward"]
 
 
+@pytest.mark.triton
 def test_a_decoding_is_not_held_for_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where kernels that hold something are fused, as they are on a CPU if they spare more, the peak is higher."""
     model, inputs = bottlenecks(True, 32, 28, 64, more=3)
@@ -131,6 +137,7 @@ def test_a_decoding_is_not_held_for_a_gradient(monkeypatch: pytest.MonkeyPatch) 
     assert ours.peak.live < 0.9 * fused.peak.live
 
 
+@pytest.mark.slow
 def test_limits_keep_products_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = bottlenecks(True, 32, 28)
     ours = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
@@ -139,6 +146,7 @@ def test_limits_keep_products_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> 
     assert moved(ours)["backward"] < 0.95 * moved(strict)["backward"]
 
 
+@pytest.mark.slow
 def test_networks_are_counted() -> None:
     """tools/gpu_code.py: the forward moves more by its codes, the peak is lower, and the table's row says so."""
     from tools.gpu_code import count, table

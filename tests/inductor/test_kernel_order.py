@@ -28,6 +28,7 @@ def kernels(model: nn.Module, x: torch.Tensor) -> int:
     return codes[-1].count("= async_compile.cpp_pybinding(")
 
 
+@pytest.mark.cpp
 def test_there_are_fewer_kernels_and_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 3, 16, 16)
@@ -43,6 +44,7 @@ def test_there_are_fewer_kernels_and_the_same_gradients(monkeypatch: pytest.Monk
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
 
 
+@pytest.mark.cpp
 def test_a_pass_that_the_user_has_set_runs_too() -> None:
     torch._dynamo.reset()
     seen: list[int] = []

@@ -74,6 +74,7 @@ def explains() -> None:
     approx_fx.explain(Residual(), images())
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("action", [train, fails, explains], ids=["compile", "exception", "explain"])
 def test_torchs_functions_are_what_they_were(action: Callable[[], None]) -> None:
     train()  # what torch itself sets up at a first compile
@@ -85,6 +86,7 @@ def test_torchs_functions_are_what_they_were(action: Callable[[], None]) -> None
     assert (gc.isenabled(), gc.get_threshold(), sys.getrecursionlimit()) == state
 
 
+@pytest.mark.cpp
 def test_a_replaced_function_would_be_seen() -> None:
     train()
     before = snapshot()
@@ -104,6 +106,7 @@ def plain_code() -> list[str]:
     return [source[source.index("import") :] for source in sources]
 
 
+@pytest.mark.cpp
 def test_plain_code_before_and_after_is_the_same() -> None:
     before = plain_code()
     train()
@@ -132,6 +135,7 @@ def test_plain_code_beside_is_the_same() -> None:
     assert len(alone) == 1 and beside == alone
 
 
+@pytest.mark.cpp
 def test_overlapping_compiles_put_everything_back() -> None:
     train()
     before = snapshot()
@@ -153,6 +157,7 @@ def test_overlapping_compiles_put_everything_back() -> None:
     assert differences(before) == []
 
 
+@pytest.mark.cpp
 def test_torch_takes_nothing_of_ours_from_its_cache() -> None:
     """The same model, first ours and then torch.compile's, in one cache: two entries are looked up and not found."""
     with fresh_cache():
@@ -184,6 +189,7 @@ def test_explain_compiles_nobody_anew() -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.cpp
 def test_explain_of_another_batch_is_not_dynamic() -> None:
     told = [approx_fx.explain(Residual(), torch.randn(batch, *images().shape[1:])) for batch in (4, 8)]
     assert [report.tensors[0].shape[0] for report in told] == [4, 8]
@@ -203,6 +209,7 @@ class Noted(CustomGraphPass):
         return "noted"
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("wrap", [lambda noted: noted, lambda noted: noted.__call__], ids=["pass", "function"])
 def test_a_users_pass_and_ours_both_run(wrap: Callable[[Noted], Any], tmp_path: Path) -> None:
     """Weights are saved themselves, which is our pass's doing, and the user's has seen both halves."""

@@ -111,6 +111,7 @@ class Dense(nn.Module):
         return x
 
 
+@pytest.mark.cpp
 def test_a_cat_of_cats_is_made_in_one() -> None:
     """Every cat in the backward is of decoded pieces, none of a cat; and each has pieces of its own."""
     seen = capture(Dense(), images(), run=False)
@@ -121,6 +122,7 @@ def test_a_cat_of_cats_is_made_in_one() -> None:
     assert all(name_of(piece) != "cat" and len(piece.users) == 1 for piece in pieces)
 
 
+@pytest.mark.cpp
 def test_gradients_of_a_cat_of_cats() -> None:
     torch.manual_seed(0)
     exact, x = Dense(), images()
@@ -141,6 +143,7 @@ def peak(late: bool, monkeypatch: pytest.MonkeyPatch) -> int:
         return timeline(lambda: run(*inputs).square().mean().backward()).peak.live
 
 
+@pytest.mark.slow
 def test_refused_fusions_lower_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak(True, monkeypatch) < peak(False, monkeypatch)
 

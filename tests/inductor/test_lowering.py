@@ -43,6 +43,7 @@ def compiled(function: Callable[..., Any], *args: Any) -> tuple[Any, str]:
     return result, code
 
 
+@pytest.mark.cpp
 def test_every_op_comes_out_as_its_reference() -> None:
     """Bit for bit, but for the scales of `quantize_group`, whose last digit Inductor rounds once less: half a step."""
     cases = [*opcheck_cases(), *WIDTHS]
@@ -109,6 +110,7 @@ def test_codes_are_kept_whole_before_they_are_packed() -> None:
     assert f"empty_strided_cpu({tuple(a.shape)}, {tuple(a.stride())}, torch.uint8)" in code
 
 
+@pytest.mark.cpp
 def test_codes_that_are_kept_lie_as_their_source_does() -> None:
     """Convolutions are laid out channels-last, and with them what is computed from them element by element.
 

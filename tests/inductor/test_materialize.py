@@ -30,6 +30,7 @@ class Blocks(nn.Module):
         return x
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize(
     ("width", "batch", "size"), [(32, 32, 32), (64, 64, 32), (128, 32, 32), (256, 8, 32), (512, 16, 8)]
 )
@@ -44,6 +45,7 @@ def test_a_forward_is_left_alone(width: int, batch: int, size: int) -> None:
     assert torch.equal(*results)
 
 
+@pytest.mark.cpp
 def test_a_residual_stream_is_kept_not_added_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block's kernel then is the same one; without, each has another number of addends."""
 

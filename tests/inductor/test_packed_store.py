@@ -54,6 +54,7 @@ def moved(sources: list[str]) -> int:
     return sum(access.read + access.written for phase, access in accesses(sources) if phase == "forward")
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize(
     ("bits", "batch", "last", "expected"),
     [
@@ -77,6 +78,7 @@ def test_what_is_written_in_parts(
     assert moved(before) - moved(after) >= 2 * batch * sum(values)
 
 
+@pytest.mark.cpp
 def test_half_precision_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model, x = chain(nn.Conv2d(32, 8, 3)), torch.randn(4, 3, 12, 12)

@@ -106,6 +106,7 @@ def test_what_is_switched_off_changes_the_cache_key(monkeypatch: pytest.MonkeyPa
 ALL = ",".join([patch.name for patch in PATCHES] + [each.name for each in post_grad.PASSES] + ["peak_aware_fusion"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [lambda: (Residual(), images()), lambda: (ViT(1, 64, 4, 4, 32, 10, 3), None)])
 def test_results_are_the_same_without(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The output bit for bit, and gradients as far as sums in another order allow."""

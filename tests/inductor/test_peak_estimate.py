@@ -32,12 +32,14 @@ def step(monkeypatch: pytest.MonkeyPatch, build: Callable[[], nn.Module], estima
         return timeline(lambda: run(images).square().mean().backward())
 
 
+@pytest.mark.cpp
 def test_idle_buffers_do_not_raise_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a transformer whose hidden layers are four times as wide as what runs between its blocks."""
     peaks = [step(monkeypatch, lambda: ViT(2, 64, 4, 4, 32, 10, 3), estimated).peak.live for estimated in (True, False)]
     assert peaks[0] < peaks[1]
 
 
+@pytest.mark.slow
 def test_what_is_kept_does_not_raise_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where in-place kernels are taken off what is alive between two uses, too, a buffer too many is kept here."""
     peaks = [step(monkeypatch, preact_resnet20_net, estimated).peak.live for estimated in (True, False)]

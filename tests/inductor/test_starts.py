@@ -24,6 +24,7 @@ print({INDUCTOR!r} in sys.modules)
 """
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize(("options", "loaded"), [({}, True), ({"compiler": "eager"}, False)])
 def test_inductor_is_imported_when_a_model_is_converted(options: dict[str, Any], loaded: bool) -> None:
     """As torch.compile does it, so that the first step does not pay for it; not by importing approx_fx."""

@@ -112,6 +112,7 @@ def test_overlapping_compiles_leave_the_limit_as_it_was() -> None:
     assert sys.getrecursionlimit() == before
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("compiler", ["eager", "inductor"])
 def test_a_compile_allows_deep_sources(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     limits: list[int] = []

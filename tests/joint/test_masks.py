@@ -39,6 +39,7 @@ def check(model: nn.Module, inputs: tuple[Any, ...], at_least: int, **options: A
     assert masks >= at_least
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("name", [name for name in PATTERNS if name not in (*SMOOTH, "dropout")])
 def test_patterns(name: str, bits: int) -> None:
@@ -53,6 +54,7 @@ def test_patterns(name: str, bits: int) -> None:
     check(model, inputs, at_least=1, bits=bits, min_bytes=256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_networks(name: str) -> None:
     model, inputs = NETWORKS[name]()

@@ -225,6 +225,7 @@ def version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICE == "cuda" or INTERPRETED, reason="the other tests of this file run the kernels directly")
 @pytest.mark.skipif(
     version(triton.__version__) < (3, 7) and version(numpy.__version__) >= (2, 4),

@@ -82,6 +82,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize(("capability", "dtype", "bits", "pack_dim", "wide"), COMPILED)
 def test_compiles(
     capability: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +80,7 @@ def outputs(result: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else list(result)
 
 
+@pytest.mark.cpp
 @quick
 @given(data=st.data(), x=tensors(), bits=widths)
 def test_fake_is_as_real(data: st.DataObject, x: Tensor, bits: int) -> None:

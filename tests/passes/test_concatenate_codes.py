@@ -40,6 +40,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_are_the_same_bit_for_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)

@@ -18,6 +18,7 @@ from tests.support.nets import PATTERNS
 EXPECTED = Path(__file__).parent / "expected"
 
 
+@pytest.mark.cpp
 @pytest.mark.skipif(
     not torch.__version__.startswith("2.13"), reason="the texts are those of torch 2.13's decompositions"
 )

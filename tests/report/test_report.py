@@ -24,6 +24,7 @@ from models.vgg import vgg16_bn
 from tests.support.nets import PATTERNS, Residual, images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "batch", "bits", "dtype", "least"),
     [
@@ -56,8 +57,11 @@ def held(model: Any, inputs: Any) -> int:
     return measure(forward).held - out
 
 
-@pytest.mark.parametrize("compiler", ["eager", "inductor"])
-@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.cpp
+@pytest.mark.parametrize(
+    ("compiler", "bits"),
+    [("eager", 3), ("eager", 4), ("inductor", 4), pytest.param("inductor", 3, marks=pytest.mark.slow)],
+)
 def test_predicted_saved_bytes_are_the_allocators(compiler: str, bits: int) -> None:
     model, inputs = resnet20(batch=5)
     predicted = approx_fx.explain(model, *inputs, bits=bits).saved_after
@@ -68,6 +72,7 @@ def test_predicted_saved_bytes_are_the_allocators(compiler: str, bits: int) -> N
     assert held(model, inputs) == predicted == approx_fx.report(model).saved_after
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("name", list(PATTERNS))
 def test_predicted_equals_held_on_the_patterns(name: str) -> None:
     model, inputs = PATTERNS[name]()
@@ -113,6 +118,7 @@ def test_json_contract() -> None:
     assert data["predicted_peak_bytes"]["before"] > data["predicted_peak_bytes"]["after"] > 0
 
 
+@pytest.mark.cpp
 def test_text_and_html() -> None:
     model, inputs = resnet20(batch=4)
     report = approx_fx.explain(model, *inputs)
@@ -150,6 +156,7 @@ print(json.dumps({"runs": len(runs), "report": approx_fx.report(model).to_dict()
 """
 
 
+@pytest.mark.cpp
 def test_a_warm_cache_runs_no_pass_and_gives_the_same_report(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(root)}

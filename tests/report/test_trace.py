@@ -35,6 +35,7 @@ approx_fx.convert(Residual(), min_bytes=256, compiler="eager")(images()).sum().b
 """
 
 
+@pytest.mark.cpp
 def test_graphs_in_a_trace(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "TORCH_TRACE": str(tmp_path), "PYTHONPATH": str(root)}

@@ -40,6 +40,7 @@ def report() -> Report:
     return approx_fx.explain(model, *inputs)
 
 
+@pytest.mark.cpp
 def test_the_timelines_peaks_are_the_reports(report: Report) -> None:
     picture = merged(report)
     assert picture.before.moments.peak_bytes == report.predicted_peak["before"]
@@ -75,6 +76,7 @@ def test_every_saved_byte_is_in_an_arc(report: Report) -> None:
             assert (xs[0], ys[0], ys[-1]) == (0.0, arc.left, pytest.approx(arc.left + arc.thickness))
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize(
     "options", [{"rows": "sigma"}, {"rounding": "stochastic"}, {"bits": {"*": 4, "blocks.0.*": None}}]
 )
@@ -183,6 +185,7 @@ def test_mermaid_without_a_chain() -> None:
         assert "quantize_group" in chart and "==>|saved|" in chart
 
 
+@pytest.mark.cpp
 def test_mermaid_of_another_module() -> None:
     told = approx_fx.explain(Residual(), images(), min_bytes=256)
     assert "convolution<br/>a<br/>" in mermaid(told, "a")
@@ -201,6 +204,7 @@ class Broken(nn.Module):
         return torch.relu(self.second(x))
 
 
+@pytest.mark.cpp
 def test_a_broken_graph_is_one_picture(tmp_path: Path) -> None:
     found = approx_fx.view(Broken(), torch.randn(64, 64), path=tmp_path / "broken.html", min_bytes=256)
     assert len(found.pictures) == 2
@@ -226,6 +230,7 @@ def test_a_broken_graph_is_one_picture(tmp_path: Path) -> None:
             assert [nodes[index].name for index in mine.reads] == [one.after.nodes[index].name for index in node.reads]
 
 
+@pytest.mark.cpp
 def test_a_graph_that_stays_exact(tmp_path: Path) -> None:
     model, inputs = resnet20(4)
     found = approx_fx.view(model, *inputs, path=tmp_path / "exact.html", bits=None)
@@ -242,6 +247,7 @@ def test_a_report_of_a_training_run_cannot_be_drawn(tmp_path: Path) -> None:
         approx_fx.report(model).save_html(tmp_path / "out.html")
 
 
+@pytest.mark.cpp
 def test_a_file_that_cannot_be_written(report: Report, tmp_path: Path) -> None:
     with pytest.raises(ApproxFxError, match=r"cannot write '.*/no/out\.html': No such file or directory\."):
         report.save_html(tmp_path / "no" / "out.html")
@@ -261,12 +267,14 @@ def test_a_library_that_is_missing(
         report.save_html(tmp_path / "x.html") if module == "bokeh" else static.save(report, tmp_path / "x", "svg")
 
 
+@pytest.mark.cpp
 def test_the_core_needs_neither() -> None:
     code = "import sys, approx_fx, approx_fx.cli; print([m for m in ('bokeh', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.cpp
 def test_the_command(tmp_path: Path) -> None:
     out = tmp_path / "out.html"
     done = run("view", "models.mlp:mlp", "--batch", "64", "-o", str(out))
@@ -278,6 +286,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert all("<svg" in Path(line).read_text() for line in done.stdout.split())
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -297,6 +306,7 @@ def test_errors_in_a_report(report: Report) -> None:
     assert by_quantizer["bitmask"] == 0 and 0.08 < by_quantizer["group"] < 0.15
 
 
+@pytest.mark.cpp
 def test_twelve_layers_are_under_three_megabytes(tmp_path: Path) -> None:
     model: Any = GPT(12, 64, 4, 256, 64)
     path = tmp_path / "gpt.html"

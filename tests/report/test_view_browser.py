@@ -19,6 +19,8 @@ from models.preact_resnet import preact_resnet164
 from models.resnet import resnet18_cifar
 from tests.support.browser import Opened, opened
 
+pytestmark = pytest.mark.browser
+
 NETWORKS: dict[str, Any] = {
     "resnet18_cifar": lambda: resnet18_cifar(8),
     "preact_resnet164": lambda: preact_resnet164(4),
@@ -27,7 +29,10 @@ NETWORKS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(NETWORKS))
+@pytest.fixture(
+    scope="module",
+    params=["resnet20", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name != "resnet20")],
+)
 def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Report]:
     """A network's name, its page, its report."""
     model, inputs = NETWORKS[request.param]()[:2]

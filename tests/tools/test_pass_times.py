@@ -31,6 +31,7 @@ def broken(batch=4):
 """
 
 
+@pytest.mark.cpp
 def test_both_partitions_are_timed_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     for name, timed in passes.TIMED.items():

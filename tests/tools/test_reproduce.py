@@ -21,6 +21,8 @@ from tools.reproduce.run_cache import RunCache
 from tools.reproduce.sizes import QUICK
 from tools.reproduce.table_cells import paired, with_deviation, with_error
 
+pytestmark = pytest.mark.zoo
+
 
 def test_bias_and_variance_are_those_of_the_draws() -> None:
     generator = torch.Generator().manual_seed(0)

@@ -186,6 +186,7 @@ def test_8_bits_hold_zero_and_round_within_half_a_step() -> None:
     assert float((back - x).abs().max()) <= float(scale[1]) / 2 + 1e-6
 
 
+@pytest.mark.cpp
 def test_actnn_saves_little_and_is_right_on_average() -> None:
     _, exact = step(preact())
     x, y = images()

@@ -38,6 +38,7 @@ def test_missing_data_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monkey
         load("digit")
 
 
+@pytest.mark.cpp
 def test_train_logs_and_resumes(tmp_path: Path) -> None:
     done = train(tmp_path, "--bits", "exact,4", "--epochs", "2", "--seeds", "0")
     assert done.returncode == 0, done.stderr
@@ -55,6 +56,7 @@ def test_train_logs_and_resumes(tmp_path: Path) -> None:
     assert other.returncode != 0 and "Traceback" not in other.stderr
 
 
+@pytest.mark.cpp
 def test_bad_spelling_is_a_sentence(tmp_path: Path) -> None:
     done = train(tmp_path, "--optimizer", "sdg")
     assert done.returncode == 2 and "Traceback" not in done.stderr

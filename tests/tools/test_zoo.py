@@ -14,6 +14,8 @@ from tools.lib.zoo_models import ZOO
 from tools.zoo import COSINE, RATIO, RESULTS, Line, measure, table
 
 # Large ones, which tools/zoo.py runs too.
+pytestmark = pytest.mark.zoo
+
 SLOW = {f"torchvision/{name}" for name in ("densenet121", "efficientnet_v2_s", "inception_v3", "maxvit_t", "vit_b_16")}
 # Deep nets of batch norm and smooth activations, whose slopes are read off four bits: their cosine is lower.
 SMOOTH = {
