@@ -178,16 +178,16 @@ def test_a_wrong_gradient_is_seen() -> None:
     """The bound has teeth: a decoder that is off by a step and a half is caught."""
     from approx_fx.encode.group import Group
 
-    honest = Group.dequantize
+    honest = Group.decode
 
     def shifted(self: Group, build: object, stored: object, value: object) -> object:
         return build.call(torch.ops.aten.mul.Tensor, honest(self, build, stored, value), 1.5)  # type: ignore[attr-defined, arg-type]
 
-    Group.dequantize = shifted  # type: ignore[method-assign, assignment]
+    Group.decode = shifted  # type: ignore[method-assign, assignment]
     try:
         test_random_networks.hypothesis.inner_test((["gelu", "linear"], False, 0))  # type: ignore[attr-defined]
     except AssertionError:
         return
     finally:
-        Group.dequantize = honest  # type: ignore[method-assign]
+        Group.decode = honest  # type: ignore[method-assign]
     raise AssertionError("a wrong decoder went unnoticed")

@@ -29,10 +29,10 @@ NETWORKS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(
-    scope="module",
-    params=["resnet20", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name != "resnet20")],
-)
+FIRST, *OTHERS = NETWORKS
+
+
+@pytest.fixture(scope="module", params=[FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Report]:
     """A network's name, its page, its report."""
     model, inputs = NETWORKS[request.param]()[:2]
