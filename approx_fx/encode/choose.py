@@ -12,6 +12,7 @@ from .bitmask import Bitmask
 from .channel import Channel
 from .context import Context
 from .exact import Exact
+from .exact_copy import ExactCopy
 from .fixed_range import FixedRange
 from .group import Group, Relu
 from .index import Index
@@ -19,7 +20,7 @@ from .row_sigma import RowSigma
 from .stochastic import Stochastic
 
 # `for_value(value, context)` of each kind returns an encoding, or None if it does not apply. The last applies to any.
-ENCODINGS: list[Any] = [Exact, Bitmask, Index, Stochastic, Channel, RowSigma, Relu, FixedRange, Group]
+ENCODINGS: list[Any] = [ExactCopy, Exact, Bitmask, Index, Stochastic, Channel, RowSigma, Relu, FixedRange, Group]
 
 
 def choose(value: fx.Node, context: Context) -> Encoding:
@@ -28,6 +29,6 @@ def choose(value: fx.Node, context: Context) -> Encoding:
         encoding: Encoding | None = kind.for_value(value, context)
         if encoding is not None:
             fake = tensor(value)
-            is_no_smaller = fake is not None and encoding.coded and encoding.nbytes(fake) >= nbytes(value)
-            return Exact("small") if is_no_smaller else encoding
+            is_no_smaller = fake is not None and encoding.nbytes(fake) >= nbytes(value)
+            return Exact("small") if is_no_smaller and not encoding.why_exact() else encoding
     raise AssertionError("the last encoding is for any value")

@@ -30,6 +30,7 @@ REASONS = {
     "checkpoint": "read by a region under torch.utils.checkpoint, which is recomputed from exact values",
     "user": "its module is named in the option `exact`, or has no bits",
     "output": "returned by the model, so it is alive anyway",
+    "overwritten": "the forward writes to its memory: the backward reads a copy",
     "dtype": "a floating point type of 8 bits or less is stored as it is",
 }
 

@@ -2,6 +2,7 @@
 
     statistic       a mean, a deviation, a maximum: one number by which many elements are normalised; always exact
     masked fill     a value whose masked places hold a number far from all others, as attention scores with -1e9 or -inf
+    overwritten     a value in memory that is written to before the backward runs: an input, or a view of one
     image           a value [N, C, ...] that a convolution or pooling returns or reads, also through pointwise ops
     lower bound     a number that no element is below
 
@@ -35,6 +36,7 @@ class Facts:
 
     statistics: set[fx.Node] = field(default_factory=set)
     masked_fills: set[fx.Node] = field(default_factory=set)
+    overwritten: set[fx.Node] = field(default_factory=set)
     images: set[fx.Node] = field(default_factory=set)
     lower_bounds: dict[fx.Node, float] = field(default_factory=dict)
 
@@ -58,6 +60,8 @@ def find_facts(joint: JointGraph) -> Facts:
             facts.statistics.add(node)
         if _is_masked_fill(node, facts):
             facts.masked_fills.add(node)
+        if node in joint.mutated or (traits(node).view and node.all_input_nodes[0] in facts.overwritten):
+            facts.overwritten.add(node)
         if _is_image(node, facts):
             facts.images.add(node)
     return facts

@@ -66,8 +66,8 @@ class JointGraph:
 
     @cached_property
     def mutated(self) -> frozenset[fx.Node]:
-        """Inputs that the forward modifies in place, so that their old value is lost before the backward runs."""
-        return frozenset(
+        """Inputs that the forward, or AOTAutograd behind it, writes to: their old values are lost for the backward."""
+        return frozenset(aot.overwritten_after_forward(self.module)) | frozenset(
             node.args[0]
             for node in self.module.graph.nodes
             if node.op == "call_function"

@@ -38,7 +38,7 @@ def describe(partition: Partition, before: int, peaks: tuple[int, int], key: str
         ops = tuple(sorted({name_of(node) for node in reading_nodes} - {""}))
         identity = (value.name, module_of(value), name_of(value), sizes(fake), str(fake.dtype).removeprefix("torch."))
         used_in = tuple(dict.fromkeys(map(module_of, reading_nodes)))
-        if not encoding.coded:
+        if encoding.why_exact():
             if encoding.why_exact() != "output":
                 kept.append(Kept(*identity, nbytes(value), encoding.why_exact(), ops, source_of(value), used_in))
             continue

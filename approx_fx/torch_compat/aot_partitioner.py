@@ -88,6 +88,13 @@ def is_tangent(node: fx.Node) -> bool:
     return node.op == "placeholder" and ("tangents" in str(node.target) or "bwd" in str(node.target))
 
 
+def overwritten_after_forward(joint: fx.GraphModule) -> set[fx.Node]:
+    """The inputs whose new values the forward returns, for AOTAutograd to write them into the inputs' memory."""
+    output = next(iter(joint.graph.find_nodes(op="output")))
+    written = {getattr(desc, "mutated_input", None) for desc in output.meta.get("desc", ())} - {None}
+    return {node for node in joint.graph.find_nodes(op="placeholder") if node.meta.get("desc") in written}
+
+
 def in_backward_only(node: fx.Node) -> bool:
     """Whether the node must run in the backward, because of a tag or a mutation there."""
     return partitioners._must_be_in_backward(node)
