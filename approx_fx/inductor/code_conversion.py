@@ -4,9 +4,8 @@ A loop that reads or writes a 16-bit float handles two vectors of float32 per st
 codes for two vectors: it stores them, converts one element after the other, and loads the result, which takes nine
 times as long as all of the decoding. Here its conversion of a single vector is used twice; the numbers are the same.
 
-A loop over one or two AVX2 vectors of eight floats reads eight or sixteen codes. ATen clears 32 bytes on the stack,
-copies the codes there and loads all 32, and that load stalls on the stores before it. On AVX-512 ATen has a short load.
-For AVX2 the loads are written here, and sixteen codes are converted to int32 without leaving a register.
+A loop over one or two AVX2 vectors of eight floats reads eight or sixteen codes. ATen copies them to 32 bytes on the
+stack and loads all 32, which stalls on the stores before it; here they are loaded and converted within a register.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Post-grad pass: saved inputs and codes keep their traced strides where another layout would cost a copy.
 
 Where Inductor makes convolutions channels-last, it returns a channels-last copy of every weight and image that the
-backward reads, and autograd saves the copy: as many bytes again as the weights have. Saving the input itself also keeps
-autograd's check that it has not been modified before the backward. Codes of a tensor that is channels-last already are
+backward reads, and autograd saves the copy: as many bytes as the weights have. Codes of a channels-last tensor are
 traced with the shape [batch, rows, columns, channels]; channels-last strides for that shape would transpose them, and
-likewise a matrix product's result of four dimensions. Inductor keeps the strides of outputs that are visible to the
-user, so these outputs are marked as visible.
+likewise a matrix product's result of four dimensions. Outputs marked as visible to the user keep their strides.
 """
 
 from __future__ import annotations

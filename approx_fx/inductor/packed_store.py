@@ -4,8 +4,7 @@ A byte holds codes that are far apart along a dimension, see `ops.pack`. Inducto
 code per byte, and a second loop would pack them. Here the ReLU is stored as a concatenation of slices: the loop
 computes one element of each slice, and packs their codes into one byte. The forward's results do not change.
 
-The value, the nodes it is computed by, and the ops that pack become one node, whose target is a `PackedStoreRegion`.
-Inductor calls it with its IR, as it calls the lowerings of its own pattern matcher.
+The value, the nodes it is computed by, and the ops that pack become one node, whose target is its own lowering.
 """
 
 from __future__ import annotations

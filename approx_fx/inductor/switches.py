@@ -1,7 +1,6 @@
 """Switches for each addition to Inductor, to measure it or to find a fault.
 
-APPROX_FX_DISABLE=name,... in the environment names rows of `patches.PATCHES` and of `post_grad.PASSES`, and the other
-settings of `half.settings_for`. Without any of them results are the same, with more time or memory.
+APPROX_FX_DISABLE=name,... names rows of `patches.PATCHES`, `post_grad.PASSES` and settings of `half.settings_for`.
 """
 
 from __future__ import annotations

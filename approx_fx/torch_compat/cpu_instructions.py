@@ -1,8 +1,4 @@
-"""torch._inductor.cpu_vec_isa: find out in the background which vector instructions the CPU has.
-
-Inductor compiles a test program for each instruction set, which takes seconds, and caches the answer for the process.
-Started early, in a thread, these C++ compilers run while the graph is traced.
-"""
+"""torch._inductor.cpu_vec_isa: detect vector instructions while the graph is traced; its test programs take seconds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""torch.fx._lazy_graph_module: graph modules whose Python code is generated at their first call or print.
-
-Under Dynamo most of torch's own passes already return such modules.
-"""
+"""torch.fx._lazy_graph_module: graph modules whose Python code is generated at their first call or print."""
 
 from __future__ import annotations
 

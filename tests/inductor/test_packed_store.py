@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +16,7 @@ from approx_fx.inductor.packed_store import PackedStoreRegion
 from approx_fx.inductor.switches import VARIABLE
 from approx_fx.joint import packed_stores as analysis
 from approx_fx.ops import OPS
+from models.preact_resnet import PreActResNet, bottleneck
 
 OURS = {op.overload for op in OPS.values()}
 
@@ -87,6 +90,20 @@ def test_half_precision_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         found, after, _ = step(model, x, 4, False, monkeypatch)
     assert all(map(torch.equal, found, whole))
     assert moved(after) < moved(before)
+
+
+@pytest.mark.cpp
+def test_a_stream_that_is_not_laid_out_yet_is_stored_as_what_it_is_computed_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sums of a stage's first block: Inductor decides their layout later, channels-last as the convolutions'."""
+    torch.manual_seed(0)
+    model, x = PreActResNet(bottleneck, 2, (32, 64, 128), 10, 3), torch.randn(8, 3, 16, 16)
+    _, sources, _ = step(model, x, 4, False, monkeypatch)
+    buffer = r"empty_strided_cpu\(\(\d+, (\d+), \d+, \d+\), \(\d+, (\d+), \d+, (\d+)\), torch.float32"
+    images = re.findall(buffer, sources[0])
+    large = [strides for channels, *strides in images if int(channels) >= 8 and strides != ["1", channels]]
+    assert images and {channels_step for channels_step, _ in large} <= {"1"}
 
 
 @pytest.mark.parametrize(
