@@ -13,13 +13,13 @@ from ..encode.choose import choose
 from ..encode.context import Context
 from ..joint.batch_norm import BatchNorm, find_batch_norms
 from ..joint.facts import find_facts
-from ..joint.fake_values import is_bool, is_float, tensor
+from ..joint.fake_values import is_bool, is_float, shape, tensor
 from ..joint.graph import JointGraph, must_save
 from ..joint.masks import Mask, find_masks
 from ..joint.op_table import name_of, traits
 from .exactness import Exactness, exactness
 from .min_cut import Problem, minimum_cut
-from .rules import is_residual_sum, reads_at_pole, recomputable, recomputable_from_exact
+from .rules import reads_at_pole, recomputable, recomputable_from_exact
 from .widths import with_policies
 
 # Prices are bits times this, so that a preference between values of the same size costs less than one bit.
@@ -122,7 +122,7 @@ def _recompute_sources(
             if allowed and all(map(exact.exact_in_backward, inputs)):
                 sources[node] = tuple(inputs)
             continue
-        sums = max((depth.get(source, 0) for source in inputs), default=0) + is_residual_sum(node)
+        sums = max((depth.get(source, 0) for source in inputs), default=0) + _is_residual_sum(node)
         if not recomputable(node) or sums > config.stream:
             continue
         if any(not exact.exact_in_backward(i) and reads_at_pole(node, i, exact.facts) for i in inputs):
@@ -136,6 +136,13 @@ def _recompute_sources(
         sources[node] = tuple(inputs)
         depth[node] = sums
     return sources
+
+
+def _is_residual_sum(node: fx.Node) -> bool:
+    """Whether the node adds two activations of its own shape: a step of a residual stream."""
+    if name_of(node) != "add" or len(node.all_input_nodes) != 2:
+        return False
+    return tensor(node) is not None and all(shape(source) == shape(node) for source in node.all_input_nodes)
 
 
 def _is_tuple(node: fx.Node) -> bool:

@@ -14,7 +14,6 @@ from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from ..joint.facts import Facts
-from ..joint.fake_values import shape, tensor
 from ..joint.op_table import name_of, traits
 from ..joint.op_traits import ALL
 
@@ -50,9 +49,9 @@ def recomputable_from_exact(node: fx.Node) -> bool:
 def tolerates(reader: fx.Node, value: fx.Node, facts: Facts) -> bool:
     """Whether a backward node may read an approximation of `value`."""
     tolerant = traits(reader).tolerant
-    if tolerant == () or reads_at_pole(reader, value, facts):
+    if tolerant is not ALL and not set(_argument_keys(reader, value)) <= set(tolerant):
         return False
-    return tolerant is ALL or set(_argument_keys(reader, value)) <= set(tolerant)
+    return not reads_at_pole(reader, value, facts)
 
 
 def _argument_keys(reader: fx.Node, value: fx.Node) -> Iterator[object]:
@@ -60,10 +59,3 @@ def _argument_keys(reader: fx.Node, value: fx.Node) -> Iterator[object]:
     for key, arg in (*enumerate(reader.args), *reader.kwargs.items()):
         if any(leaf is value for leaf in tree_leaves(arg)):
             yield key
-
-
-def is_residual_sum(node: fx.Node) -> bool:
-    """Whether the node adds two activations of its own shape: a step of a residual stream."""
-    if name_of(node) != "add" or len(node.all_input_nodes) != 2:
-        return False
-    return tensor(node) is not None and all(shape(source) == shape(node) for source in node.all_input_nodes)
