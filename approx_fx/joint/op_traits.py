@@ -25,6 +25,8 @@ class OpTraits:
     - recompute_from_exact: it may be recomputed, but only from exact arguments, because its result is a decision.
     - seeded: its random numbers are a function of a saved seed, so that Inductor can recompute them.
     - needs_mask: it may be recomputed only with the exact mask of its kink, which is kept or recomputed exactly.
+    - steep: a small error in a large argument is a large one in the result: it is recomputed from exact arguments only,
+      and a backward that needs the result reads its own code.
     - poles: positions of arguments in which it has a pole at 0: near 0 a small error does not stay small.
     - decides: its floating point result is a decision on its argument (a sign, a rounding), so it is kept exactly.
 
@@ -56,6 +58,7 @@ class OpTraits:
     recompute_from_exact: bool = False
     seeded: bool = False
     needs_mask: bool = False
+    steep: bool = False
     poles: tuple[int, ...] = ()
     decides: bool = False
     tolerant: tuple[int | str, ...] | None = ()

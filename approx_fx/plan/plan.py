@@ -125,7 +125,8 @@ def _recompute_sources(
         sums = max((depth.get(source, 0) for source in inputs), default=0) + _is_residual_sum(node)
         if not recomputable(node) or sums > config.stream:
             continue
-        if any(not exact.exact_in_backward(i) and reads_at_pole(node, i, exact.facts) for i in inputs):
+        approximate = [source for source in inputs if not exact.exact_in_backward(source)]
+        if (approximate and traits(node).steep) or any(reads_at_pole(node, i, exact.facts) for i in approximate):
             continue
         if not (is_float(node) or _is_tuple(node)) and any(is_float(i) and i not in exact.available for i in inputs):
             continue
