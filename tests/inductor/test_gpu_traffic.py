@@ -141,7 +141,7 @@ def test_a_decoding_is_not_held_for_a_gradient(monkeypatch: pytest.MonkeyPatch) 
 def test_limits_keep_products_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = bottlenecks(True, 32, 28)
     ours = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
-    monkeypatch.setattr(materialize, "OPERATIONS", 30)
+    monkeypatch.setattr(materialize, "MAX_OPERATIONS", 30)
     strict = triton_code(model, inputs, torch.bfloat16, bits=4, min_bytes=0)
     assert moved(ours)["backward"] < 0.95 * moved(strict)["backward"]
 
