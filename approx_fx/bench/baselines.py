@@ -81,7 +81,7 @@ OURS = "approx_fx"
 
 
 def is_approx_fx(name: str) -> bool:
-    """Whether `name` is approx_fx, with or without a width."""
+    """Returns True for the names of this package's own system: 'approx_fx', and with a width, such as 'approx_fx@2'."""
     return name.partition("@")[0] == OURS
 
 

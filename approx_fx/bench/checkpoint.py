@@ -76,7 +76,7 @@ def _collect(module: nn.Module, prefix: str, blocks_by_name: dict[str, nn.Module
 
 
 def _holds_blocks(module: nn.Module) -> bool:
-    """Whether the module is, or contains, a container of modules with two weights or more."""
+    """Returns True if some container in the module, or the module itself, has a child with at least two weights."""
     return any(
         isinstance(part, CONTAINERS) and any(_weights(child) >= 2 for child in part.children())
         for part in module.modules()

@@ -25,7 +25,7 @@ class Build(Protocol):
 
 
 class Encoding(Protocol):
-    """How one value is stored. The plan, the passes and the report know encodings only by this interface."""
+    """An encoding stores one value for the backward. The plan, the passes and the report use only this interface."""
 
     @property
     def name(self) -> str:
@@ -41,7 +41,7 @@ class Encoding(Protocol):
 
     @property
     def preferred(self) -> bool:
-        """Whether a value in this encoding is kept rather than another of the same size."""
+        """Whether the minimum cut takes this encoding where keeping another value would cost as many bytes."""
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Bytes of all that is stored, scales included."""
@@ -95,8 +95,8 @@ class Code:
         return None
 
     def decode_mask(self, build: Build, stored: Stored, value: fx.Node) -> fx.Node:
-        """Raises NotImplementedError: no mask is a bit of this code."""
-        raise NotImplementedError(f"no mask is a bit of a {type(self).__name__} code")
+        """Never called: only an encoding whose `owned_mask` is not None decodes a mask, and it overrides this."""
+        raise AssertionError(f"{type(self).__name__} owns no mask to decode")
 
     def batch_norm(self) -> BatchNorm | None:
         """None: this code is not in sigmas of a batch normalisation."""
@@ -105,8 +105,8 @@ class Code:
     def decode_centred(
         self, build: Build, stored: Stored, value: fx.Node, dtype: torch.dtype, in_sigmas: bool
     ) -> fx.Node:
-        """Raises NotImplementedError: this code is not in sigmas of a batch normalisation."""
-        raise NotImplementedError(f"a {type(self).__name__} code is not in sigmas of a batch normalisation")
+        """Never called: only an encoding whose `batch_norm` is not None decodes this, and it overrides this."""
+        raise AssertionError(f"{type(self).__name__} is not in sigmas of a batch normalisation")
 
 
 @dataclass(frozen=True)

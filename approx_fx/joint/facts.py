@@ -60,11 +60,16 @@ def find_facts(joint: JointGraph) -> Facts:
             facts.statistics.add(node)
         if _is_masked_fill(node, facts):
             facts.masked_fills.add(node)
-        if node in joint.mutated or (traits(node).view and node.all_input_nodes[0] in facts.overwritten):
+        if node in joint.mutated or (_shares_memory(node) and node.all_input_nodes[0] in facts.overwritten):
             facts.overwritten.add(node)
         if _is_image(node, facts):
             facts.images.add(node)
     return facts
+
+
+def _shares_memory(node: fx.Node) -> bool:
+    """Whether the result is a view of the first argument, or one of the views that a split returns."""
+    return bool(traits(node).view) or name_of(node) == "getitem"
 
 
 def _lower_bound(node: fx.Node, facts: Facts) -> float:

@@ -56,6 +56,16 @@ class ViewOfABuffer(Overwriting):
         return y
 
 
+class PartOfASplit(Overwriting):
+    """One of the views that a split of the buffer returns."""
+
+    def forward(self, x: Tensor, index: Tensor) -> Tensor:
+        first, *_ = self.read().split(1)
+        y = self.last(torch.tanh(x[:, None] * first[0]))
+        self.buffer.copy_(self.buffer * 0.1 - 3)
+        return y
+
+
 class ScaledInPlace(Overwriting):
     """An in-place product."""
 
@@ -98,7 +108,16 @@ class Counter(Overwriting):
         return y
 
 
-NETWORKS = (Codebook, LargeCodebook, ViewOfABuffer, ScaledInPlace, PartlyOverwritten, RunningMean, Counter)
+NETWORKS = (
+    Codebook,
+    LargeCodebook,
+    ViewOfABuffer,
+    PartOfASplit,
+    ScaledInPlace,
+    PartlyOverwritten,
+    RunningMean,
+    Counter,
+)
 
 
 @pytest.mark.parametrize("compiler", ["eager", pytest.param("inductor", marks=pytest.mark.cpp)])

@@ -98,7 +98,7 @@ def opened(
 
     browser = chromium()
     if browser is None:
-        pytest.skip("there is no chromium, and apt cannot install one here")  # CI has one; no stand-in would test this
+        pytest.skip("no chromium and none to install: only a real browser runs the page's scripts")  # CI has one
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=browser, args=list(FLAGS))
         context = running.new_context(
