@@ -6,7 +6,7 @@
     python tools/bench.py largest TARGET --memory-gib 1  the largest batch that fits, and its throughput
     python tools/bench.py patches                        what each part that is added to Inductor buys
 
-Results go to tools/results/bench-DEVICE.json, .md and .png. Entries that the file already has are not measured again.
+Results go to docs/results/bench-DEVICE.json, .md and .png. Entries that the file already has are not measured again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import typer
 from approx_fx.config import Config
 from tools.lib.checkpoint import write_text
 from tools.lib.cli_common import errors_as_sentences
+from tools.lib.measuring.benchmark import DEPTHS, DTYPES, NETWORKS, SYSTEMS, BenchmarkResults, choose
+from tools.lib.measuring.environment import device_slug, environment
+from tools.lib.measuring.pages import head
+from tools.lib.measuring.patches import NETWORKS as PATCH_NETWORKS
+from tools.lib.measuring.patches import PARTS, measure, tables
+from tools.lib.measuring.plots import draw_lines, draw_pareto
 from tools.lib.repo_path import ROOT
 from tools.lib.user_errors import UserError
-from tools.measuring.benchmark import DEPTHS, DTYPES, NETWORKS, SYSTEMS, BenchmarkResults, choose
-from tools.measuring.environment import device_slug, environment
-from tools.measuring.pages import head
-from tools.measuring.patches import NETWORKS as PATCH_NETWORKS
-from tools.measuring.patches import PARTS, measure, tables
-from tools.measuring.plots import draw_lines, draw_pareto
 
-RESULTS = ROOT / "tools" / "results"
+RESULTS = ROOT / "docs" / "results"
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 OUT = Annotated[Path, typer.Option(help="folder of the results")]

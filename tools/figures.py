@@ -18,10 +18,10 @@ if not __package__:
 from tools import gpu_code
 from tools.lib.chain_picture import draw
 from tools.lib.markdown_tables import fill
+from tools.lib.measuring.environment import revision, revision_note
 from tools.lib.repo_path import ROOT
-from tools.measuring.environment import revision, revision_note
 
-RESULTS = ROOT / "tools" / "results"
+RESULTS = ROOT / "docs" / "results"
 README = ROOT / "README.md"
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 BENCH = "bench-cpu-avx512"  # of the two machines measured, the one with results of the latest revision
@@ -190,7 +190,7 @@ def _shakespeare_table() -> str:
 
 def _zoo_line() -> str:
     page = (RESULTS / "zoo.md").read_text().splitlines()
-    return f"{page[2]} [The whole table](../tools/results/zoo.md)."
+    return f"{page[2]} [The whole table](results/zoo.md)."
 
 
 def _summary_table() -> str:

@@ -4,7 +4,7 @@
 
 Needs torch, triton, networkx, scipy, typer, rich, matplotlib, numpy and pytest; approx_fx need not be installed.
 Results go to gpu-DEVICE.json and .md in --out, else in the folder named by the environment variable OUT, else in
-tools/results. The files are rewritten after each measurement, so that stopping the command loses nothing.
+docs/results. The files are rewritten after each measurement, so that stopping the command loses nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ import typer
 
 from tools.lib.checkpoint import write_text
 from tools.lib.cli_common import errors_as_sentences
+from tools.lib.measuring import gpu_sections
+from tools.lib.measuring.deadline import Deadline, run_section
+from tools.lib.measuring.environment import device_slug, environment
+from tools.lib.measuring.gpu_page import render
+from tools.lib.measuring.gpu_sections import NETWORKS, SECTIONS, Section, child
 from tools.lib.repo_path import ROOT
 from tools.lib.user_errors import pick
-from tools.measuring import gpu_sections
-from tools.measuring.deadline import Deadline, run_section
-from tools.measuring.environment import device_slug, environment
-from tools.measuring.gpu_page import render
-from tools.measuring.gpu_sections import NETWORKS, SECTIONS, Section, child
 
 SHORTEST = 10.0
 """A section is not started with fewer seconds left than this."""
@@ -67,7 +67,7 @@ def main(
         if not torch.cuda.is_available():
             typer.echo("There is no CUDA GPU here, so nothing was measured.")
             return
-        folder = out or Path(os.environ.get("OUT") or ROOT / "tools" / "results")
+        folder = out or Path(os.environ.get("OUT") or ROOT / "docs" / "results")
         folder.mkdir(parents=True, exist_ok=True)
         run_all(chosen or list(sections.values()), nets, deadline, folder / f"gpu-{device_slug()}", environment())
 

@@ -1,6 +1,6 @@
 """Count the bytes that a step moves and keeps alive on a GPU, from the code generated for it, on a machine without one.
 
-    python tools/gpu_code.py        writes tools/results/gpu-code.json, in a quarter of an hour
+    python tools/gpu_code.py        writes docs/results/gpu-code.json, in a quarter of an hour
 
 Each network is compiled for an H100 in bfloat16, by torch.compile and at 4 bits. The bytes that Triton's kernels read
 and write are counted, each buffer once a kernel. Convolutions, matrix products and attention are not counted; except
@@ -24,9 +24,9 @@ import typer
 from approx_fx.bench.target import load
 from approx_fx.bench.timeline import accesses, predict
 from tools.lib.checkpoint import write_text
+from tools.lib.measuring.environment import environment, revision_note
+from tools.lib.measuring.triton_code import triton_code
 from tools.lib.repo_path import ROOT
-from tools.measuring.environment import environment, revision_note
-from tools.measuring.triton_code import triton_code
 
 BITS = 4
 # target, batch, whether the model is channels-last

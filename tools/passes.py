@@ -1,6 +1,6 @@
 """Measure how long the pass takes on deep networks, and torch.compile's own partition of the same joint graphs.
 
-    python tools/passes.py        writes tools/results/passes.json
+    python tools/passes.py        writes docs/results/passes.json
 
 A network is traced once; then both partitioners split copies of its joint graph in turn, as in a compile: after the
 same joint passes, with the garbage collector paused and a raised recursion limit. approx_fx's seconds include those of
@@ -35,9 +35,9 @@ from approx_fx.torch_compat import aot_partitioner as aot
 from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
 from tools.lib.checkpoint import write_text
 from tools.lib.cli_common import errors_as_sentences
+from tools.lib.measuring.environment import environment
 from tools.lib.repo_path import ROOT
 from tools.lib.user_errors import UserError
-from tools.measuring.environment import environment
 
 # target, batch: the time does not depend on the batch
 TARGETS = (
@@ -47,7 +47,7 @@ TARGETS = (
     ("models.densenet:densenet121", 1),
 )
 BITS = 4
-RESULTS = ROOT / "tools" / "results"
+RESULTS = ROOT / "docs" / "results"
 Timed = Callable[[fx.GraphModule, Sequence[Any], dict[str, Any]], Any]
 app = typer.Typer(add_completion=False, help=__doc__)
 

@@ -107,7 +107,7 @@ def main(
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
     steps: Annotated[int, typer.Option(min=1)] = 600,
     compiler: Annotated[str, typer.Option(help="inductor or eager")] = "inductor",
-    out: Annotated[Path, typer.Option(help="folder of shakespeare.json")] = ROOT / "tools" / "results",
+    out: Annotated[Path, typer.Option(help="folder of shakespeare.json")] = ROOT / "docs" / "results",
 ) -> None:
     """Train every model with every number of bits and every seed."""
     with errors_as_sentences():

@@ -6,7 +6,7 @@ twice (for the weight and for the input). The figures are differences between a 
 divided by the difference in chains. The Triton code for a GPU is counted too, on a machine without one; for whole
 networks see `tools/gpu_code.py`.
 
-    python tools/traffic.py        writes tools/results/traffic.md, in three minutes
+    python tools/traffic.py        writes docs/results/traffic.md, in three minutes
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 import approx_fx
 from approx_fx.bench.generated_code import Access, generated_code
 from approx_fx.bench.timeline import accesses
+from tools.lib.measuring.triton_code import triton_code
 from tools.lib.repo_path import ROOT
-from tools.measuring.triton_code import triton_code
 
 SHORT, LONG = 3, 5
 CHANNELS, BATCH, SIZE = 64, 32, 32
@@ -125,7 +125,7 @@ def main() -> None:
         for name, options in SYSTEMS.items():
             long, short = gpu_traffic(LONG, options, half), gpu_traffic(SHORT, options, half)
             add(row(name, long, short, ACTIVATION // 2 if half else ACTIVATION))
-    path = ROOT / "tools" / "results" / "traffic.md"
+    path = ROOT / "docs" / "results" / "traffic.md"
     path.write_text("\n".join(lines) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Train each model of tools/lib/zoo_models.py under the pass; write one row for each to tools/results/zoo.md.
+"""Train each model of tools/lib/zoo_models.py under the pass; write one row for each to docs/results/zoo.md.
 
     python tools/zoo.py [--only gpt2,resnet18] [--bits 4]
 
@@ -30,7 +30,7 @@ from tools.lib.torchvision_import import import_torchvision
 from tools.lib.user_errors import pick
 from tools.lib.zoo_models import ZOO
 
-RESULTS = ROOT / "tools" / "results"
+RESULTS = ROOT / "docs" / "results"
 RATIO, COSINE = 6.0, 0.98
 app = typer.Typer(add_completion=False)
 

@@ -23,16 +23,16 @@ from approx_fx.bench.gpu_profile import Kernel, kernels
 from approx_fx.bench.worker import Job
 from approx_fx.config import Config
 from tools import gpu
+from tools.lib.measuring import gpu_page, gpu_sections, plots
+from tools.lib.measuring.benchmark import DEPTHS, NETWORKS, SYSTEMS, BenchmarkResults, choose, means, means_line, render
+from tools.lib.measuring.calculations import Point, dominated, extrapolated_batch, geometric_mean, pareto, search
+from tools.lib.measuring.deadline import Deadline, run_section
+from tools.lib.measuring.environment import command, environment, slug
+from tools.lib.measuring.gpu_sections import SECTIONS
+from tools.lib.measuring.pages import comparison, table
+from tools.lib.measuring.plots import draw_lines, draw_pareto
+from tools.lib.measuring.timing_lock import Ticket, side_by_side
 from tools.lib.user_errors import UserError
-from tools.measuring import gpu_page, gpu_sections, plots
-from tools.measuring.benchmark import DEPTHS, NETWORKS, SYSTEMS, BenchmarkResults, choose, means, means_line, render
-from tools.measuring.calculations import Point, dominated, extrapolated_batch, geometric_mean, pareto, search
-from tools.measuring.deadline import Deadline, run_section
-from tools.measuring.environment import command, environment, slug
-from tools.measuring.gpu_sections import SECTIONS
-from tools.measuring.pages import comparison, table
-from tools.measuring.plots import draw_lines, draw_pareto
-from tools.measuring.timing_lock import Ticket, side_by_side
 
 ROOT = Path(__file__).parents[2]
 without_a_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests what is said without a GPU; there is one")
@@ -313,7 +313,7 @@ def test_the_gpu_page() -> None:
 
 def test_recipes_of_the_bandwidth_fit_the_ops() -> None:
     from approx_fx.ops import OPS
-    from tools.measuring.kernels import RECIPES, moved
+    from tools.lib.measuring.kernels import RECIPES, moved
 
     x = torch.randn(4, 256, 4, 4).to(memory_format=torch.channels_last)
     for recipe in RECIPES:

@@ -20,7 +20,7 @@ pytest.importorskip("triton", reason="triton is not installed: Inductor writes n
 
 import triton
 
-from tools.measuring.triton_code import Half, triton_code
+from tools.lib.measuring.triton_code import Half, triton_code
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 7)

@@ -16,7 +16,7 @@ pytest.importorskip("triton", reason="triton is not installed: Inductor writes n
 
 from approx_fx.bench.timeline import accesses, predict
 from approx_fx.inductor import choices, materialize
-from tools.measuring.triton_code import Half, triton_code
+from tools.lib.measuring.triton_code import Half, triton_code
 
 SYSTEMS: dict[str, int | None] = {"compile": None, "approx_fx": 4}
 

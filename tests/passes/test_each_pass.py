@@ -23,7 +23,7 @@ from approx_fx.passes.state import Partition
 from approx_fx.passes.verify import Verify
 from approx_fx.plan.plan import plan
 from tests.support.capture import capture
-from tools.measuring.triton_code import emulated_gpu, moved_to_gpu
+from tools.lib.measuring.triton_code import emulated_gpu, moved_to_gpu
 
 Example = tuple[nn.Module, Tensor]
 EXPECTED = Path(__file__).parent / "expected" / "passes"

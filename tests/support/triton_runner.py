@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 from triton.runtime.interpreter import TensorHandle
 
-from tools.measuring.triton_code import convolution_layout
+from tools.lib.measuring.triton_code import convolution_layout
 
 HEURISTICS = re.compile(r"@triton_heuristics\..*?(?=@triton\.jit)", re.DOTALL)
 # Elements of a program, along the first dimension and along a reduction. Few large programs are interpreted fastest,

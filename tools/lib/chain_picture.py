@@ -10,7 +10,7 @@ STAGES = ("conv", "batch norm", "ReLU", "conv")
 
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the PNG `path`. rows: of tools/results/explain.json; those of 4 bits and float32 are drawn."""
+    """Write the PNG `path`. rows: of docs/results/explain.json; those of 4 bits and float32 are drawn."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -27,7 +27,7 @@ import approx_fx
 from tools.lib.batches import train_batches
 from tools.lib.checkpoint import write_text
 from tools.lib.datasets import Dataset
-from tools.measuring.environment import environment
+from tools.lib.measuring.environment import environment
 from tools.reproduce.comparison import main_data
 from tools.reproduce.gradient_plots import draw
 from tools.reproduce.nets import preact_basic

@@ -23,8 +23,8 @@ from approx_fx.report.data import Report
 from models.factory import seeded
 from models.preact_resnet import preact_resnet
 from tools.lib.checkpoint import write_text
-from tools.measuring.calculations import extrapolated_batch
-from tools.measuring.environment import environment
+from tools.lib.measuring.calculations import extrapolated_batch
+from tools.lib.measuring.environment import environment
 from tools.reproduce.comparison import save
 from tools.reproduce.sizes import Size
 from tools.reproduce.table_cells import table

@@ -18,7 +18,7 @@ from approx_fx.bench.baselines import config_of
 from approx_fx.bench.worker import Job, ask, worker
 from approx_fx.config import Config
 from tools.lib.checkpoint import write_text
-from tools.measuring.environment import environment
+from tools.lib.measuring.environment import environment
 from tools.reproduce.comparison import by_seed, error_of, foot, read_main, train_main
 from tools.reproduce.run_cache import Json
 from tools.reproduce.sizes import Size

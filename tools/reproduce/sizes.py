@@ -44,7 +44,7 @@ class Size:
     out: Path
 
 
-RESULTS = ROOT / "tools" / "results" / "reproduce"
+RESULTS = ROOT / "docs" / "results" / "reproduce"
 QUICK = Size(
     name="quick", data="digits", shrink=1, model="preact_basic8", epochs=1, batch=128, augment=False, small_epochs=1,
     seeds=(0,), more_seeds=(), compiler="eager", text_steps=4, depths=(20,), trained_depths=(8,), draws=4,

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tools.lib.checkpoint import write_text
+from tools.lib.measuring.calculations import geometric_mean
+from tools.lib.measuring.environment import SCHEMA, environment
+from tools.lib.measuring.pages import comparison, head, table
 from tools.lib.user_errors import UserError, pick
-from tools.measuring.calculations import geometric_mean
-from tools.measuring.environment import SCHEMA, environment
-from tools.measuring.pages import comparison, head, table
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
@@ -34,8 +34,8 @@ NETWORKS = {
 }
 DEPTHS = {
     "20": "models.preact_resnet:preact_resnet20",
-    "56": "tools.measuring.nets:preact_resnet56",
-    "110": "tools.measuring.nets:preact_resnet110",
+    "56": "tools.lib.measuring.nets:preact_resnet56",
+    "110": "tools.lib.measuring.nets:preact_resnet110",
     "164": "models.preact_resnet:preact_resnet164",
 }
 
@@ -146,7 +146,7 @@ class BenchmarkResults:
         """Find each system's largest batch that fits `gib` GiB, and store it."""
         import torch
 
-        from tools.measuring.largest import largest_batch
+        from tools.lib.measuring.largest import largest_batch
 
         enforce = torch.cuda.is_available()
         for system in systems:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tools.measuring.calculations import dominated, pareto
-from tools.measuring.environment import revision_note
+from tools.lib.measuring.calculations import dominated, pareto
+from tools.lib.measuring.environment import revision_note
 
 COLUMNS = (
     "system", "step", "quartiles", "forward", "backward", "GPU busy", "compile, cold", "warm", "saved", "peak",

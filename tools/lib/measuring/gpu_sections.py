@@ -27,13 +27,13 @@ INDEX_LIMIT = 2**31 // (64 * 112 * 112)
 
 # name -> target, batch, dtype (bfloat16: autocast). FIRST runs under more systems; `largest` extrapolates its peak.
 NETWORKS = {
-    "resnet50": ("tools.measuring.nets:resnet50", 128, "bfloat16"),
-    "vit_small": ("tools.measuring.nets:vit_small", 128, "bfloat16"),
+    "resnet50": ("tools.lib.measuring.nets:resnet50", 128, "bfloat16"),
+    "vit_small": ("tools.lib.measuring.nets:vit_small", 128, "bfloat16"),
     "gpt_small": ("models.gpt:gpt_small", 16, "bfloat16"),
     "resnet18_cifar": ("models.resnet:resnet18_cifar", 512, "float32"),
-    "preact_resnet164": ("tools.measuring.nets:preact_resnet164", 256, "bfloat16"),
-    "densenet121": ("tools.measuring.nets:densenet121", 256, "bfloat16"),
-    "resnet152": ("tools.measuring.nets:resnet152", 64, "bfloat16"),
+    "preact_resnet164": ("tools.lib.measuring.nets:preact_resnet164", 256, "bfloat16"),
+    "densenet121": ("tools.lib.measuring.nets:densenet121", 256, "bfloat16"),
+    "resnet152": ("tools.lib.measuring.nets:resnet152", 64, "bfloat16"),
 }
 DEEP = ("preact_resnet164", "densenet121", "resnet152")
 """Networks that take three minutes to compile; they come last."""
@@ -106,8 +106,8 @@ def count_outcomes(log: str, total: int) -> Json:
 
 
 def bandwidth(save: Save, seconds: float, _: Json) -> Json:
-    """Measure the bandwidth of the quantizers' kernels, see tools/measuring/kernels.py."""
-    from tools.measuring.kernels import bandwidths
+    """Measure the bandwidth of the quantizers' kernels, see tools/lib/measuring/kernels.py."""
+    from tools.lib.measuring.kernels import bandwidths
 
     return bandwidths(save)
 
@@ -117,8 +117,8 @@ def networks(save: Save, seconds: float, _: Json, names: Sequence[str] = tuple(N
 
     The eager run shows how far two exact gradients in 16 bits differ: more than 4-bit codes change them.
     """
-    from tools.measuring.benchmark import run_compare
-    from tools.measuring.timing_lock import Ticket, side_by_side
+    from tools.lib.measuring.benchmark import run_compare
+    from tools.lib.measuring.timing_lock import Ticket, side_by_side
 
     os.environ.setdefault(THREADS, "2")  # of each process that compiles; there are as many processes as processors
     result: Json = {}
@@ -139,8 +139,8 @@ def networks(save: Save, seconds: float, _: Json, names: Sequence[str] = tuple(N
 
 def largest(save: Save, seconds: float, before: Json) -> Json:
     """Run a step at the batch that should fit MEMORY by FIRST's peak; return whether it fits, and its speed."""
-    from tools.measuring.largest import probe
-    from tools.measuring.timing_lock import Ticket, side_by_side
+    from tools.lib.measuring.largest import probe
+    from tools.lib.measuring.timing_lock import Ticket, side_by_side
 
     runs = before.get("networks", {}).get(FIRST, {}).get("runs", {})
     target, batch, dtype = NETWORKS[FIRST]

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from approx_fx.bench.baselines import is_approx_fx
-from tools.measuring.calculations import dominated, pareto
+from tools.lib.measuring.calculations import dominated, pareto
 
 COLOURS = {
     "compile": "#000000", "eager": "#999999", "budget": "#E69F00", "checkpoint": "#56B4E9",

@@ -59,7 +59,7 @@ def revision() -> str | None:
 
     try:
         commit = git("rev-parse", "--short=7", "HEAD")
-        return commit + ("-dirty" if git("status", "--porcelain", "--", ":!tools/results") else "")
+        return commit + ("-dirty" if git("status", "--porcelain", "--", ":!docs/results") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

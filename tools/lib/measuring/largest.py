@@ -13,7 +13,7 @@ from typing import Any
 from approx_fx.bench.baselines import config_of, pick
 from approx_fx.bench.worker import Job, ask, worker
 from approx_fx.config import Config
-from tools.measuring.calculations import extrapolated_batch, search
+from tools.lib.measuring.calculations import extrapolated_batch, search
 
 Json = dict[str, Any]
 OUT_OF_MEMORY = ("OutOfMemory", "out of memory")

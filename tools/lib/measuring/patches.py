@@ -12,7 +12,7 @@ from approx_fx.bench.worker import Job, ask, worker
 from approx_fx.config import Config
 from approx_fx.inductor.patches import PATCHES
 from approx_fx.inductor.post_grad import PASSES
-from tools.measuring.pages import table
+from tools.lib.measuring.pages import table
 
 Json = dict[str, Any]
 ALL, TORCH = "all on", "torch.compile"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tools.measuring.pages import comparison, head, table
+from tools.lib.measuring.pages import comparison, head, table
 
 Json = dict[str, Any]
 
