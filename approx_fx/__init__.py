@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .bench.check import check
 from .config import Config
 from .convert import convert
 from .errors import ApproxFxError, PassFailed
@@ -17,6 +18,7 @@ __all__ = [
     "PassFailed",
     "Report",
     "__version__",
+    "check",
     "convert",
     "explain",
     "load_rounding_state",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +19,10 @@ from .errors import PassFailed
 from .inductor import compile as inductor
 from .inductor import patches, switches
 from .joint.graph import classify, joint_outputs
+from .measure.first_step import Compiled, Planned, checked
 from .passes.pipeline import lower, partition
 from .passes.state import Partition
+from .plan.decisions import NONE, Decisions
 from .process.glibc_malloc import keep_freed_memory
 from .report import registry
 from .report.build import describe, saved_roots
@@ -28,6 +32,7 @@ from .report.predicted_peak import predicted_peak
 from .rounding import count_steps, steps_of
 from .torch_compat import aot_partitioner as aot
 from .torch_compat.aot_partitioner import Halves
+from .torch_compat.compiled_graph import Hook
 from .torch_compat.inductor_options import mode_options
 from .torch_compat.lazy_graph_module import copy_graph_module
 from .torch_compat.structured_trace import log_graph
@@ -61,24 +66,46 @@ def compile_with(
 ) -> Callable[..., Any]:
     """Compile a traced module with a validated Config; register its reports under its parameters and `owners`."""
     config = dataclasses.replace(config, mode=mode) if mode is not None else config
-    partitioning = Partitioning(config, key=registry.graph_key(module, inputs, config))
-    settings = f"{patches.names_in_use(config.patches)}|{sorted(switches.disabled())}"
-    partitioner = inductor.Partitioner(f"{config.key()}|{settings}", partitioning)
+    key = registry.graph_key(module, inputs, config)
+    tensors = [item for item in [*inputs, *owners] if isinstance(item, (nn.Module, nn.Parameter))]
+    steps = steps_of(tensors) if config.rounding == "stochastic" else None
+    references = [weakref.ref(item) for item in tensors]
+
+    def compile_graph(
+        values: Sequence[Any], decisions: Decisions, before_forward: Hook | None, unique: bool = False
+    ) -> Compiled:
+        partitioning = Partitioning(config, key, decisions)
+        call = _compile(partitioning, module, values, before_forward, unique)
+        reports = partitioning.reports or registry.load(key)
+        for graph in reports:
+            registry.register([reference() for reference in references], graph, dataclasses.asdict(config))
+        was_cached = not partitioning.reports and any(not graph.failed for graph in reports)
+        return Compiled(call, partitioning.planned, was_cached)
+
+    compiled = checked(compile_graph, inputs, config, key)
+    return compiled if steps is None else count_steps(compiled, steps)
+
+
+def _compile(
+    partitioning: Partitioning,
+    module: fx.GraphModule,
+    inputs: Sequence[Any],
+    before_forward: Hook | None,
+    unique: bool,
+) -> Callable[..., Any]:
+    """Compile a traced module, its joint graph split by `partitioning`. unique: not from a cache."""
+    config = partitioning.config
+    settings = f"{patches.names_in_use(config.patches)}|{sorted(switches.disabled())}|{partitioning.decisions.key()}"
+    cache_key = f"{config.key()}|{settings}" + (f"|{uuid.uuid4()}" if unique else "")
+    partitioner = inductor.Partitioner(cache_key, partitioning)
     devices = {value.device.type for value in inputs if isinstance(value, torch.Tensor)}
     if config.keep_freed_memory and "cpu" in devices:
         keep_freed_memory()
     if config.compiler == "eager":
-        compiled = inductor.compile_halves(module, inputs, partitioner)
-    else:
-        options = {**mode_options(config.mode), **config.inductor}
-        on_failure = None if config.bits is None or config.strict else _op_by_op
-        compiled = inductor.compile_inductor(module, inputs, partitioner, options, config.patches, on_failure)
-    if config.rounding == "stochastic":
-        compiled = count_steps(compiled, steps_of([*inputs, *owners]))
-    reports = partitioning.reports or registry.load(partitioning.key)
-    for graph in reports:
-        registry.register([*inputs, *owners], graph, dataclasses.asdict(config))
-    return compiled
+        return inductor.compile_halves(module, inputs, partitioner, before_forward=before_forward)
+    options = {**mode_options(config.mode), **config.inductor}
+    on_failure = None if config.bits is None or config.strict else _op_by_op
+    return inductor.compile_inductor(module, inputs, partitioner, options, config.patches, on_failure, before_forward)
 
 
 def _op_by_op(half: str, error: Exception) -> None:
@@ -93,14 +120,17 @@ class Partitioning:
 
     dry: the halves will not be run (`explain`). This package's ops stay in them, no report goes to disk, and torch's
     own partition is carried out too, so that its peak can be predicted and drawn; a real compile skips that.
-    both_partitions: on a dry run, each graph under torch's partition and under this one.
+    both_partitions: on a dry run, each graph under torch's partition and under this one. planned: the last graph that
+    was split by a plan, to be measured. decisions: what was decided after measuring an earlier plan.
     """
 
     config: Config
     key: str
+    decisions: Decisions = NONE
     dry: bool = False
     reports: list[GraphReport] = field(default_factory=list)
     both_partitions: list[BothPartitions] = field(default_factory=list)
+    planned: Planned | None = None
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
         """Return (forward, backward) of a joint graph; `options` are those that torch gives to a partitioner."""
@@ -116,7 +146,7 @@ class Partitioning:
             if config.bits is None:
                 return self._fall_back(untouched, joint_inputs, options, by_torch, "")
             static_inputs = options.get("static_lifetime_input_indices")
-            partitioned = partition(module, options["num_fwd_outputs"], config, static_inputs)
+            partitioned = partition(module, options["num_fwd_outputs"], config, static_inputs, self.decisions)
             peak = predicted_peak(partitioned.forward, partitioned.backward)
             report = describe(partitioned, by_torch.bytes, (by_torch.peak, peak), self.key)
             if report.after > by_torch.bytes:
@@ -133,6 +163,7 @@ class Partitioning:
             log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
             return self._fall_back(untouched, joint_inputs, options, by_torch, reason)
         self._record(report, by_torch, partitioned)
+        self.planned = Planned(untouched, options, partitioned.plan)
         return halves
 
     def _torch_partition(

@@ -1,4 +1,4 @@
-"""approx-fx: explain, compare and view from the command line."""
+"""approx-fx: explain, compare, check and view from the command line."""
 
 from __future__ import annotations
 
@@ -125,6 +125,32 @@ def compare(
         print(json.dumps(result, indent=2))
     else:
         _show(result)
+
+
+@app.command()
+def check(
+    target: TARGET,
+    batch: BATCH = None,
+    bits: BITS = "4",
+    dtype: DTYPE = "float32",
+    as_json: AS_JSON = False,
+    plot: Annotated[Path | None, typer.Option(help="draw it, as .png or .svg")] = None,
+) -> None:
+    """Measure on the target's data how far codes are off, and what that does to each gradient; nothing is trained."""
+    import torch
+
+    from .bench.check import check as check_model
+    from .bench.target import load
+
+    autocast_dtype = torch.bfloat16 if _dtype(dtype) == "bfloat16" else None
+    width = _bits(bits)
+    if width is None:
+        raise ApproxFxError("--bits exact leaves nothing to check: give a whole number from 1 to 8.")
+    loaded = load(target, batch)
+    result = check_model(loaded.model, *loaded.inputs, loss=loaded.loss, dtype=autocast_dtype, bits=width)
+    print(result.to_json() if as_json else result)
+    if plot is not None:
+        print(result.save_plot(plot), file=sys.stderr)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -51,6 +51,8 @@ class Config:
     patches: names of the Inductor patches to apply (`approx_fx.inductor.patches`), None for all that fit the installed
         torch. They save time and memory; results are the same without. APPROX_FX_DISABLE=name,... in the environment
         switches patches off, too.
+    check: when to measure, on real data, how far codes are off, and to store values in a better way where they are too
+        far off: "first", in the first step; a number N, in the first and every Nth after it; None, never.
     keep_freed_memory: on a CPU, make glibc's malloc keep freed memory, for the whole process, which avoids page faults
         in each step.
     """
@@ -72,6 +74,7 @@ class Config:
     inductor: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     patches: Sequence[str] | None = None
     keep_freed_memory: bool = False
+    check: int | str | None = "first"
 
     def __post_init__(self) -> None:
         for width in self.bits.values() if isinstance(self.bits, Mapping) else [self.bits]:
@@ -100,6 +103,11 @@ class Config:
         for name in ("strict", "keep_freed_memory"):
             if not isinstance(getattr(self, name), bool):
                 raise ApproxFxError(f"{name}={getattr(self, name)!r} is not allowed: {name} is True or False.")
+        if self.check not in ("first", None) and not (_is_int(self.check) and int(self.check) > 0):
+            raise ApproxFxError(
+                f"check={self.check!r} is not allowed: check is 'first' (in the first step), a whole number N (every "
+                f"Nth step), or None (never).{did_you_mean(str(self.check), ['first'])}"
+            )
         if self.mode is not None:
             _one_of("mode", self.mode, tuple(mode_names()))
         if not isinstance(self.inductor, Mapping):

@@ -21,6 +21,7 @@ ROOMS = (
     ["plan"],
     ["passes"],
     ["report"],
+    ["measure"],
     ["rounding"],
     ["backend"],
     ["explain"],

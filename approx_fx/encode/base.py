@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -49,6 +50,12 @@ class Encoding(Protocol):
     def expected_error(self, value: torch.Tensor) -> float:
         """Root mean square error relative to the value's root mean square, if it is Gaussian; 0.0 if lossless."""
 
+    def alternatives(self, value: fx.Node, context: Any) -> Sequence[Encoding]:
+        """Encodings for a value on which this one was measured to fail, the cheapest first; the last is exact.
+
+        context: of type `Context`.
+        """
+
     def why_exact(self) -> str:
         """The key in `exact.REASONS` of the reason why the value is stored as it is; '' if it is coded."""
 
@@ -81,6 +88,10 @@ class Code:
 
     coded: ClassVar[bool] = True
     preferred: ClassVar[bool] = False
+
+    def alternatives(self, value: fx.Node, context: Any) -> Sequence[Encoding]:
+        """None: the code is lossless, or the value is stored as it is."""
+        return ()
 
     def why_exact(self) -> str:
         """'', because the value is coded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,9 +13,11 @@ from ..joint.batch_norm import BatchNorm
 from ..joint.fake_values import shape
 from ..joint.masks import Mask
 from ..ops import channel as ops
-from .base import Build, Code, Layout, Stored, code_bytes, fake_tensor_of, mask_from, side_of
+from .base import Build, Code, Encoding, Layout, Stored, code_bytes, fake_tensor_of, mask_from, side_of
+from .better import ladder
 from .context import Context
 from .gaussian_error import in_sigmas
+from .group import Group
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class Channel(Code):
             return None
         masks = [mask for mask in norm.masks if shape(mask.node) == shape(value)]
         return cls(context.bits(value), context.config.grid, norm, masks[0] if masks else None)
+
+    def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
+        """Tiles by minimum and maximum, which clip nothing, more bits, exact."""
+        return ladder(value, self.bits, context, Group, self)
 
     def expected_error(self, value: torch.Tensor) -> float:
         """The error of bins that are a fixed number of sigmas wide."""

@@ -31,6 +31,7 @@ REASONS = {
     "user": "its module is named in the option `exact`, or has no bits",
     "output": "returned by the model, so it is alive anyway",
     "overwritten": "the forward writes to its memory: the backward reads a copy",
+    "measured": "its code was measured to be too far off",
     "dtype": "a floating point type of 8 bits or less is stored as it is",
 }
 

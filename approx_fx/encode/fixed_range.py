@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,9 +12,11 @@ from torch import fx
 
 from ..joint.op_table import ELEMENT_PRESERVING, skip_ops, traits
 from ..ops import fixed_range as ops
-from .base import Build, Code, Layout, Stored, code_bytes, fake_tensor_of
+from .base import Build, Code, Encoding, Layout, Stored, code_bytes, fake_tensor_of
+from .better import ladder
 from .context import Context
 from .gaussian_error import PER_BIN
+from .group import Group
 
 # (low, high) -> root mean square of sigmoid(z), or tanh(z), for a standard Gaussian z
 ROOT_MEAN_SQUARE = {(0.0, 1.0): 0.5416, (-1.0, 1.0): 0.6279}
@@ -33,6 +36,10 @@ class FixedRange(Code):
         """The encoding of the result of an op whose range is in the table of ops; None for other values."""
         bounds = traits(skip_ops(value, ELEMENT_PRESERVING)).output_range
         return cls(context.bits(value), *bounds) if bounds is not None else None
+
+    def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
+        """Tiles, whose grid fits values near an end of the range, more bits, exact."""
+        return ladder(value, self.bits, context, Group, self)
 
     def expected_error(self, value: torch.Tensor) -> float:
         """The error of bins of a fixed width."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import fx
 
 from ..joint.masks import Mask
-from ..joint.op_table import ELEMENT_PRESERVING, skip_ops, traits
+from ..joint.op_table import ELEMENT_PRESERVING, VIEWS, name_of, skip_ops, traits
 from ..joint.value_kinds import is_softmax
 from ..ops import group as ops
-from .base import Build, Code, Layout, Stored, aten, code_bytes, fake_tensor_of, mask_from, side_of
+from .base import Build, Code, Encoding, Layout, Stored, aten, code_bytes, fake_tensor_of, mask_from, side_of
+from .better import ladder
 from .context import Context
 from .gaussian_error import in_tiles
 from .tile import Tile
@@ -29,7 +31,11 @@ class Group(Code):
     bits: int
     group: int
     grouping: str = "memory"
-    name: ClassVar[str] = "group"
+
+    @property
+    def name(self) -> str:
+        """`group`, with the kind of tiles where they are not the usual ones."""
+        return named("group", self.grouping)
 
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> Group:
@@ -38,6 +44,10 @@ class Group(Code):
         if value in context.row_norms.by_input and value in context.facts.images:
             return cls(bits, min(group, MAX_TILE_BEFORE_GROUP_NORM), "space")
         return cls(bits, group, context.grouping(value))
+
+    def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
+        """Other tiles, more bits, exact."""
+        return ladder(value, self.bits, context, Group, self)
 
     def expected_error(self, value: torch.Tensor) -> float:
         """The error of bins between the smallest and the largest element of each tile."""
@@ -84,8 +94,12 @@ class Relu(Code):
     mask: Mask | None
     grouping: str = "memory"
     zero_below_quarter_step: bool = False
-    name: ClassVar[str] = "relu"
     preferred: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """`relu`, with the kind of tiles where they are not the usual ones."""
+        return named("relu", self.grouping)
 
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> Relu | None:
@@ -94,7 +108,17 @@ class Relu(Code):
         source = skip_ops(value, ELEMENT_PRESERVING)
         if is_softmax(source):
             return cls(bits, group, None, grouping, zero_below_quarter_step=True)
-        return cls(bits, group, context.relu_masks.get(source), grouping) if traits(source).needs_mask else None
+        if traits(source).needs_mask:
+            return cls(bits, group, context.relu_masks.get(source), grouping)
+        return cls(bits, group, None, grouping) if _is_pooled_relu(source) else None
+
+    def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
+        """Other tiles, more bits, exact."""
+
+        def coded(bits: int, group: int, grouping: str) -> Relu:
+            return replace(self, bits=bits, group=group, grouping=grouping)
+
+        return ladder(value, self.bits, context, coded, self)
 
     def expected_error(self, value: torch.Tensor) -> float:
         """The error of bins between 0 and the largest element of each tile; code 0 is exact."""
@@ -144,3 +168,21 @@ class Relu(Code):
         layout = Layout.of(fake_tensor_of(value), self.bits)
         side = build.call(ops.dequantize_relu_side.overload, stored[0], self.bits, layout.pack_dim, layout.length)
         return mask_from(build, self.mask, layout, side)
+
+
+def _is_pooled_relu(value: fx.Node) -> bool:
+    """Whether poolings, views and cats made the value of ReLUs' outputs: zeros stay, and nothing becomes negative."""
+    value = skip_ops(value, ELEMENT_PRESERVING | VIEWS)
+    if traits(value).needs_mask:
+        return True
+    if name_of(value) == "getitem" and value.args[1] == 0 and "max_pool" in name_of(value.args[0]):  # type: ignore[arg-type]
+        value = value.args[0]  # type: ignore[assignment]
+    elif name_of(value) not in ("avg_pool2d", "_adaptive_avg_pool2d", "cat"):
+        return False
+    sources = value.all_input_nodes
+    return bool(sources) and all(map(_is_pooled_relu, sources))
+
+
+def named(kind: str, grouping: str) -> str:
+    """The name of an encoding in the report: 'group', or 'group over tokens'."""
+    return f"{kind} over tokens" if grouping == "tokens" else kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,9 +14,11 @@ from ..joint.op_table import ELEMENT_PRESERVING, skip_ops
 from ..joint.row_norms import RowNorm
 from ..ops import row as ops
 from ..ops.channel import step_in_sigmas
-from .base import Build, Code, Layout, Stored, aten, code_bytes, fake_tensor_of
+from .base import Build, Code, Encoding, Layout, Stored, aten, code_bytes, fake_tensor_of
+from .better import ladder
 from .context import Context
 from .gaussian_error import in_sigmas
+from .group import Group
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class RowSigma(Code):
         if groups is not None and fake.ndim > 3 and groups < fake.shape[1]:
             return None
         return cls(context.bits(value), context.config.grid, norm, normalized is not None)
+
+    def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
+        """Tiles by minimum and maximum, more bits, exact."""
+        return ladder(value, self.bits, context, Group, self)
 
     def expected_error(self, value: torch.Tensor) -> float:
         """The error of bins that are a fixed number of sigmas wide."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import operator
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -16,7 +17,8 @@ from ..joint.masks import Mask
 from ..joint.op_table import ELEMENT_PRESERVING, skip_ops
 from ..ops import group as side_ops
 from ..ops import stochastic as ops
-from .base import Build, Code, Layout, Stored, code_bytes, fake_tensor_of, mask_from, side_of
+from .base import Build, Code, Encoding, Layout, Stored, code_bytes, fake_tensor_of, mask_from, side_of
+from .better import ladder
 from .context import Context
 from .gaussian_error import in_tiles
 from .tile import Tile
@@ -47,6 +49,14 @@ class Stochastic(Code):
             return None
         mask = context.relu_masks.get(skip_ops(value, ELEMENT_PRESERVING))
         return cls(bits, config.group, context.grouping(value), mask if bits > 1 else None, config.seed)
+
+    def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
+        """Other tiles, more bits, exact."""
+
+        def coded(bits: int, group: int, grouping: str) -> Stochastic:
+            return replace(self, bits=bits, group=group, grouping=grouping)
+
+        return ladder(value, self.bits, context, coded, self)
 
     def expected_error(self, value: torch.Tensor) -> float:
         """Stochastic rounding doubles the mean square error. With a mask there is one bin fewer."""

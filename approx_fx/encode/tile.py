@@ -23,12 +23,15 @@ class Tile:
         """A tile of up to `group` neighbours: all of the innermost dimensions, then a part of the next.
 
         grouping: "memory" for neighbours in memory; "channels" for the channels of an image first, whatever its
-        strides, because Inductor makes convolutions channels-last; "space" for neighbours in one channel of an image.
+        strides, because Inductor makes convolutions channels-last; "space" for neighbours in one channel of an image;
+        "tokens" for one feature, the last dimension, of neighbouring tokens.
         """
         order = memory_order(value) or list(range(value.ndim))
         if grouping != "memory":
             order = [0, *range(2, value.ndim), 1] if grouping == "channels" else list(range(value.ndim))
         inner = [dim for dim in reversed(order) if dim != 0 or value.ndim == 1]
+        if grouping == "tokens" and value.ndim > 1:
+            inner = list(reversed(range(value.ndim - 1)))
         reduced_dims: list[int] = []
         count = 1
         for dim in inner:

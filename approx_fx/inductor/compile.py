@@ -19,6 +19,7 @@ from torch._inductor.custom_graph_pass import CustomPartitionerFn
 from ..process.recursion_limit import raised_recursion_limit
 from ..torch_compat import cpu_instructions
 from ..torch_compat.aot_partitioner import Halves
+from ..torch_compat.compiled_graph import Hook, call_before
 from ..torch_compat.decompositions import inductor_decompositions
 from ..torch_compat.fake_tensors import mode_of
 from . import lowering
@@ -43,6 +44,12 @@ class Partitioner(CustomPartitionerFn):
         """Split the joint graph `gm` into (forward, backward)."""
         return self.run(gm, joint_inputs, **kwargs)
 
+    def __deepcopy__(self, memo: Any) -> Partitioner:
+        return self  # Inductor copies its options, of which this is one
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.key, None)  # Inductor pickles its options for the key of its cache
+
     def uuid(self) -> str:
         """`key`, by the name that torch asks for."""
         return self.key
@@ -55,12 +62,13 @@ def compile_inductor(
     options: Mapping[str, Any],
     patches: Sequence[str] | None = None,
     on_failure: OnFailure | None = None,
+    before_forward: Hook | None = None,
 ) -> Callable[..., Any]:
     """Compile `module` with Inductor, the joint graph split by `partitioner`.
 
     options: of Inductor's config, by name. patches: names of the rows of `patches.PATCHES` to apply; None for all.
     on_failure: called with 'forward' or 'backward' and the exception if Inductor cannot compile that half, which then
-    runs op by op; if None, the exception is raised.
+    runs op by op; if None, the exception is raised. before_forward: called with the forward's inputs before each run.
     """
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
@@ -79,12 +87,14 @@ def compile_inductor(
             with settings_for(graph, is_backward, patches):
                 return compile_fx_inner(graph, *args, **kwargs)
 
+        def seen(compiled: Any) -> Any:
+            return compiled if is_backward or before_forward is None else call_before(compiled, before_forward)
+
         ways = [with_our_settings, as_torch_does] if is_coded(half) else [as_torch_does]
         if on_failure is None:
-            return ways[0](half)
-        return first_that_compiles(
-            half, [*ways, run_op_by_op], partial(on_failure, "backward" if is_backward else "forward")
-        )
+            return seen(ways[0](half))
+        name = "backward" if is_backward else "forward"
+        return seen(first_that_compiles(half, [*ways, run_op_by_op], partial(on_failure, name)))
 
     changes: dict[str, Any] = {**options, "custom_partitioner_fn": partitioner}
     with raised_recursion_limit():
@@ -97,10 +107,12 @@ def compile_halves(
     inputs: Sequence[Any],
     partitioner: Partitioner,
     compiler: Callable[..., Callable[..., Any]] = lambda half, _: run_op_by_op(half),
+    before_forward: Hook | None = None,
 ) -> Callable[..., Any]:
     """Trace as Inductor does, with its joint passes; split by `partitioner`; compile each half by `compiler`.
 
-    compiler: (half, inputs) -> a boxed callable; the default runs a half op by op.
+    compiler: (half, inputs) -> a boxed callable; the default runs a half op by op. before_forward: called with the
+    forward's inputs before each run.
     """
     from torch._dynamo.backends.common import aot_autograd
     from torch._inductor import config
@@ -111,9 +123,14 @@ def compile_halves(
         with config.patch(custom_partitioner_fn=partitioner), V.set_fake_mode(mode_of(joint.graph)):
             return partition_fn(joint, joint_inputs, **options)
 
+    def compile_forward(half: fx.GraphModule, values: Sequence[Any]) -> Any:
+        compiled = compiler(half, values)
+        return compiled if before_forward is None else call_before(compiled, before_forward)
+
+    compilers: dict[str, Any] = {"fw_compiler": compile_forward, "bw_compiler": compiler}
     decompositions = inductor_decompositions()
     with raised_recursion_limit():
-        return aot_autograd(fw_compiler=compiler, partition_fn=partition, decompositions=decompositions)(module, inputs)
+        return aot_autograd(**compilers, partition_fn=partition, decompositions=decompositions)(module, inputs)
 
 
 def load() -> None:

@@ -1,6 +1,7 @@
 """Facts about values, found in one walk over the joint graph: the facts of a value follow from those of its inputs.
 
     statistic       a mean, a deviation, a maximum: one number by which many elements are normalised; always exact
+    from inputs     a value computed from the caller's inputs and constants alone, which the backward can recompute
     masked fill     a value whose masked places hold a number far from all others, as attention scores with -1e9 or -inf
     overwritten     a value in memory that is written to before the backward runs: an input, or a view of one
     image           a value [N, C, ...] that a convolution or pooling returns or reads, also through pointwise ops
@@ -27,6 +28,7 @@ from .op_table import CASTS, ELEMENT_PRESERVING, VIEWS, name_of, skip_ops, trait
 MIN_SUMMANDS = 64
 # Activations stay well below it; fill values are chosen well above.
 FILL_MAGNITUDE = 1e3
+SOFTMAX_STARTS = frozenset(["amax", "logsumexp", "_softmax", "_log_softmax", "prepare_softmax_online"])
 CLAMPS = frozenset(["clamp", "clamp_min", "clamp_max"])
 
 
@@ -35,6 +37,7 @@ class Facts:
     """Facts about the values outside the backward, by node. Built by `find_facts`, not changed afterwards."""
 
     statistics: set[fx.Node] = field(default_factory=set)
+    from_inputs: set[fx.Node] = field(default_factory=set)
     masked_fills: set[fx.Node] = field(default_factory=set)
     overwritten: set[fx.Node] = field(default_factory=set)
     images: set[fx.Node] = field(default_factory=set)
@@ -58,6 +61,8 @@ def find_facts(joint: JointGraph) -> Facts:
             facts.lower_bounds[node] = bound
         if _is_statistic(node, facts):
             facts.statistics.add(node)
+        if _is_from_inputs(node, joint, facts):
+            facts.from_inputs.add(node)
         if _is_masked_fill(node, facts):
             facts.masked_fills.add(node)
         if node in joint.mutated or (_shares_memory(node) and node.all_input_nodes[0] in facts.overwritten):
@@ -109,9 +114,35 @@ def _is_parameter_or_small(node: fx.Node, count: int) -> bool:
     )
 
 
+def _is_from_inputs(node: fx.Node, joint: JointGraph, facts: Facts) -> bool:
+    if node.op == "placeholder":
+        return node in joint.inputs and node not in joint.parameters and node not in joint.mutated
+    row = traits(node)
+    is_cheap = bool(row.recompute) or row.recompute_from_exact
+    return node.op == "call_function" and is_cheap and all(i in facts.from_inputs for i in node.all_input_nodes)
+
+
+def _is_masked_sum(value: fx.Node, facts: Facts) -> bool:
+    """Whether the value is attention scores plus a mask that the caller gives, in numbers that are not known here."""
+    if name_of(value) not in ("add", "sub") or value in facts.from_inputs:
+        return False
+    return any(source in facts.from_inputs for source in value.all_input_nodes) and _feeds_softmax(value, 6)
+
+
+def _feeds_softmax(value: fx.Node, distance: int) -> bool:
+    """Whether a maximum is taken of the value, at most so many pointwise ops or views away."""
+    return any(
+        name_of(user) in SOFTMAX_STARTS
+        or (distance > 0 and traits(user).keeps_fill and _feeds_softmax(user, distance - 1))
+        for user in value.users
+    )
+
+
 def _is_masked_fill(value: fx.Node, facts: Facts) -> bool:
-    """Whether ops show that the value is a masked fill. A mask that is an input, as 0 and -inf, is not recognized."""
+    """Whether the value is a masked fill, as ops show, or may be one, because the mask is an input."""
     name = name_of(value)
+    if _is_masked_sum(value, facts):
+        return True
     clamped = name in CLAMPS and all(_is_fill_constant(bound) for bound in value.args[1:] if bound is not None)
     if not traits(value).keeps_fill and not clamped:
         return False

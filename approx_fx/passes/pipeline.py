@@ -9,6 +9,7 @@ from torch import fx
 from ..config import Config
 from ..inductor.half import mark_coded
 from ..joint.graph import classify
+from ..plan.decisions import NONE, Decisions
 from ..plan.plan import plan
 from ..torch_compat.aot_partitioner import Halves
 from .concatenate_codes import ConcatenateCodes
@@ -43,14 +44,18 @@ def lowering_passes(lowering: str) -> tuple[Pass, ...]:
 
 
 def partition(
-    module: fx.GraphModule, num_fwd_outputs: int, config: Config, static: Sequence[int] | None = None
+    module: fx.GraphModule,
+    num_fwd_outputs: int,
+    config: Config,
+    static: Sequence[int] | None = None,
+    decisions: Decisions = NONE,
 ) -> Partition:
     """Partition a simplified joint graph, in place. Raises PassFailed if the graph cannot be handled.
 
     num_fwd_outputs: how many of its outputs are the forward's. static: indices of inputs that are parameters or
-    buffers.
+    buffers. decisions: what was decided after measuring an earlier plan.
     """
-    state = Partition(plan(classify(module, num_fwd_outputs, static or ()), config))
+    state = Partition(plan(classify(module, num_fwd_outputs, static or ()), config, decisions))
     for run in partitioning_passes(config):
         state = run(state)
     return state

@@ -17,6 +17,7 @@ from ..joint.fake_values import is_bool, is_float, shape, tensor
 from ..joint.graph import JointGraph, must_save
 from ..joint.masks import Mask, find_masks
 from ..joint.op_table import name_of, traits
+from .decisions import NONE, Decisions
 from .exactness import Exactness, exactness
 from .min_cut import Problem, minimum_cut
 from .rules import reads_at_pole, recomputable, recomputable_from_exact
@@ -34,7 +35,8 @@ class Plan:
 
     anchors: kept value -> its encoding. carried: mask -> the anchor whose code it is a bit of.
     recompute: value -> the values it is recomputed from, a ReLU's mask included. relu_masks: ReLU output -> its mask.
-    free: values that the backward has or derives exactly from its inputs. batch_norms: those of the graph.
+    free: values that the backward has or derives exactly from its inputs. batch_norms: those of the graph. context:
+    what encodings were chosen by. usual: each anchor's encoding before any decision.
     """
 
     joint: JointGraph
@@ -44,23 +46,27 @@ class Plan:
     relu_masks: dict[fx.Node, Mask]
     free: frozenset[fx.Node]
     batch_norms: list[BatchNorm]
+    context: Context
+    usual: dict[fx.Node, Encoding]
 
 
-def plan(joint: JointGraph, config: Config) -> Plan:
-    """Plan what is kept, and how."""
+def plan(joint: JointGraph, config: Config, decisions: Decisions = NONE) -> Plan:
+    """Plan what is kept, and how. decisions: what was decided after measuring an earlier plan."""
     masks = find_masks(joint)
     batch_norms = find_batch_norms(joint, masks)
     facts = find_facts(joint)
     exact = exactness(joint, config, facts)
     context = Context.of(joint, config, facts, batch_norms, masks, exact.reasons)
-    recompute = _recompute_sources(joint, config, context, exact)
+    recompute = decisions.recompute(_recompute_sources(joint, config, context, exact))
     encodings = {value: choose(value, context) for value in _candidates(joint, recompute, exact.available, masks)}
-    encodings = with_policies(encodings, context)
+    usual = with_policies(encodings, context)
+    encodings = decisions.encodings(usual, context)
     owners = {value: (mask,) for value, e in encodings.items() if (mask := e.owned_mask()) is not None}
     cut = minimum_cut(
         Problem(
             price={
-                value: _price(value, encoding, value in exact.checkpointed) for value, encoding in encodings.items()
+                value: _price(value, encoding, value in exact.checkpointed or decisions.forbid(value, recompute))
+                for value, encoding in encodings.items()
             },
             free=exact.available,
             recompute=recompute,
@@ -84,6 +90,8 @@ def plan(joint: JointGraph, config: Config) -> Plan:
         context.relu_masks,
         exact.available,
         batch_norms,
+        context,
+        {value: usual[value] for value in anchors},
     )
 
 

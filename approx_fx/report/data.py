@@ -26,7 +26,8 @@ class Row:
 
     bytes_before: of the tensor itself; bytes_after: of its code and scale. used_in: the modules whose backward reads
     it, in the order of their first reads. error: the root mean square error expected for a Gaussian value, relative to
-    the value's own. early: convolutions and matrix products between its earliest decode op and that op's first reader;
+    the value's own. measured: the error on the data of the first step, see `measure.errors`; None where it was not
+    measured. early: convolutions and matrix products between its earliest decode op and that op's first reader;
     above 0 the decoded value is alive longer than needed.
     """
 
@@ -45,6 +46,7 @@ class Row:
     used_in: tuple[str, ...] = ()
     error: float = 0.0
     early: int = 0
+    measured: float | None = None
 
     @property
     def layer(self) -> tuple[Any, ...]:
@@ -74,11 +76,31 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class MeasuredValue:
+    """A value that the backward decodes or recomputes from codes, as it was measured on real data.
+
+    encoding, bits: of its code, or 'recomputed' and those of the codes that it is recomputed from; 'exact' and 0 if it
+    is kept. promised: the error expected for a Gaussian value; measured: see `measure.errors`, None for a value that
+    depends on another process or on a higher-order op. before: what was measured before `action` was taken, if any.
+    """
+
+    name: str
+    module: str
+    op: str
+    encoding: str
+    bits: int
+    promised: float
+    measured: float | None
+    before: float | None = None
+    action: str = ""
+
+
+@dataclass(frozen=True)
 class GraphReport:
     """One compiled graph. failed: why the pass left the graph exact, or ''.
 
     before, after: bytes saved under torch's own partition and under this one. peak_before, peak_after: predicted bytes
-    alive at the peak, without parameters; peak_before is 0 where it was not predicted.
+    alive at the peak, without parameters; peak_before is 0 where it was not predicted. values: what was measured.
     """
 
     key: str
@@ -89,13 +111,15 @@ class GraphReport:
     tensors: tuple[Row, ...] = ()
     kept: tuple[Kept, ...] = ()
     failed: str = ""
+    values: tuple[MeasuredValue, ...] = ()
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> GraphReport:
         """Rebuild a report from what dataclasses.asdict returned."""
         rows = tuple(Row(**_tuples(row)) for row in data["tensors"])
         kept = tuple(Kept(**_tuples(row)) for row in data["kept"])
-        return cls(**{**data, "tensors": rows, "kept": kept})
+        values = tuple(MeasuredValue(**row) for row in data["values"])
+        return cls(**{**data, "tensors": rows, "kept": kept, "values": values})
 
 
 @dataclass(frozen=True)
@@ -149,6 +173,11 @@ class Report:
     def kept(self) -> list[Kept]:
         """The tensors that are saved exactly, of all graphs."""
         return [row for graph in self.graphs for row in graph.kept]
+
+    @property
+    def measured(self) -> list[MeasuredValue]:
+        """The values that were measured on real data, of all graphs."""
+        return [value for graph in self.graphs for value in graph.values]
 
     @property
     def predicted_peak(self) -> dict[str, int]:

@@ -20,7 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..config import Config
 from ..inductor import compile as inductor
-from .data import GraphReport, Report
+from .data import GraphReport, MeasuredValue, Report
 
 # parameter or converted module -> reports of the graphs that use it, in the order of compilation
 _compiled: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -67,13 +67,7 @@ def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> 
 
 def save(key: str, reports: Sequence[GraphReport]) -> None:
     """Store the reports of a traced module for later processes, unless Inductor's caches are off."""
-    path = _path(key)
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps([dataclasses.asdict(report) for report in reports]))
-    temporary.replace(path)
+    _write(key, "json", [dataclasses.asdict(report) for report in reports])
 
 
 def load(key: str) -> list[GraphReport]:
@@ -84,6 +78,46 @@ def load(key: str) -> list[GraphReport]:
     return [GraphReport.from_json(item) for item in json.loads(path.read_text())]
 
 
-def _path(key: str) -> Path | None:
+def set_measured(key: str, values: Sequence[MeasuredValue]) -> None:
+    """Write what was measured into the report of a graph, in this process and on disk."""
+    errors = {value.name: value.measured for value in values}
+
+    def with_values(graph: GraphReport) -> GraphReport:
+        rows = (dataclasses.replace(row, measured=errors.get(row.name, row.measured)) for row in graph.tensors)
+        return dataclasses.replace(graph, tensors=tuple(rows), values=tuple(values))
+
+    for graphs in _compiled.values():
+        if key in graphs:
+            graphs[key] = (with_values(graphs[key][0]), graphs[key][1])
+    stored = load(key)
+    if stored:
+        save(key, [with_values(graph) for graph in stored])
+
+
+def save_decisions(key: str, decisions: dict[str, Any]) -> None:
+    """Store what was decided after measuring a traced module, for later processes."""
+    _write(key, "decisions.json", decisions)
+
+
+def load_decisions(key: str) -> dict[str, Any] | None:
+    """What an earlier process decided after measuring the same traced module; None if none has measured it."""
+    path = _path(key, "decisions.json")
+    if path is None or not path.exists():
+        return None
+    decisions: dict[str, Any] = json.loads(path.read_text())
+    return decisions
+
+
+def _write(key: str, ending: str, data: Any) -> None:
+    path = _path(key, ending)
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(data))
+    temporary.replace(path)
+
+
+def _path(key: str, ending: str = "json") -> Path | None:
     root = inductor.cache_dir()
-    return root / "approx_fx" / f"{key}.json" if root is not None else None
+    return root / "approx_fx" / f"{key}.{ending}" if root is not None else None

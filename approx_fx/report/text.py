@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html as escape_html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ..encode.exact import REASONS
+from ..joint.attribution import layer_pattern
 
 if TYPE_CHECKING:
     from .data import Report
@@ -33,7 +34,8 @@ def group_identical_layers(rows: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
     return [(group[0], group) for group in groups.values()]
 
 
-COLUMNS = ("module", "op", "shape", "", "quantizer", "bits", "before", "after", "read by", "source")
+NUMBERS = frozenset(["before", "after", "bits", "bytes", "error"])
+COLUMNS = ("module", "op", "shape", "", "quantizer", "bits", "before", "after", "error", "read by", "source")
 
 
 def cells(report: Report) -> list[list[str]]:
@@ -46,7 +48,7 @@ def cells(report: Report) -> list[list[str]]:
         quantizer = row.quantizer + ("+mask" if row.carries_mask else "")
         lines.append([
             _module(group), row.op, _shape(row), f"x{len(group)}" if len(group) > 1 else "", quantizer, str(row.bits),
-            size(before), size(after), ", ".join(row.consumers), row.source,
+            size(before), size(after), _errors(group), ", ".join(row.consumers), row.source,
         ])  # fmt: skip
     return lines
 
@@ -95,10 +97,48 @@ def as_text(report: Report) -> str:
         if lines:
             table = Table(title=title, title_justify="left")
             for column in columns:
-                table.add_column(column, justify="right" if column in ("before", "after", "bits", "bytes") else "left")
+                table.add_column(
+                    column, justify="right" if column in ("before", "after", "bits", "bytes", "error") else "left"
+                )
             for row in lines:
                 table.add_row(*row)
             console.print(table)
+    return out.getvalue()
+
+
+CHECK_COLUMNS = ("module", "op", "", "encoding", "bits", "promised", "measured", "before", "action")
+
+
+def check_as_text(
+    values: Sequence[Any], cosines: Mapping[str, float], cosine: float, exact_graphs: Sequence[str]
+) -> str:
+    """What `approx_fx.check` measured, as a table 160 columns wide; identical layers in one line, with the largest."""
+    groups: dict[Any, list[Any]] = {}
+    for value in values:
+        key = (layer_pattern(value.module), value.op, value.encoding, value.bits, value.action)
+        groups.setdefault(key, []).append(value)
+    out = io.StringIO()
+    console = Console(file=out, width=160, no_color=True)
+    table = Table(title="relative error of what the backward reads", title_justify="left")
+    for column in CHECK_COLUMNS:
+        table.add_column(column, justify="right" if column in ("bits", "promised", "measured", "before") else "left")
+    for group in groups.values():
+        errors = [value.measured for value in group if value.measured is not None]
+        old = [value.before for value in group if value.before is not None]
+        first = group[0]
+        table.add_row(
+            _module(group), first.op, f"x{len(group)}" if len(group) > 1 else "", first.encoding, str(first.bits),
+            f"{max(value.promised for value in group):.3f}", f"{max(errors):.3f}" if errors else "",
+            f"{max(old):.3f}" if old else "", first.action,
+        )  # fmt: skip
+    console.print(table)
+    for reason in exact_graphs:
+        console.print(f"one graph trains exactly: {reason}", soft_wrap=True)
+    worst = sorted(cosines.items(), key=lambda item: item[1])[:3]
+    lowest = ", ".join(f"{name} {value:.4f}" for name, value in worst)
+    console.print(
+        f"gradient cosine {cosine:.4f} with the exact gradient; lowest of a parameter: {lowest}", soft_wrap=True
+    )
     return out.getvalue()
 
 
@@ -115,6 +155,12 @@ def as_html(report: Report) -> str:
             body = "".join("<tr>" + "".join(f"<td>{_safe(cell)}</td>" for cell in line) + "</tr>" for line in lines)
             parts.append(f"<table><caption>{title}</caption><tr>{head}</tr>{body}</table>")
     return "".join(parts)
+
+
+def _errors(rows: Sequence[Any]) -> str:
+    """The largest measured error of identical layers, or the promised one where none was measured, marked by a ~."""
+    measured = [row.measured for row in rows if row.measured is not None]
+    return f"{max(measured):.3f}" if measured else f"~{max(row.error for row in rows):.3f}"
 
 
 def _safe(value: str) -> str:

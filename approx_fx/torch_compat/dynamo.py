@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
+
+import torch
+
+from .dispatch_modes import undispatched
 
 _NUMBERS = itertools.count()
 
 
-def _call(function: Any, args: Any) -> Any:
-    return function(*args)
+def _call(function: Any, args: Any, kwargs: Any) -> Any:
+    return function(*args, **kwargs)
 
 
-def trace_in_isolation(function: Callable[..., Any], args: Sequence[Any], backend: Callable[..., Any]) -> None:
-    """Call `function(*args)` compiled by `backend` and restore Dynamo's state: no other model is recompiled.
+def trace_in_isolation(
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    backend: Callable[..., Any],
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    """Call `function(*args, **kwargs)` compiled by `backend`, without a trace in Dynamo's state: no other model is
+    recompiled. Returns the result.
 
     Dynamo stores compiled code and observed sizes with the code object of the outermost frame, so this call gets a code
     object of its own. Frames behind a graph break are compiled separately; those that had no compiled code before are
@@ -29,7 +41,7 @@ def trace_in_isolation(function: Callable[..., Any], args: Sequence[Any], backen
     codes_before = set(_compiled_codes())
     with config.patch(automatic_dynamic_shapes=False):
         try:
-            torch.compile(call, backend=backend, dynamic=False)(function, args)
+            return torch.compile(call, backend=backend, dynamic=False)(function, args, dict(kwargs or {}))
         finally:
             for compiled_code in _compiled_codes():
                 if compiled_code not in codes_before:
@@ -41,3 +53,32 @@ def _compiled_codes() -> list[CodeType]:
     from torch._dynamo.convert_frame import input_codes
 
     return [code for reference in input_codes.seen if (code := reference()) is not None]
+
+
+@dataclass(frozen=True)
+class TracedContext:
+    """What Dynamo knows of the graph that it is compiling: its fake tensors, symbolic sizes and parameters.
+
+    With it the same graph can be compiled once more, outside Dynamo.
+    """
+
+    tracing: Any
+
+    @classmethod
+    def current(cls) -> TracedContext:
+        """The context of the compile that is going on, which may be none."""
+        return cls(torch._guards.TracingContext.try_get())
+
+    def without_data(self, inputs: Sequence[Any]) -> list[Any]:
+        """The graph's inputs as the fake tensors that stood for them in a compile that has just ended."""
+        mode = getattr(self.tracing, "fake_mode", None)
+        if mode is None:
+            return list(inputs)
+        return [mode.from_tensor(item) if isinstance(item, torch.Tensor) else item for item in inputs]
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Context in which the graph can be compiled again; the random generators' states are kept."""
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices), torch._guards.tracing(self.tracing), undispatched():
+            yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -34,3 +34,22 @@ def evaluate(mode: FakeTensorMode, target: Callable[..., Any], args: Any, kwargs
 def fake_mode_for_model() -> AbstractContextManager[FakeTensorMode]:
     """A fake tensor mode for building a fake model and inputs; real tensors that it meets are converted."""
     return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def symbols_of(graph: fx.Graph, values: Sequence[Any]) -> dict[Any, int]:
+    """Symbol -> its size, from the values that a graph's first placeholders have in one step."""
+    placeholders = graph.find_nodes(op="placeholder")
+    sizes: dict[Any, int] = {}
+    for node, value in zip(placeholders, values, strict=False):
+        fake = node.meta.get("val")
+        if isinstance(fake, torch.SymInt) and isinstance(value, int):
+            sizes[fake.node.expr] = value
+        elif isinstance(fake, torch.Tensor) and isinstance(value, torch.Tensor):
+            pairs: Any = zip(fake.shape, value.shape, strict=False)
+            sizes.update({size.node.expr: real for size, real in pairs if isinstance(size, torch.SymInt)})
+    return sizes
+
+
+def size_in_step(size: Any, sizes: Mapping[Any, int]) -> int:
+    """A SymInt as a number. sizes: see `symbols_of`."""
+    return int(size.node.expr.xreplace({symbol: value for symbol, value in sizes.items() if symbol.is_Symbol}))

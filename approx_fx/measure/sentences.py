@@ -1,0 +1,63 @@
+"""Says what was measured: a row for each value, and a sentence for what was too far off and what was done about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..joint.attribution import layer_pattern, module_of
+from ..joint.op_table import name_of
+from ..plan.plan import Plan
+from ..report.data import MeasuredValue
+from .walk import Measured, anchors_of, promised
+
+
+def rows(
+    measured: Sequence[Measured], failures: Mapping[str, Measured], before: Plan, after: Plan
+) -> list[MeasuredValue]:
+    """One row for each value. measured: by the last plan, `after`; failures: of earlier plans, by name."""
+    last = {result.value.name: result for result in measured}
+    nodes = {node.name: node for node in after.joint.order}
+    names = dict.fromkeys([*failures, *last])
+    values = []
+    for name in sorted(names, key=lambda name: after.joint.order[nodes[name]]):
+        node, result, failure = nodes[name], last.get(name), failures.get(name)
+        encoding = after.anchors.get(node)
+        sources = [] if encoding is not None else anchors_of(after, node)
+        if encoding is not None:
+            kind, bits = (encoding.name, encoding.bits) if encoding.coded else ("exact", 0)
+        else:
+            kind, bits = "recomputed", min((after.anchors[source].bits for source in sources), default=0)
+        coded = [node] if encoding is not None and encoding.coded else sources
+        expected = max((promised(after, source) for source in coded), default=0.0)
+        error = result.error if result is not None else 0.0 if kind == "exact" else None
+        action = _action(name, kind, bits, before) if failure is not None else ""
+        old = failure.error if failure is not None else None
+        values.append(MeasuredValue(name, module_of(node), name_of(node), kind, bits, expected, error, old, action))
+    return values
+
+
+def _action(name: str, kind: str, bits: int, before: Plan) -> str:
+    """What was done about a value that failed; '' if it is recomputed as before, from codes that are better now."""
+    if kind == "exact":
+        return "kept exact"
+    if kind != "recomputed":
+        return f"stored as a {kind} code of {bits} bits"
+    was_stored = any(value.name == name for value in before.anchors)
+    return "recomputed from another code" if was_stored else "recomputed from better codes"
+
+
+def sentences(values: Sequence[MeasuredValue]) -> Iterator[str]:
+    """One sentence for each code that failed, those of identical layers in one."""
+    groups: dict[tuple[str, str, str], list[MeasuredValue]] = {}
+    for value in values:
+        if value.action and value.action != "recomputed from better codes":
+            groups.setdefault((layer_pattern(value.module), value.op, value.action), []).append(value)
+    for (_, op, action), group in groups.items():
+        worst = max(group, key=lambda value: value.before or 0.0)
+        error = f"{worst.before:.2f}" if math.isfinite(worst.before or 0.0) else "infinite"
+        others = f" (and {len(group) - 1} like it)" if len(group) > 1 else ""
+        yield (
+            f"approx_fx: on this step's data the code of {op} in {worst.module or 'the model'}{others} has an error of "
+            f"{error} relative to the value, where {worst.promised:.2f} is usual: it is {action}."
+        )

@@ -1,0 +1,66 @@
+"""`Decisions`: how a plan departs from the rules, because what it saves was measured and found to be too far off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from ..encode.base import Encoding
+from ..encode.context import Context
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Decisions by the names of a joint graph's nodes, which are the same whenever the same code is traced.
+
+    alternatives: the value is stored by this one of its encoding's alternatives, if it is stored. not_recomputed: the
+    value is not recomputed from codes. not_stored: the value is not stored but recomputed, if the rules allow that.
+    """
+
+    alternatives: Mapping[str, int] = field(default_factory=dict)
+    not_recomputed: frozenset[str] = frozenset()
+    not_stored: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.alternatives or self.not_recomputed or self.not_stored)
+
+    def key(self) -> str:
+        """A text that is the same for the same decisions."""
+        return f"{sorted(self.alternatives.items())}{sorted(self.not_recomputed)}{sorted(self.not_stored)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The decisions as JSON data."""
+        return {
+            "alternatives": dict(self.alternatives),
+            "not_recomputed": sorted(self.not_recomputed),
+            "not_stored": sorted(self.not_stored),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Decisions:
+        """Rebuild decisions from what `to_json` returned."""
+        return cls(data["alternatives"], frozenset(data["not_recomputed"]), frozenset(data["not_stored"]))
+
+    def encodings(self, encodings: Mapping[fx.Node, Encoding], context: Context) -> dict[fx.Node, Encoding]:
+        """The encodings, with the chosen alternative where there is one."""
+        chosen = dict(encodings)
+        for value, encoding in encodings.items():
+            index = self.alternatives.get(value.name)
+            if index is not None and encoding.coded:
+                alternatives = encoding.alternatives(value, context)
+                chosen[value] = alternatives[min(index, len(alternatives) - 1)]
+        return chosen
+
+    def recompute(self, sources: Mapping[fx.Node, tuple[fx.Node, ...]]) -> dict[fx.Node, tuple[fx.Node, ...]]:
+        """Value -> the values that it may be recomputed from, without those that may not."""
+        return {value: inputs for value, inputs in sources.items() if value.name not in self.not_recomputed}
+
+    def forbid(self, value: fx.Node, recompute: Mapping[fx.Node, tuple[fx.Node, ...]]) -> bool:
+        """Whether the value must not be stored; a value that cannot be recomputed has to be."""
+        return value.name in self.not_stored and value in recompute
+
+
+NONE = Decisions()
