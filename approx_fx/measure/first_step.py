@@ -7,6 +7,7 @@ the first step's gradients are those of the new plan.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -102,10 +103,10 @@ class _Checked:
         self.compile_graph, self.config, self.key = compile_graph, config, key
         self.persists = config.compiler == "inductor"  # else nothing compiled is cached either
         stored = registry.load_decisions(key) if self.persists else None
-        self.decisions = NONE if stored is None else Decisions.from_json(stored)
+        self.decisions = NONE if stored is None else Decisions.from_json(stored["decisions"])
+        self.rows = [] if stored is None else [MeasuredValue(**row) for row in stored["values"]]
         self.calls = 0
         self.due = self._next_after(0) if stored is not None else 0
-        self.rows: list[MeasuredValue] = []
         self.context = TracedContext.current()
 
     def start(self, inputs: Sequence[Any]) -> Callable[..., Any]:
@@ -113,6 +114,8 @@ class _Checked:
         self.compiled = self.compile_graph(inputs, self.decisions, self.before_forward)
         if self.compiled.was_cached and self.due == 0:  # the process that compiled it did not come to measure it
             self.compiled = self.compile_graph(inputs, self.decisions, self.before_forward, unique=True)
+        if self.due != 0:
+            registry.set_measured(self.key, self.rows)
         if self.compiled.planned is None or self.due is None:
             return self.compiled.call
         self.values = self.context.without_data(inputs)
@@ -151,7 +154,8 @@ class _Checked:
         """Put what was measured into the report of the plan that is in use."""
         registry.set_measured(self.key, self.rows)
         if self.persists:
-            registry.save_decisions(self.key, self.decisions.to_json())
+            values = [dataclasses.asdict(row) for row in self.rows]
+            registry.save_decisions(self.key, {"decisions": self.decisions.to_json(), "values": values})
         if self.due is None:
             self.compiled = Compiled(self.compiled.call, None)  # nothing will be measured again: let the graph go
             self.values = []

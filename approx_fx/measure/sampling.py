@@ -87,7 +87,8 @@ def _can_be_divided(value: fx.Node, sources: Sequence[fx.Node]) -> bool:
         whole is not None and whole.ndim == fake.ndim and whole.shape[0] == fake.shape[0]
         for whole in map(tensor, sources)
     )
-    return kind in POINTWISE and same_rows
+    is_cat_of_rows = name == "cat" and value.args[1:] not in ((), (0,), (-fake.ndim,))
+    return same_rows and (kind in POINTWISE or is_cat_of_rows)
 
 
 def _is_small(value: fx.Node) -> bool:

@@ -31,18 +31,21 @@ def rows(
         coded = [node] if encoding is not None and encoding.coded else sources
         expected = max((promised(after, source) for source in coded), default=0.0)
         error = result.error if result is not None else 0.0 if kind == "exact" else None
-        action = _action(name, kind, bits, before) if failure is not None else ""
+        is_read = result is not None or kind == "exact"
+        action = _action(name, kind, bits, before, is_read) if failure is not None else ""
         old = failure.error if failure is not None else None
         values.append(MeasuredValue(name, module_of(node), name_of(node), kind, bits, expected, error, old, action))
     return values
 
 
-def _action(name: str, kind: str, bits: int, before: Plan) -> str:
-    """What was done about a value that failed; '' if it is recomputed as before, from codes that are better now."""
+def _action(name: str, kind: str, bits: int, before: Plan, is_read: bool) -> str:
+    """What was done about a value that failed."""
     if kind == "exact":
         return "kept exact"
     if kind != "recomputed":
         return f"stored as a {kind} code of {bits} bits"
+    if not is_read:
+        return "no longer read"
     was_stored = any(value.name == name for value in before.anchors)
     return "recomputed from another code" if was_stored else "recomputed from better codes"
 

@@ -212,11 +212,9 @@ class _Walk:
             exact, copy = exact.float() - mean, copy.float() - mean
         elif row_norm is not None:  # and divides each row by its own deviation
             statistics = [node for node in (row_norm.mean, row_norm.rstd) if node is not None]
-            rows = len(self.values[value])
-            count = self.parts[value]
-            *mean, rstd = (
-                first_part(item, count) if len(item) == rows else item for item in map(self.values.get, statistics)
-            )
+            rows, count = len(self.values[value]), self.parts[value]
+            items = [self.values[node] for node in statistics]
+            *mean, rstd = (first_part(item, count) if len(item) == rows else item for item in items)
             exact, copy = ((item.float() - sum(mean)) * rstd for item in (exact, copy))
         return relative_error(exact, copy, _channel_dim(self.plan, value), rows=not _is_probability(value))
 

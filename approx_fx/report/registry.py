@@ -95,12 +95,12 @@ def set_measured(key: str, values: Sequence[MeasuredValue]) -> None:
 
 
 def save_decisions(key: str, decisions: dict[str, Any]) -> None:
-    """Store what was decided after measuring a traced module, for later processes."""
+    """Store what was measured of a traced module, and decided, for later processes."""
     _write(key, "decisions.json", decisions)
 
 
 def load_decisions(key: str) -> dict[str, Any] | None:
-    """What an earlier process decided after measuring the same traced module; None if none has measured it."""
+    """What an earlier process stored by `save_decisions` for the same traced module; None if none has measured it."""
     path = _path(key, "decisions.json")
     if path is None or not path.exists():
         return None
