@@ -51,7 +51,7 @@ class Encoding(Protocol):
         """Root mean square error relative to the value's root mean square, if it is Gaussian; 0.0 if lossless."""
 
     def alternatives(self, value: fx.Node, context: Any) -> Sequence[Encoding]:
-        """Encodings for a value on which this one was measured to fail, the cheapest first; the last is exact.
+        """Codes for a value on which this one was measured to fail, the cheapest first; behind them it is kept exact.
 
         context: of type `Context`.
         """
@@ -90,7 +90,7 @@ class Code:
     preferred: ClassVar[bool] = False
 
     def alternatives(self, value: fx.Node, context: Any) -> Sequence[Encoding]:
-        """None: the code is lossless, or the value is stored as it is."""
+        """None: what this encoding fails on is kept exact."""
         return ()
 
     def why_exact(self) -> str:

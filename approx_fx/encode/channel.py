@@ -41,7 +41,7 @@ class Channel(Code):
         return cls(context.bits(value), context.config.grid, norm, masks[0] if masks else None)
 
     def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
-        """Tiles by minimum and maximum, which clip nothing, more bits, exact."""
+        """Tiles by minimum and maximum, which clip nothing, more bits."""
         return ladder(value, self.bits, context, Group, self)
 
     def expected_error(self, value: torch.Tensor) -> float:

@@ -38,7 +38,7 @@ class FixedRange(Code):
         return cls(context.bits(value), *bounds) if bounds is not None else None
 
     def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
-        """Tiles, whose grid fits values near an end of the range, more bits, exact."""
+        """Tiles, whose grid fits values near an end of the range, more bits."""
         return ladder(value, self.bits, context, Group, self)
 
     def expected_error(self, value: torch.Tensor) -> float:

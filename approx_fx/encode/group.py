@@ -46,7 +46,7 @@ class Group(Code):
         return cls(bits, group, context.grouping(value))
 
     def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
-        """Other tiles, more bits, exact."""
+        """Other tiles, more bits."""
         return ladder(value, self.bits, context, Group, self)
 
     def expected_error(self, value: torch.Tensor) -> float:
@@ -113,7 +113,7 @@ class Relu(Code):
         return cls(bits, group, None, grouping) if _is_pooled_relu(source) else None
 
     def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
-        """Other tiles, more bits, exact."""
+        """Other tiles, more bits."""
 
         def coded(bits: int, group: int, grouping: str) -> Relu:
             return replace(self, bits=bits, group=group, grouping=grouping)

@@ -59,7 +59,7 @@ class RowSigma(Code):
         return cls(context.bits(value), context.config.grid, norm, normalized is not None)
 
     def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
-        """Tiles by minimum and maximum, more bits, exact."""
+        """Tiles by minimum and maximum, more bits."""
         return ladder(value, self.bits, context, Group, self)
 
     def expected_error(self, value: torch.Tensor) -> float:

@@ -51,7 +51,7 @@ class Stochastic(Code):
         return cls(bits, config.group, context.grouping(value), mask if bits > 1 else None, config.seed)
 
     def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
-        """Other tiles, more bits, exact."""
+        """Other tiles, more bits."""
 
         def coded(bits: int, group: int, grouping: str) -> Stochastic:
             return replace(self, bits=bits, group=group, grouping=grouping)

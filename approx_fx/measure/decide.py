@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import fx
 
+from ..encode.better import WIDEST
 from ..joint.op_table import ELEMENT_PRESERVING, skip_ops, traits
 from ..plan.decisions import Decisions
 from ..plan.plan import Plan
@@ -22,11 +23,19 @@ def decide(plan: Plan, measured: Sequence[Measured], before: Decisions, last: bo
     """
     alternatives = dict(before.alternatives)
     not_recomputed, not_stored = set(before.not_recomputed), set(before.not_stored)
-    failing = {result.value for result in measured if result.offends and result.value in plan.anchors}
+    failing = {r.value for r in measured if r.offends and not r.widen and r.value in plan.anchors}
     demanded = plan.joint.demands
     for result in measured:
         value = result.value
         if not result.offends:
+            continue
+        if result.widen:
+            anchors = [anchor for operand in result.widen for anchor in anchors_of(plan, operand)]
+            if last or all(plan.anchors[anchor].bits >= WIDEST for anchor in anchors):
+                not_recomputed.update(operand.name for operand in result.widen)
+                alternatives.update((operand.name, EXACT) for operand in result.widen)
+            else:
+                alternatives.update((anchor.name, _wider(plan, anchor)) for anchor in anchors)
             continue
         if last:
             not_recomputed.add(value.name)
@@ -37,6 +46,8 @@ def decide(plan: Plan, measured: Sequence[Measured], before: Decisions, last: bo
                 not_stored.add(value.name)
             else:
                 alternatives[value.name] = EXACT if result.alternative is None else result.alternative
+                if value in demanded:  # a code that costs more must not be avoided by another that was not measured
+                    not_recomputed.add(value.name)
         elif value in demanded:
             sources = anchors_of(plan, value)
             bounded = [anchor for anchor in sources if _argument_is_better(plan, anchor)]
@@ -49,8 +60,15 @@ def decide(plan: Plan, measured: Sequence[Measured], before: Decisions, last: bo
     return Decisions(alternatives, frozenset(not_recomputed), frozenset(not_stored))
 
 
-# Any index behind the last alternative means the last, which is exact.
+# Behind the last alternative a value is kept exact.
 EXACT = 1000
+
+
+def _wider(plan: Plan, anchor: fx.Node) -> int:
+    """The index of the first alternative of the anchor's usual encoding that has more bits than it has now."""
+    alternatives = plan.usual[anchor].alternatives(anchor, plan.context)
+    bits = plan.anchors[anchor].bits
+    return next((i for i, other in enumerate(alternatives) if other.bits > bits), EXACT)
 
 
 def _argument_is_better(plan: Plan, anchor: fx.Node) -> bool:

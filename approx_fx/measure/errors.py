@@ -19,6 +19,7 @@ channels of min(1, m^2 / S)) is in the maximum, too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,6 +30,10 @@ NOT_FINITE = math.inf
 COHERENT = 8.0
 # The square of the sum of n independent errors is their squares' sum; up to this many times that is taken for chance.
 CHANCE = 4.0
+# How much less an error counts against min(p, 1 - p) than against p.
+SATURATED = 6.0
+# How many matrices of scores are measured, of how many tokens.
+SCORE_BATCH, SCORE_TOKENS = 16, 256
 # A channel counts as centred if the square of its mean is below this part of its mean square.
 CENTRED = 0.1
 
@@ -60,6 +65,53 @@ def relative_error(value: Tensor, copy: Tensor, channel_dim: int | None, rows: b
     if rows:
         error = max(error, _over_blocks(difference, value, [channel_dim] if channel_dim == every[-1] else every[1:]))
     return max(error, _over_channels(difference, value, [dim for dim in every if dim != channel_dim]))
+
+
+def probability_error(value: Tensor, copy: Tensor) -> float:
+    """The error of a softmax's output p, relative to p, or a sixth of that relative to min(p, 1 - p) if it is larger.
+
+    The softmax's backward reads p (g - sum p g): where p is almost 1, that difference is almost 0, and an error that is
+    small against p is large against it. `NOT_FINITE` as in `relative_error`.
+    """
+    value, copy = value.detach().float(), copy.detach().float()
+    difference = torch.where(value.isfinite(), copy - value, 0.0)
+    if not math.isfinite(float(difference.abs().sum())):
+        return NOT_FINITE
+    slope = torch.minimum(value, 1 - value).clamp_min(0).nan_to_num()
+    error, size = float(difference.norm()), max(float(slope.norm()), 1e-30)
+    return min(max(error / max(float(value.nan_to_num().norm()), 1e-30), error / (SATURATED * size)), 1.0)
+
+
+def attended_error(value: Tensor, copy: Tensor, attended: Tensor) -> float:
+    """The error of an attention's value operand or output, [..., tokens, features].
+
+    It is relative to how much the value operand `attended` varies over the tokens, for the softmax's backward subtracts
+    from each of its products with the gradient their mean. `NOT_FINITE` as in `relative_error`.
+    """
+    varying = attended.detach().float() - attended.detach().float().mean(-2, keepdim=True)
+    error = relative_error(value, copy, None)
+    size, variation = (float(item.detach().float().square().mean().sqrt()) for item in (value, varying))
+    return max(error, error * size / variation if variation > 0 else 0.0)
+
+
+def score_error(exact: Sequence[Tensor], copies: Sequence[Tensor]) -> float:
+    """The root mean square error of an attention's scores q k / sqrt(d), weighted by their probabilities.
+
+    exact, copies: (q, k) of shape [..., tokens, features]. Some rows of the first matrices are measured.
+    """
+    (q, k), (q_copy, k_copy) = (
+        [item.detach().reshape(-1, *item.shape[-2:])[:SCORE_BATCH, :SCORE_TOKENS].float() for item in pair]
+        for pair in (exact, copies)
+    )
+    if k.shape[0] != q.shape[0]:  # several heads of q share one of k
+        repeats = -(-q.shape[0] // k.shape[0])
+        k, k_copy = (item.repeat_interleave(repeats, 0)[: q.shape[0]] for item in (k, k_copy))
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    difference = q_copy @ k_copy.transpose(-1, -2) / math.sqrt(q.shape[-1]) - scores
+    if not bool(scores.isfinite().all()):
+        return 0.0
+    squares = (scores.softmax(-1) * difference.square().nan_to_num(math.inf, math.inf)).sum(-1)
+    return math.sqrt(float(squares.mean()))
 
 
 def _over_blocks(difference: Tensor, value: Tensor, dims: list[int]) -> float:

@@ -6,7 +6,7 @@ it, a value behind its last reader. So the walk needs less memory than the step 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,13 @@ from torch import fx
 
 from ..encode.base import Encoding
 from ..joint.fake_values import shape, tensor
-from ..joint.op_table import ELEMENT_PRESERVING, VIEWS, skip_ops
+from ..joint.op_table import ATTENTION, ELEMENT_PRESERVING, VIEWS, name_of, skip_ops
 from ..joint.row_norms import RowNorm
 from ..joint.value_kinds import is_softmax
 from ..plan.plan import Plan
 from ..torch_compat.dispatch_modes import undispatched
 from ..torch_compat.fake_tensors import symbols_of
-from .errors import relative_error
+from .errors import attended_error, probability_error, relative_error, score_error
 from .real_values import RealBuild
 from .sampling import divided_arguments, divided_fake, first_part, parts
 
@@ -34,13 +34,15 @@ class Measured:
     """The error of one value that the backward reads or decodes.
 
     error: see `errors.relative_error`. alternative: for a code whose error is above `allowed`, the index of the first
-    alternative of its usual encoding whose error is not; None if none is needed.
+    alternative of its usual encoding that is good enough, their number if there is none; None if none is needed.
+    widen: the values whose codes need more bits, instead of an alternative, because their product fails.
     """
 
     value: fx.Node
     error: float
     allowed: float
     alternative: int | None = None
+    widen: tuple[fx.Node, ...] = ()
 
     @property
     def offends(self) -> bool:
@@ -54,12 +56,14 @@ def allowed_error(bits: int, promised: float) -> float:
 
 
 # The measured error may be so many times the promised one.
-FACTOR = 2.75
+FACTOR = 2.2
 # The error of a code of b bits for a Gaussian value is about this, divided by 2^b.
 USUAL = 1.7
 # With an error of 0.1 in each value, the cosine of a gradient is about 0.99.
 LEAST_ALLOWED = 0.1
 MOST_ALLOWED = 0.9
+# What replaces a code that failed has to be better than what would have been allowed: such data are hard to code.
+BETTER = 0.6
 
 
 def measure(plan: Plan, inputs: Sequence[Any]) -> list[Measured]:
@@ -80,7 +84,7 @@ class _Walk:
 
     order: the nodes to run. copies_at: node -> the copies that can be made behind it. values, copies: what is alive.
     values_until, copies_until: node -> the values, or copies, that are read for the last time there. parts: see
-    `sampling.parts`.
+    `sampling.parts`. scores_at: node -> the attention whose query and key have copies behind it.
     """
 
     plan: Plan
@@ -90,6 +94,7 @@ class _Walk:
     copies_until: dict[fx.Node, list[fx.Node]]
     build: RealBuild
     parts: dict[fx.Node, int]
+    scores_at: dict[fx.Node, fx.Node] = field(default_factory=dict)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     copies: dict[fx.Node, Any] = field(default_factory=dict)
 
@@ -110,7 +115,8 @@ class _Walk:
             places = [value, *read, *(ready[source] for source in _copied_sources(plan, value))]
             ready[value] = max(places, key=joint.order.__getitem__)
             made.append(value)
-        needed = _needed(plan, made, runnable)
+        attentions = [node for node in joint.order if _reads_copies(node, joint.backward, ready)]
+        needed = _needed(plan, made, runnable) | {node for node in attentions if node in runnable}
         order = [node for node in joint.order if node in needed]
         build = RealBuild({}, symbols_of(joint.module.graph, inputs))
         part_counts = parts(made, {value: _copied_sources(plan, value) for value in made})
@@ -126,6 +132,14 @@ class _Walk:
                 last_read[node] = max(last_read[node], ready[value], key=joint.order.__getitem__)
             for source in _copied_sources(plan, value):
                 last_copied[source] = max(last_copied[source], ready[value], key=joint.order.__getitem__)
+        for node in attentions:
+            read = [source for source in node.args[:2] if isinstance(source, fx.Node)]
+            place = max((ready.get(source, source) for source in [*read, node]), key=joint.order.__getitem__)
+            walk.scores_at[place] = node
+            for source in read:
+                last_read[source] = max(last_read[source], place, key=joint.order.__getitem__)
+                if source in last_copied:
+                    last_copied[source] = max(last_copied[source], place, key=joint.order.__getitem__)
         for node, place in last_read.items():
             walk.values_until.setdefault(place, []).append(node)
         for node, place in last_copied.items():
@@ -148,6 +162,8 @@ class _Walk:
             is_read = value in self.plan.anchors or value in self.plan.joint.demands
             if is_read and isinstance(copy, torch.Tensor) and copy.is_floating_point():
                 yield self._measured(value, copy)
+        if (scores := self.scores_at.get(node)) is not None:
+            yield self._scores(scores)
         for value in self.copies_until.get(node, []):
             self.copies.pop(value, None)
         for value in self.values_until.get(node, []):
@@ -197,10 +213,27 @@ class _Walk:
         error = self._error(value, copy)
         if encoding is None or error <= allowed:
             return Measured(value, error, allowed)
-        for index, other in enumerate(plan.usual[value].alternatives(value, plan.context)):
-            if not other.coded or self._error(value, self._decoded(value, other)) <= allowed:
-                return Measured(value, error, allowed, index)
-        raise AssertionError("the last alternative is exact")
+        alternatives = plan.usual[value].alternatives(value, plan.context)
+        least = BETTER * allowed
+        passing = (i for i, a in enumerate(alternatives) if self._error(value, self._decoded(value, a)) <= least)
+        return Measured(value, error, allowed, next(passing, len(alternatives)))
+
+    def _scores(self, attention: fx.Node) -> Measured:
+        """The error of an attention's scores, which its backward computes again from the codes of query and key.
+
+        An error of the scores is relative in the probabilities, exp(score - log-sum-exp), and without a bound there.
+        """
+        nodes: Any = attention.args[:2]
+        count = max(self.parts.get(node, 1) for node in nodes)
+        exact = [first_part(self.values[node], count) for node in nodes]
+        copies = [
+            first_part(self.copies[node], count // self.parts[node]) if node in self.copies else value
+            for node, value in zip(nodes, exact, strict=True)
+        ]
+        error = score_error(exact, copies)
+        anchors = dict.fromkeys(anchor for node in nodes for anchor in anchors_of(self.plan, node))
+        bits = min((self.plan.anchors[anchor].bits for anchor in anchors), default=8)
+        return Measured(nodes[0], error, allowed_error(bits, 0.0), widen=tuple(nodes))
 
     def _error(self, value: fx.Node, copy: Any) -> float:
         exact = first_part(self.values[value], self.parts[value])
@@ -216,7 +249,24 @@ class _Walk:
             items = [self.values[node] for node in statistics]
             *mean, rstd = (first_part(item, count) if len(item) == rows else item for item in items)
             exact, copy = ((item.float() - sum(mean)) * rstd for item in (exact, copy))
-        return relative_error(exact, copy, _channel_dim(self.plan, value), rows=not _is_probability(value))
+        elif (attended := _attended(value)) is not None:
+            return attended_error(exact, copy, self.values[attended])
+        if _is_probability(value):
+            return probability_error(exact, copy)
+        return relative_error(exact, copy, _channel_dim(self.plan, value))
+
+
+def _reads_copies(node: fx.Node, backward: frozenset[fx.Node], ready: Mapping[fx.Node, fx.Node]) -> bool:
+    """Whether the node is an attention in the forward whose query or key is approximate in the backward."""
+    return name_of(node) in ATTENTION and node not in backward and any(source in ready for source in node.args[:2])
+
+
+def _attended(value: fx.Node) -> fx.Node | None:
+    """The value operand of the attention that reads the value as such, or whose output it is; None without one."""
+    if name_of(value) == "getitem":
+        attention = value.all_input_nodes[0]
+        return attention.args[2] if value.args[1] == 0 and name_of(attention) in ATTENTION else None  # type: ignore[return-value]
+    return value if any(name_of(user) in ATTENTION and user.args[2] is value for user in value.users) else None
 
 
 def promised(plan: Plan, anchor: fx.Node) -> float:
@@ -271,6 +321,8 @@ def _read_for_copy(plan: Plan, value: fx.Node) -> list[fx.Node]:
     """The exact values that making and comparing a copy reads, beside the value itself."""
     norm = _row_norm(plan, value)
     statistics = [node for node in (norm.mean, norm.rstd) if node is not None] if norm is not None else []
+    if (attended := _attended(value)) is not None:
+        statistics.append(attended)
     if value in plan.anchors:
         return [*plan.anchors[value].inputs(value), *statistics]
     masks = [plan.relu_masks[value].node] if value in plan.relu_masks else []

@@ -10,14 +10,16 @@ from torch import fx
 
 from ..encode.base import Encoding
 from ..encode.context import Context
+from ..encode.exact import Exact
 
 
 @dataclass(frozen=True)
 class Decisions:
     """Decisions by the names of a joint graph's nodes, which are the same whenever the same code is traced.
 
-    alternatives: the value is stored by this one of its encoding's alternatives, if it is stored. not_recomputed: the
-    value is not recomputed from codes. not_stored: the value is not stored but recomputed, if the rules allow that.
+    alternatives: the value is stored by this one of its encoding's alternatives, or exactly behind the last.
+    not_recomputed: the value is not recomputed from codes. not_stored: the value is not stored but recomputed, if the
+    rules allow that.
     """
 
     alternatives: Mapping[str, int] = field(default_factory=dict)
@@ -51,7 +53,7 @@ class Decisions:
             index = self.alternatives.get(value.name)
             if index is not None and encoding.coded:
                 alternatives = encoding.alternatives(value, context)
-                chosen[value] = alternatives[min(index, len(alternatives) - 1)]
+                chosen[value] = alternatives[index] if index < len(alternatives) else Exact("measured")
         return chosen
 
     def recompute(self, sources: Mapping[fx.Node, tuple[fx.Node, ...]]) -> dict[fx.Node, tuple[fx.Node, ...]]:

@@ -138,3 +138,31 @@ def test_compare_measures_what_the_contract_names() -> None:
     assert result["ratio"]["saved"] > 7 and result["gradient"]["cosine"] > 0.99
     assert 0 < result["gradient"]["relative_error"] < 0.2
     assert isinstance(result["loss_equal"], bool)
+
+
+def test_check_prints_the_contract(tmp_path: Path) -> None:
+    path = tmp_path / "net.py"
+    path.write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def make(batch):\n"
+        "    layers = [nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16)]\n"
+        "    images = (torch.rand(batch, 1, 32, 32) < 0.005).float() * 3\n"
+        "    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(16, 4, 3)), (images,)\n"
+    )
+    done = run("check", f"{path}:make", "--batch", "16", "--json", "--plot", str(tmp_path / "check.png"))
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    assert {"tensors", "gradient"} <= set(data) and data["gradient"]["cosine"] > 0.97
+    keys = {"module", "op", "encoding", "bits", "promised", "measured", "action"}
+    assert data["tensors"] and all(keys <= set(row) for row in data["tensors"])
+    assert any(row["action"] for row in data["tensors"])
+    assert (tmp_path / "check.png").stat().st_size > 10_000
+
+
+def test_check_of_exact_bits_is_a_sentence() -> None:
+    done = run("check", "models.mlp:mlp", "--bits", "exact")
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1] == (
+        "approx-fx: --bits exact leaves nothing to check: give a whole number from 1 to 8."
+    )

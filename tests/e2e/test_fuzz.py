@@ -3,129 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 import approx_fx
 from approx_fx.bench.compare import flat_gradients
 from approx_fx.bench.target import noise_loss
 from tests.support.capture import capture
-
-C, F = 16, 64  # channels of an image, features of a row
-
-
-class Apply(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-class Residual(nn.Module):
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
-class Gated(nn.Module):
-    def __init__(self, make: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.gate, self.up = make(), make()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.silu(self.gate(x)) * self.up(x)
-
-
-class Attend(nn.Module):
-    def __init__(self, written_out: bool) -> None:
-        super().__init__()
-        self.qkv, self.written_out = nn.Linear(F, 3 * F), written_out
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(-1, (4, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
-        if self.written_out:
-            y = torch.softmax(q @ k.transpose(-1, -2) * 0.25, -1) @ v
-        else:
-            y = nn.functional.scaled_dot_product_attention(q, k, v)
-        return y.transpose(1, 2).flatten(-2)
-
-
-def linear() -> nn.Module:
-    return nn.Linear(F, F)
-
-
-def convolution(**options: int) -> nn.Module:
-    return nn.Conv2d(C, C, 3, padding=1, **options)
-
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "leaky": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "gelu_tanh": lambda: nn.GELU("tanh"),
-    "silu": nn.SiLU,
-    "mish": nn.Mish,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "hardswish": nn.Hardswish,
-    "hardtanh": nn.Hardtanh,
-    "hardsigmoid": nn.Hardsigmoid,
-    "prelu": nn.PReLU,
-    "square": lambda: Apply(lambda x: 0.1 * x * x + x),
-    "quotient": lambda: Apply(lambda x: x / (1 + x.square())),
-    "where": lambda: Apply(lambda x: torch.where(x > 0.5, 2 * x, x)),
-    "clamp": lambda: Apply(lambda x: x.clamp(-1, 2)),
-    "root": lambda: Apply(lambda x: torch.sqrt(x.square() + 0.1)),
-}
-IMAGE: dict[str, Callable[[], nn.Module]] = {
-    "conv": convolution,
-    "depthwise": lambda: convolution(groups=C),
-    "batch_norm": lambda: nn.BatchNorm2d(C),
-    "group_norm": lambda: nn.GroupNorm(4, C),
-    "instance_norm": lambda: nn.InstanceNorm2d(C, affine=True),
-    "max_pool": lambda: nn.MaxPool2d(3, 1, 1),
-    "avg_pool": lambda: nn.AvgPool2d(3, 1, 1),
-    "halves": lambda: Apply(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1)),
-    "residual": lambda: Residual(nn.Sequential(nn.BatchNorm2d(C), nn.ReLU(), convolution())),
-    "gated": lambda: Gated(convolution),
-    **ACTIVATIONS,
-}
-ROWS: dict[str, Callable[[], nn.Module]] = {
-    "linear": linear,
-    "layer_norm": lambda: nn.LayerNorm(F),
-    "rms_norm": lambda: nn.RMSNorm(F, eps=1e-5),
-    "attention": lambda: Attend(False),
-    "written_out": lambda: Attend(True),
-    "residual": lambda: Residual(nn.Sequential(nn.LayerNorm(F), linear(), nn.GELU(), linear())),
-    "gated": lambda: Gated(linear),
-    "log_softmax": lambda: nn.Sequential(nn.LogSoftmax(-1), linear()),
-    "shift": lambda: Apply(lambda x: torch.roll(x, 1, 1)),
-    **ACTIVATIONS,
-}
-
-
-def network(names: list[str], image: bool, seed: int) -> tuple[nn.Module, Tensor]:
-    """The drawn layers between two that have weights; the input has something for each of them to decide."""
-    torch.manual_seed(seed)
-    table, weighted = (IMAGE, convolution) if image else (ROWS, linear)
-    layers = [weighted()]
-    for name in names:
-        layers += [table[name](), weighted()] if name in ACTIVATIONS else [table[name]()]
-    x = torch.randn(4, C, 8, 8) if image else torch.randn(4, 16, F)
-    return nn.Sequential(*layers, weighted()), x
+from tools.lib.drawn_nets import IMAGE, ROWS, network
 
 
 @st.composite
