@@ -115,8 +115,9 @@ class _Walk:
             places = [value, *read, *(ready[source] for source in _copied_sources(plan, value))]
             ready[value] = max(places, key=joint.order.__getitem__)
             made.append(value)
-        attentions = [node for node in joint.order if _reads_copies(node, joint.backward, ready)]
-        needed = _needed(plan, made, runnable) | {node for node in attentions if node in runnable}
+        attentions = [node for node in joint.order if _reads_copies(node, joint.backward, ready) and node in runnable]
+        operands: list[Any] = [source for node in attentions for source in node.args[:2]]
+        needed = _needed(plan, made, operands)
         order = [node for node in joint.order if node in needed]
         build = RealBuild({}, symbols_of(joint.module.graph, inputs))
         part_counts = parts(made, {value: _copied_sources(plan, value) for value in made})
@@ -133,10 +134,10 @@ class _Walk:
             for source in _copied_sources(plan, value):
                 last_copied[source] = max(last_copied[source], ready[value], key=joint.order.__getitem__)
         for node in attentions:
-            read = [source for source in node.args[:2] if isinstance(source, fx.Node)]
-            place = max((ready.get(source, source) for source in [*read, node]), key=joint.order.__getitem__)
+            operands = list(node.args[:2])
+            place = max((ready.get(source, source) for source in operands), key=joint.order.__getitem__)
             walk.scores_at[place] = node
-            for source in read:
+            for source in operands:
                 last_read[source] = max(last_read[source], place, key=joint.order.__getitem__)
                 if source in last_copied:
                     last_copied[source] = max(last_copied[source], place, key=joint.order.__getitem__)
@@ -356,16 +357,15 @@ def _runnable(plan: Plan) -> set[fx.Node]:
     return runnable
 
 
-def _needed(plan: Plan, made: list[fx.Node], runnable: set[fx.Node]) -> set[fx.Node]:
-    """The nodes to run, so that all copies in `made` can be made and measured."""
-    stack = [node for value in made for node in (value, *_read_for_copy(plan, value))]
+def _needed(plan: Plan, made: list[fx.Node], operands: list[fx.Node]) -> set[fx.Node]:
+    """The nodes to run, so that all copies in `made` can be made and measured, and the scores of `operands`."""
+    stack = [*operands, *(node for value in made for node in (value, *_read_for_copy(plan, value)))]
     needed: set[fx.Node] = set()
     while stack:
         node = stack.pop()
         if node not in needed:
             needed.add(node)
             stack.extend(node.all_input_nodes)
-    assert needed <= runnable
     return needed
 
 

@@ -150,6 +150,10 @@ ROWS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+# Layers whose codes are not right without a look at the data.
+HARD = frozenset(["masked_inf", "masked_large", "shut", "open", "sine"])
+
+
 def _channels(x: Tensor) -> tuple[int, ...]:
     return (1, x.shape[1], 1, 1) if x.ndim == 4 else (1, 1, x.shape[-1])
 
