@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import fx
 from torch._functorch import config as functorch_config
 from torch._functorch import partitioners
 from torch._functorch.compile_utils import fx_graph_cse, raise_getitems
+
+from . import fake_tensors
 
 Halves = tuple[fx.GraphModule, fx.GraphModule]
 
@@ -17,13 +21,37 @@ Halves = tuple[fx.GraphModule, fx.GraphModule]
 def simplify_joint_graph(joint: fx.GraphModule) -> fx.GraphModule:
     """Remove dead code and common subexpressions and resolve checkpoint policies, in place; return the module.
 
-    These are the first steps of `min_cut_rematerialization_partition`, which torch does not offer as a function.
+    These are the first steps of `min_cut_rematerialization_partition`, which torch does not offer as a function. Also
+    mends fake values that Inductor's joint passes have left stale.
     """
     joint.graph.eliminate_dead_code()
     if functorch_config.cse:
         joint.graph = fx_graph_cse(joint.graph)
     _resolve_checkpoint_policies(joint)
+    _mend_strides(joint.graph)
     return joint
+
+
+def _mend_strides(graph: fx.Graph) -> None:
+    """Compute again the fake values of views behind an attention.
+
+    Inductor's patterns put an attention's op in the place of a written-out one, whose result has other strides, and
+    leave the views of it as they were.
+    """
+    mode, changed = fake_tensors.mode_of(graph), set[fx.Node]()
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        if "scaled_dot_product" in str(node.target) or node.target is operator.getitem:
+            is_attention = any("scaled_dot_product" in str(source.target) for source in node.all_input_nodes)
+            changed.update([node] if is_attention else [])
+            continue
+        fake = node.meta.get("val")
+        if isinstance(fake, torch.Tensor) and any(source in changed for source in node.all_input_nodes):
+            value = fake_tensors.evaluate(mode, node.target, node.args, node.kwargs)
+            if value.stride() != fake.stride():
+                node.meta["val"] = value
+                changed.add(node)
 
 
 def _resolve_checkpoint_policies(joint: fx.GraphModule) -> None:
