@@ -143,8 +143,8 @@ class Partitioning:
             aot.simplify_joint_graph(module)
             log_graph("approx_fx_joint", module)
             by_torch = self._saved_by_torch(copy_graph_module(module) if self.dry else module, joint_inputs, options)
-            if config.bits is None:
-                return self._fall_back(untouched, joint_inputs, options, by_torch, "")
+            if config.bits is None or self.decisions.exact:
+                return self._fall_back(untouched, joint_inputs, options, by_torch, self.decisions.exact)
             static_inputs = options.get("static_lifetime_input_indices")
             partitioned = partition(module, options["num_fwd_outputs"], config, static_inputs, self.decisions)
             peak = predicted_peak(partitioned.forward, partitioned.backward)
@@ -163,7 +163,7 @@ class Partitioning:
             log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
             return self._fall_back(untouched, joint_inputs, options, by_torch, reason)
         self._record(report, by_torch, partitioned)
-        self.planned = Planned(untouched, options, partitioned.plan)
+        self.planned = Planned(untouched, options, partitioned.plan, by_torch.bytes)
         return halves
 
     def _torch_partition(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from ..torch_compat.compiled_graph import Hook
 from ..torch_compat.dynamo import TracedContext
 from ..torch_compat.lazy_graph_module import copy_graph_module
 from .decide import decide
+from .gradients import LEAST_COSINE, MOST_BYTES, worst_gradient
 from .sentences import rows, sentences
 from .walk import Measured, measure
 
@@ -39,12 +40,13 @@ log = logging.getLogger("approx_fx")
 class Planned:
     """A graph as it was planned when it was compiled. joint: a copy from before any pass; options: the partitioner's.
 
-    plan: with the nodes of the graph that was split.
+    plan: with the nodes of the graph that was split. exact_bytes: what torch's own partition saves.
     """
 
     joint: fx.GraphModule
     options: dict[str, Any]
     plan: Plan
+    exact_bytes: int
 
     def again(self, config: Config, decisions: Decisions) -> Plan:
         """A new plan of the same graph."""
@@ -184,8 +186,26 @@ class _Checked:
                 break
             decisions = following
             current = planned.again(self.config, decisions)
+        reason = self._why_exact(planned, decisions, inputs)
+        if reason:
+            log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
+            return Decisions(exact=reason)
         values = rows(measured, failures, planned.plan, current)
         for sentence in sentences(values):
             log.warning("%s", sentence)
         self.rows = values
         return decisions
+
+    def _why_exact(self, planned: Planned, decisions: Decisions, inputs: Sequence[Any]) -> str:
+        """Why a small graph has to train exactly, whose values are right but not its gradients; '' if they are."""
+        if planned.exact_bytes > MOST_BYTES:
+            return ""
+        worst = worst_gradient(planned.joint, planned.options, self.config, decisions, inputs)
+        widths = self.config.bits.values() if isinstance(self.config.bits, Mapping) else [self.config.bits]
+        bits = min((width for width in widths if width is not None), default=8)
+        if worst is None or worst.cosine >= LEAST_COSINE[bits]:
+            return ""
+        return (
+            f"with codes, the gradient of a parameter of shape {worst.shape} has a cosine of {worst.cosine:.2f} with "
+            "the exact one on this step's data"
+        )

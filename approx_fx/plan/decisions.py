@@ -19,19 +19,17 @@ class Decisions:
 
     alternatives: the value is stored by this one of its encoding's alternatives, or exactly behind the last.
     not_recomputed: the value is not recomputed from codes. not_stored: the value is not stored but recomputed, if the
-    rules allow that.
+    rules allow that. exact: why the whole graph trains exactly, or ''.
     """
 
     alternatives: Mapping[str, int] = field(default_factory=dict)
     not_recomputed: frozenset[str] = frozenset()
     not_stored: frozenset[str] = frozenset()
-
-    def __bool__(self) -> bool:
-        return bool(self.alternatives or self.not_recomputed or self.not_stored)
+    exact: str = ""
 
     def key(self) -> str:
         """A text that is the same for the same decisions."""
-        return f"{sorted(self.alternatives.items())}{sorted(self.not_recomputed)}{sorted(self.not_stored)}"
+        return f"{sorted(self.alternatives.items())}{sorted(self.not_recomputed)}{sorted(self.not_stored)}{self.exact}"
 
     def to_json(self) -> dict[str, Any]:
         """The decisions as JSON data."""
@@ -39,12 +37,15 @@ class Decisions:
             "alternatives": dict(self.alternatives),
             "not_recomputed": sorted(self.not_recomputed),
             "not_stored": sorted(self.not_stored),
+            "exact": self.exact,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Decisions:
         """Rebuild decisions from what `to_json` returned."""
-        return cls(data["alternatives"], frozenset(data["not_recomputed"]), frozenset(data["not_stored"]))
+        return cls(
+            data["alternatives"], frozenset(data["not_recomputed"]), frozenset(data["not_stored"]), data["exact"]
+        )
 
     def encodings(self, encodings: Mapping[fx.Node, Encoding], context: Context) -> dict[fx.Node, Encoding]:
         """The encodings, with the chosen alternative where there is one."""

@@ -1,4 +1,4 @@
-"""Gradients are finite where the exact ones are, and not finite where the exact ones are not, parameter by parameter."""
+"""Gradients are finite where the exact ones are, and only there, parameter by parameter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import approx_fx
 
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "batch norm": lambda: (
-        nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 3)), torch.randn(8, 3, 12, 12),
+        nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 4, 3)),
+        torch.randn(8, 3, 12, 12),
     ),
     "batch norm first": lambda: (
         nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3)),

@@ -1,0 +1,120 @@
+"""Compares the gradients that a plan gives with the exact ones, for graphs small enough to hold all exact values.
+
+The measurement of single values does not see terms of a gradient that cancel. A small graph's backward can be run, op
+by op, once exactly and once with codes, with random incoming gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..config import Config
+from ..joint.fake_values import tensor
+from ..passes.pipeline import partition
+from ..plan.decisions import Decisions
+from ..torch_compat import aot_partitioner as aot
+from ..torch_compat.dispatch_modes import undispatched
+from ..torch_compat.fake_tensors import size_in_step, symbols_of
+from ..torch_compat.lazy_graph_module import copy_graph_module
+from .walk import COLLECTIVES
+
+# Graphs whose own partition by torch saves more are not run.
+MOST_BYTES = 2**25
+# Gradients below this part of the largest are rounding noise: those of a bias in front of a batch norm.
+NEGLIGIBLE = 1e-4
+# bits -> the cosine of a parameter's gradient with the exact one below which a graph trains exactly
+LEAST_COSINE = {1: -1.0, 2: 0.3, 3: 0.7, 4: 0.9, 5: 0.93, 6: 0.95, 7: 0.97, 8: 0.985}
+
+
+@dataclass(frozen=True)
+class WorstGradient:
+    """Of all parameters, the one whose gradient is furthest off. shape: the parameter's."""
+
+    cosine: float
+    shape: tuple[int, ...]
+
+
+def worst_gradient(
+    joint: fx.GraphModule, options: dict[str, Any], config: Config, decisions: Decisions, inputs: Sequence[Any]
+) -> WorstGradient | None:
+    """Run a joint graph exactly and as partitioned by these decisions; None if it cannot be run without an effect.
+
+    joint: as AOTAutograd gave it; it is not changed. options: the partitioner's. inputs: the forward's.
+    """
+    exact_graph = aot.simplify_joint_graph(copy_graph_module(joint))
+    if not all(map(_is_runnable, exact_graph.graph.nodes)):
+        return None
+    count, static = options["num_fwd_outputs"], options.get("static_lifetime_input_indices") or ()
+    coded = partition(aot.simplify_joint_graph(copy_graph_module(joint)), count, config, static, decisions)
+    tangents = _tangents(exact_graph.graph, inputs)
+    devices = {value.device for value in inputs if isinstance(value, torch.Tensor) and value.is_cuda}
+    with torch.no_grad(), undispatched():
+        with torch.random.fork_rng(list(devices)):
+            exact = _run(exact_graph, [*inputs, *tangents.values()])[count:]
+        with torch.random.fork_rng(list(devices)):
+            results = _run(coded.forward, list(inputs))
+            names = [getattr(node, "name", "") for node in _outputs(coded.forward)]
+            by_name = {**tangents, **dict(zip(names[count:], results[count:], strict=True))}
+            del results
+            placeholders = coded.backward.graph.find_nodes(op="placeholder")
+            ours = _run(coded.backward, [by_name[node.name] for node in placeholders])
+    return _worst([(exact[index], ours[index]) for index in static if index < len(exact)])
+
+
+def _worst(pairs: Sequence[tuple[Any, Any]]) -> WorstGradient | None:
+    gradients = [
+        (exact.double().flatten(), ours.double().flatten(), tuple(exact.shape))
+        for exact, ours in pairs
+        if isinstance(exact, torch.Tensor) and isinstance(ours, torch.Tensor)
+    ]
+    largest = max((float(exact.norm()) for exact, _, _ in gradients), default=0.0)
+    if not 0.0 < largest < float("inf"):
+        return None
+    cosines = [
+        WorstGradient(float(exact @ ours / (exact.norm() * ours.norm()).clamp_min(1e-300)), shape)
+        for exact, ours, shape in gradients
+        if float(exact.norm()) > NEGLIGIBLE * largest
+    ]
+    return min(cosines, key=lambda gradient: gradient.cosine if gradient.cosine == gradient.cosine else -2.0)
+
+
+def _tangents(graph: fx.Graph, inputs: Sequence[Any]) -> dict[str, Any]:
+    """Name -> Gaussian values, the same at each call, for each incoming gradient; 1 for that of a scalar."""
+    sizes = symbols_of(graph, inputs)
+    generator = torch.Generator().manual_seed(0)
+    tangents: dict[str, Any] = {}
+    for node in graph.find_nodes(op="placeholder"):
+        fake = tensor(node)
+        if not aot.is_tangent(node) or fake is None:
+            continue
+        shape = [size_in_step(size, sizes) if isinstance(size, torch.SymInt) else size for size in fake.shape]
+        noise = torch.randn(shape, generator=generator) if shape else torch.ones(())
+        tangents[node.name] = noise.to(fake.device, fake.dtype)
+    return tangents
+
+
+def _outputs(module: fx.GraphModule) -> list[Any]:
+    return list(next(iter(module.graph.find_nodes(op="output"))).args[0])  # type: ignore[arg-type]
+
+
+def _run(module: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
+    """The outputs of a graph, op by op, without its writes to inputs."""
+    return list(_WithoutWrites(module).run(*inputs))
+
+
+class _WithoutWrites(fx.Interpreter):
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if getattr(getattr(target, "_schema", None), "is_mutable", False):
+            return args[0]
+        return super().call_function(target, args, kwargs)
+
+
+def _is_runnable(node: fx.Node) -> bool:
+    target: Any = node.target
+    is_collective = getattr(target, "namespace", "") in COLLECTIVES
+    return not isinstance(target, torch._ops.HigherOrderOperator) and not is_collective
