@@ -26,7 +26,7 @@ from ..torch_compat.compiled_graph import Hook
 from ..torch_compat.dynamo import TracedContext
 from ..torch_compat.lazy_graph_module import copy_graph_module
 from .decide import decide
-from .gradients import LEAST_COSINE, MOST_BYTES, worst_gradient
+from .gradients import LEAST_COSINE, MOST_BYTES, SINGLE, gradient_margin
 from .sentences import rows, sentences
 from .walk import Measured, measure
 
@@ -200,12 +200,12 @@ class _Checked:
         """Why a small graph has to train exactly, whose values are right but not its gradients; '' if they are."""
         if planned.exact_bytes > MOST_BYTES:
             return ""
-        worst = worst_gradient(planned.joint, planned.options, self.config, decisions, inputs)
+        cosines = gradient_margin(planned.joint, planned.options, self.config, decisions, inputs)
         widths = self.config.bits.values() if isinstance(self.config.bits, Mapping) else [self.config.bits]
         bits = min((width for width in widths if width is not None), default=8)
-        if worst is None or worst.cosine >= LEAST_COSINE[bits]:
+        if cosines is None or (cosines[0] >= LEAST_COSINE[bits] and cosines[1] >= LEAST_COSINE[bits] - SINGLE):
             return ""
         return (
-            f"with codes, the gradient of a parameter of shape {worst.shape} has a cosine of {worst.cosine:.2f} with "
-            "the exact one on this step's data"
+            f"with codes, its gradient has a cosine of {cosines[0]:.2f} with the exact one on this step's data, and "
+            f"that of a parameter one of {cosines[1]:.2f}"
         )

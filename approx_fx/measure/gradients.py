@@ -7,7 +7,6 @@ by op, once exactly and once with codes, with random incoming gradients.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,24 +24,20 @@ from .walk import COLLECTIVES
 
 # Graphs whose own partition by torch saves more are not run.
 MOST_BYTES = 2**25
-# Gradients below this part of the largest are rounding noise: those of a bias in front of a batch norm.
-NEGLIGIBLE = 1e-4
-# bits -> the cosine of a parameter's gradient with the exact one below which a graph trains exactly
+# bits -> the cosine of a graph's gradient with the exact one below which it trains exactly
 LEAST_COSINE = {1: -1.0, 2: 0.3, 3: 0.7, 4: 0.9, 5: 0.93, 6: 0.95, 7: 0.97, 8: 0.985}
+# The same for a single parameter's gradient: so much further off, and only if it is LARGE.
+SINGLE = 0.15
+LARGE = 0.2
 
 
-@dataclass(frozen=True)
-class WorstGradient:
-    """Of all parameters, the one whose gradient is furthest off. shape: the parameter's."""
-
-    cosine: float
-    shape: tuple[int, ...]
-
-
-def worst_gradient(
+def gradient_margin(
     joint: fx.GraphModule, options: dict[str, Any], config: Config, decisions: Decisions, inputs: Sequence[Any]
-) -> WorstGradient | None:
-    """Run a joint graph exactly and as partitioned by these decisions; None if it cannot be run without an effect.
+) -> tuple[float, float] | None:
+    """(cosine of all gradients as one vector, lowest of a large gradient) under these decisions, with the exact ones.
+
+    A gradient is large if its norm is at least LARGE of the largest. nan where a gradient is not finite that is finite
+    exactly; None for a graph that cannot be run without an effect, or whose exact gradients are not finite.
 
     joint: as AOTAutograd gave it; it is not changed. options: the partitioner's. inputs: the forward's.
     """
@@ -63,24 +58,27 @@ def worst_gradient(
             del results
             placeholders = coded.backward.graph.find_nodes(op="placeholder")
             ours = _run(coded.backward, [by_name[node.name] for node in placeholders])
-    return _worst([(exact[index], ours[index]) for index in static if index < len(exact)])
+    return _cosines([(exact[index], ours[index]) for index in static if index < len(exact)])
 
 
-def _worst(pairs: Sequence[tuple[Any, Any]]) -> WorstGradient | None:
+def _cosines(pairs: Sequence[tuple[Any, Any]]) -> tuple[float, float] | None:
     gradients = [
-        (exact.double().flatten(), ours.double().flatten(), tuple(exact.shape))
+        (exact.double().flatten(), ours.double().flatten())
         for exact, ours in pairs
         if isinstance(exact, torch.Tensor) and isinstance(ours, torch.Tensor)
     ]
-    largest = max((float(exact.norm()) for exact, _, _ in gradients), default=0.0)
+    if not gradients:
+        return None
+    largest = max(float(exact.norm()) for exact, _ in gradients)
     if not 0.0 < largest < float("inf"):
         return None
-    cosines = [
-        WorstGradient(float(exact @ ours / (exact.norm() * ours.norm()).clamp_min(1e-300)), shape)
-        for exact, ours, shape in gradients
-        if float(exact.norm()) > NEGLIGIBLE * largest
-    ]
-    return min(cosines, key=lambda gradient: gradient.cosine if gradient.cosine == gradient.cosine else -2.0)
+    lowest = min(_cosine(exact, ours) for exact, ours in gradients if float(exact.norm()) >= LARGE * largest)
+    exact, ours = (torch.cat(side) for side in zip(*gradients, strict=True))
+    return _cosine(exact, ours), lowest
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(a @ b / (a.norm() * b.norm()).clamp_min(1e-300))
 
 
 def _tangents(graph: fx.Graph, inputs: Sequence[Any]) -> dict[str, Any]:
