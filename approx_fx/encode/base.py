@@ -42,7 +42,7 @@ class Encoding(Protocol):
 
     @property
     def preferred(self) -> bool:
-        """Whether the minimum cut takes this encoding where keeping another value would cost as many bytes."""
+        """True if the minimum cut should keep a value in this encoding rather than another of the same size."""
 
     def nbytes(self, value: torch.Tensor) -> int:
         """Bytes of all that is stored, scales included."""

@@ -73,7 +73,7 @@ def find_facts(joint: JointGraph) -> Facts:
 
 
 def _shares_memory(node: fx.Node) -> bool:
-    """Whether the result is a view of the first argument, or one of the views that a split returns."""
+    """The op returns memory of its first argument: it is a view, or takes one of the views that a split returned."""
     return bool(traits(node).view) or name_of(node) == "getitem"
 
 
@@ -123,14 +123,14 @@ def _is_from_inputs(node: fx.Node, joint: JointGraph, facts: Facts) -> bool:
 
 
 def _is_masked_sum(value: fx.Node, facts: Facts) -> bool:
-    """Whether the value is attention scores plus a mask that the caller gives, in numbers that are not known here."""
+    """The value adds a tensor made of the caller's inputs, possibly a mask of 0 and -inf, to what a softmax reads."""
     if name_of(value) not in ("add", "sub") or value in facts.from_inputs:
         return False
     return any(source in facts.from_inputs for source in value.all_input_nodes) and _feeds_softmax(value, 6)
 
 
 def _feeds_softmax(value: fx.Node, distance: int) -> bool:
-    """Whether a maximum is taken of the value, at most so many pointwise ops or views away."""
+    """A softmax begins within `distance` pointwise ops or views behind the value: its maximum is taken there."""
     return any(
         name_of(user) in SOFTMAX_STARTS
         or (distance > 0 and traits(user).keeps_fill and _feeds_softmax(user, distance - 1))
@@ -139,7 +139,7 @@ def _feeds_softmax(value: fx.Node, distance: int) -> bool:
 
 
 def _is_masked_fill(value: fx.Node, facts: Facts) -> bool:
-    """Whether the value is a masked fill, as ops show, or may be one, because the mask is an input."""
+    """The ops show that the value is a masked fill; or it may be one, because a mask that is an input is added."""
     name = name_of(value)
     if _is_masked_sum(value, facts):
         return True

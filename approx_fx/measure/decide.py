@@ -10,7 +10,7 @@ from ..encode.better import WIDEST
 from ..joint.op_table import ELEMENT_PRESERVING, skip_ops, traits
 from ..plan.decisions import Decisions
 from ..plan.plan import Plan
-from .walk import Measured, anchors_of
+from .walk import Measured
 
 
 def decide(plan: Plan, measured: Sequence[Measured], before: Decisions, last: bool = False) -> Decisions:
@@ -30,7 +30,7 @@ def decide(plan: Plan, measured: Sequence[Measured], before: Decisions, last: bo
         if not result.offends:
             continue
         if result.widen:
-            anchors = [anchor for operand in result.widen for anchor in anchors_of(plan, operand)]
+            anchors = [anchor for operand in result.widen for anchor in plan.codes_behind(operand)]
             if last or all(plan.anchors[anchor].bits >= WIDEST for anchor in anchors):
                 not_recomputed.update(operand.name for operand in result.widen)
                 alternatives.update((operand.name, EXACT) for operand in result.widen)
@@ -49,7 +49,7 @@ def decide(plan: Plan, measured: Sequence[Measured], before: Decisions, last: bo
                 if value in demanded:  # a code that costs more must not be avoided by another that was not measured
                     not_recomputed.add(value.name)
         elif value in demanded:
-            sources = anchors_of(plan, value)
+            sources = plan.codes_behind(value)
             bounded = [anchor for anchor in sources if _argument_is_better(plan, anchor)]
             if any(source in failing for source in sources):
                 continue

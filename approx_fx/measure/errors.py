@@ -1,4 +1,4 @@
-"""The error of a copy of a value, as one number that is 0 for an exact copy and at most 1.
+"""The error of a copy of a value, as one number that is 0 for an exact copy.
 
 The error is relative and is taken block by block, each block against its own root mean square, because a gradient reads
 them apart: a row (one sample, one token) is multiplied by its own incoming gradient and by the statistics of its own
@@ -38,11 +38,11 @@ SCORE_BATCH, SCORE_TOKENS = 16, 256
 CENTRED = 0.1
 
 
-def relative_error(value: Tensor, copy: Tensor, channel_dim: int | None, rows: bool = True) -> float:
+def relative_error(value: Tensor, copy: Tensor, channel_dim: int | None) -> float:
     """The error of `copy`, of the value's shape; `NOT_FINITE` if an element is not finite where the value's is.
 
-    channel_dim: the dimension of the channels, None for a value without. rows: whether dimension 0, or all but the last
-    of a value [..., features], are blocks of their own. Elements at which the value is not finite are left out.
+    channel_dim: the dimension of the channels; None for a value without, which is measured as a whole. Where it is the
+    last, all others are rows, else dimension 0 is. Elements at which the value is not finite are left out.
     """
     value, copy = value.detach().float(), copy.detach().float()
     if not value.numel():
@@ -62,9 +62,9 @@ def relative_error(value: Tensor, copy: Tensor, channel_dim: int | None, rows: b
     error = _over_blocks(difference, value, every)
     if value.ndim < 2 or channel_dim is None:
         return error
-    if rows:
-        error = max(error, _over_blocks(difference, value, [channel_dim] if channel_dim == every[-1] else every[1:]))
-    return max(error, _over_channels(difference, value, [dim for dim in every if dim != channel_dim]))
+    in_row = [channel_dim] if channel_dim == every[-1] else every[1:]
+    in_channel = [dim for dim in every if dim != channel_dim]
+    return max(error, _over_blocks(difference, value, in_row), _over_channels(difference, value, in_channel))
 
 
 def probability_error(value: Tensor, copy: Tensor) -> float:
@@ -94,10 +94,11 @@ def attended_error(value: Tensor, copy: Tensor, attended: Tensor) -> float:
     return max(error, error * size / variation if variation > 0 else 0.0)
 
 
-def score_error(exact: Sequence[Tensor], copies: Sequence[Tensor]) -> float:
-    """The root mean square error of an attention's scores q k / sqrt(d), weighted by their probabilities.
+def score_error(exact: Sequence[Tensor], copies: Sequence[Tensor], scale: float | None = None) -> float:
+    """The root mean square error of an attention's scores, q k times `scale`, weighted by their probabilities.
 
-    exact, copies: (q, k) of shape [..., tokens, features]. Some rows of the first matrices are measured.
+    exact, copies: (q, k) of shape [..., tokens, features]. scale: 1 / sqrt(features) if None. Some rows of the first
+    matrices are measured; a mask is left out.
     """
     (q, k), (q_copy, k_copy) = (
         [item.detach().reshape(-1, *item.shape[-2:])[:SCORE_BATCH, :SCORE_TOKENS].float() for item in pair]
@@ -106,8 +107,9 @@ def score_error(exact: Sequence[Tensor], copies: Sequence[Tensor]) -> float:
     if k.shape[0] != q.shape[0]:  # several heads of q share one of k
         repeats = -(-q.shape[0] // k.shape[0])
         k, k_copy = (item.repeat_interleave(repeats, 0)[: q.shape[0]] for item in (k, k_copy))
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    difference = q_copy @ k_copy.transpose(-1, -2) / math.sqrt(q.shape[-1]) - scores
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scores = q @ k.transpose(-1, -2) * scale
+    difference = q_copy @ k_copy.transpose(-1, -2) * scale - scores
     if not bool(scores.isfinite().all()):
         return 0.0
     squares = (scores.softmax(-1) * difference.square().nan_to_num(math.inf, math.inf)).sum(-1)

@@ -20,7 +20,7 @@ from ..torch_compat import aot_partitioner as aot
 from ..torch_compat.dispatch_modes import undispatched
 from ..torch_compat.fake_tensors import size_in_step, symbols_of
 from ..torch_compat.lazy_graph_module import copy_graph_module
-from .walk import COLLECTIVES
+from .schedule import affects_others, is_write
 
 # Graphs whose own partition by torch saves more are not run.
 MOST_BYTES = 2**25
@@ -42,7 +42,7 @@ def gradient_margin(
     joint: as AOTAutograd gave it; it is not changed. options: the partitioner's. inputs: the forward's.
     """
     exact_graph = aot.simplify_joint_graph(copy_graph_module(joint))
-    if not all(map(_is_runnable, exact_graph.graph.nodes)):
+    if any(map(affects_others, exact_graph.graph.nodes)):
         return None
     count, static = options["num_fwd_outputs"], options.get("static_lifetime_input_indices") or ()
     coded = partition(aot.simplify_joint_graph(copy_graph_module(joint)), count, config, static, decisions)
@@ -107,12 +107,6 @@ def _run(module: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
 
 class _WithoutWrites(fx.Interpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if getattr(getattr(target, "_schema", None), "is_mutable", False):
+        if is_write(target):
             return args[0]
         return super().call_function(target, args, kwargs)
-
-
-def _is_runnable(node: fx.Node) -> bool:
-    target: Any = node.target
-    is_collective = getattr(target, "namespace", "") in COLLECTIVES
-    return not isinstance(target, torch._ops.HigherOrderOperator) and not is_collective

@@ -9,7 +9,7 @@ from ..joint.attribution import layer_pattern, module_of
 from ..joint.op_table import name_of
 from ..plan.plan import Plan
 from ..report.data import MeasuredValue
-from .walk import Measured, anchors_of, promised
+from .walk import Measured, promised
 
 
 def rows(
@@ -23,7 +23,7 @@ def rows(
     for name in sorted(names, key=lambda name: after.joint.order[nodes[name]]):
         node, result, failure = nodes[name], last.get(name), failures.get(name)
         encoding = after.anchors.get(node)
-        sources = [] if encoding is not None else anchors_of(after, node)
+        sources = [] if encoding is not None else after.codes_behind(node)
         if encoding is not None:
             kind, bits = (encoding.name, encoding.bits) if encoding.coded else ("exact", 0)
         else:

@@ -49,6 +49,28 @@ class Plan:
     context: Context
     usual: dict[fx.Node, Encoding]
 
+    def anchors_behind(self, value: fx.Node, masks: bool = True) -> list[fx.Node]:
+        """The anchors that a value is, or is recomputed from, in graph order. masks: also those whose code holds a mask
+        that is read on the way."""
+        visited: set[fx.Node] = set()
+        stack, anchors = [value], []
+        while stack:
+            node = stack.pop()
+            if node in visited:
+                continue
+            visited.add(node)
+            if node in self.anchors:
+                anchors.append(node)
+            elif node in self.carried:
+                stack.extend([self.carried[node]] if masks else [])
+            else:
+                stack.extend(self.recompute.get(node, ()))
+        return sorted(anchors, key=self.joint.order.__getitem__)
+
+    def codes_behind(self, value: fx.Node) -> list[fx.Node]:
+        """The anchors stored as codes that a value is approximate because of; masks are exact."""
+        return [anchor for anchor in self.anchors_behind(value, masks=False) if self.anchors[anchor].coded]
+
 
 def plan(joint: JointGraph, config: Config, decisions: Decisions = NONE) -> Plan:
     """Plan what is kept, and how. decisions: what was decided after measuring an earlier plan."""

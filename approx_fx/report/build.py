@@ -105,17 +105,7 @@ def readers(plan: Plan) -> dict[fx.Node, list[fx.Node]]:
     """Anchor -> the backward nodes that read it, directly or through values recomputed from it, in graph order."""
     readers_of: dict[fx.Node, dict[fx.Node, None]] = {}
     for value, consumers in plan.joint.demands.items():
-        stack, visited = [value], set()
-        while stack:
-            current = stack.pop()
-            if current in visited:
-                continue
-            visited.add(current)
-            if current in plan.anchors:
-                readers_of.setdefault(current, {}).update(dict.fromkeys(consumers))
-            elif current in plan.carried:
-                stack.append(plan.carried[current])
-            else:
-                stack.extend(plan.recompute.get(current, ()))
+        for anchor in plan.anchors_behind(value):
+            readers_of.setdefault(anchor, {}).update(dict.fromkeys(consumers))
     order = plan.joint.order
     return {anchor: sorted(nodes, key=order.__getitem__) for anchor, nodes in readers_of.items()}

@@ -7,24 +7,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 import approx_fx
-
-
-class Siren(nn.Module):
-    """Sines of large multiples (Sitzmann et al. 2020, "Implicit Neural Representations with Periodic Activations")."""
-
-    def __init__(self, frequency: float) -> None:
-        super().__init__()
-        self.frequency = frequency
-        self.layers = nn.ModuleList(nn.Linear(inputs, 64) for inputs in (2, 64, 64))
-        self.last = nn.Linear(64, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = torch.sin(self.frequency * layer(x))
-        return self.last(x)
+from tests.support.hard_nets import Siren
 
 
 @pytest.mark.parametrize(("bits", "least"), [(8, 0.999), (4, 0.98)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from approx_fx.measure.errors import COHERENT, NOT_FINITE, relative_error
+from approx_fx.measure.errors import COHERENT, NOT_FINITE, relative_error, score_error
 
 
 def noise(value: Tensor, size: float) -> Tensor:
@@ -40,7 +40,7 @@ def test_one_loud_row_does_not_hide_the_others() -> None:
     value[3] *= 1000
     copy = torch.zeros_like(value)
     copy[3] = value[3]
-    assert relative_error(value, copy, 1, rows=False) < 0.06
+    assert relative_error(value, copy, None) < 0.06
     assert relative_error(value, copy, 1) > 0.7
 
 
@@ -85,3 +85,10 @@ def test_the_scale_of_the_value_does_not_matter() -> None:
     copy = noise(value, 0.2)
     errors = [relative_error(value * scale, copy * scale, 1) for scale in (1e-30, 1.0, 1e30)]
     assert errors == pytest.approx([errors[1]] * 3, rel=1e-3)
+
+
+def test_the_error_of_scores_follows_the_attention_s_scale() -> None:
+    q, k = torch.randn(2, 32, 64), torch.randn(2, 32, 64)
+    copies = noise(q, 0.1), noise(k, 0.1)
+    assert score_error((q, k), copies) == pytest.approx(0.14, rel=0.3)
+    assert score_error((q, k), copies, scale=1.0) > 5 * score_error((q, k), copies)

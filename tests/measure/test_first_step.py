@@ -18,6 +18,7 @@ from approx_fx.measure import first_step
 from models.gpt import gpt_tiny
 from models.resnet import resnet20
 from tests.support.hard_nets import KINDS, TABLE, OutlierStream, sparse_images
+from tools.lib.drawn_nets import network
 
 # Bounds of the issue's table: the worst cosine of a parameter's gradient.
 LEAST = {8: 0.99, 4: 0.95}
@@ -251,3 +252,32 @@ def test_wrong_values_of_the_option(wrong: Any) -> None:
         ApproxFxError, match=r"check=.* is not allowed: check is 'first' \(in the first step\), a whole"
     ):
         approx_fx.Config(check=wrong)
+
+
+class Broken(nn.Module):
+    """Two halves of a model with a graph break between them: a step of two graphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = OutlierStream(128, 100), OutlierStream(128, 100)
+        self.first.last = nn.Linear(128, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        torch._dynamo.graph_break()
+        return self.second(x)
+
+
+def test_every_graph_of_a_step_is_measured(caplog: pytest.LogCaptureFixture) -> None:
+    model, exact = trained(lambda: (Broken(), (torch.randn(8, 64, 32),)), 4)
+    report = approx_fx.report(model)
+    assert len(report.graphs) == 2 and all(graph.values for graph in report.graphs)
+    assert {text.split(" in ")[1].split(".")[0] for text in said(caplog)} == {"first", "second"}
+    assert worst_cosine(model, exact) > (LEAST[4], "")
+
+
+def test_scores_of_an_attention_are_measured(caplog: pytest.LogCaptureFixture) -> None:
+    """Around a mean of 100, queries and keys are right to 20 %, and the exponential of their product is not."""
+    model, exact = trained(lambda: network(["attention", "root", "residual"], False, 8154, "huge mean"), 4)
+    assert any("code of permute in 1" in text and "kept exact" in text for text in said(caplog))
+    assert worst_cosine(model, exact) > (LEAST[4], "")
