@@ -278,6 +278,7 @@ def test_every_graph_of_a_step_is_measured(caplog: pytest.LogCaptureFixture) -> 
 
 def test_scores_of_an_attention_are_measured(caplog: pytest.LogCaptureFixture) -> None:
     """Around a mean of 100, queries and keys are right to 20 %, and the exponential of their product is not."""
-    model, exact = trained(lambda: network(["attention", "root", "residual"], False, 8154, "huge mean"), 4)
+    model, x = network(["attention", "root", "residual"], False, 8154, "huge mean")
+    model, exact = trained(lambda: (model, (x,)), 4)
     assert any("code of permute in 1" in text and "kept exact" in text for text in said(caplog))
     assert worst_cosine(model, exact) > (LEAST[4], "")
