@@ -282,3 +282,10 @@ def test_scores_of_an_attention_are_measured(caplog: pytest.LogCaptureFixture) -
     model, exact = trained(lambda: (model, (x,)), 4)
     assert any("code of permute in 1" in text and "kept exact" in text for text in said(caplog))
     assert worst_cosine(model, exact) > (LEAST[4], "")
+
+
+@pytest.mark.parametrize("name", ["sigmoid at -4.6", "sigmoid at -7", "tanh at 3"])
+def test_a_shut_gate_is_recomputed_from_its_argument(name: str) -> None:
+    """Which costs what the gate's own code costs, and no more."""
+    model, _ = trained(KINDS[name], 4)
+    assert approx_fx.report(model).ratio > 11
