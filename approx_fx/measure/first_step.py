@@ -181,9 +181,11 @@ class _Checked:
             for result in measured:
                 if result.offends:
                     failures.setdefault(result.value.name, result)
-            following = decide(current, measured, decisions, last=count == MAX_PLANS - 1)
-            if following.key() == decisions.key():
+            if not any(result.offends for result in measured):
                 break
+            following = decide(current, measured, decisions, last=count == MAX_PLANS - 1)
+            if following.key() == decisions.key():  # nothing better is known
+                following = decide(current, measured, decisions, last=True)
             decisions = following
             current = planned.again(self.config, decisions)
         reason = self._why_exact(planned, decisions, inputs)
