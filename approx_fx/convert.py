@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -32,8 +33,11 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     if config.compiler == "inductor":
         inductor.load()
 
+    references = [weakref.ref(owner) for owner in owners]  # what Dynamo keeps must not keep the model
+
     def approx_fx(module: fx.GraphModule, inputs: Sequence[Any], mode: str | None = None) -> Callable[..., Any]:
-        return compile_with(config, module, inputs, mode, owners)
+        alive = [owner for reference in references if (owner := reference()) is not None]
+        return compile_with(config, module, inputs, mode, alive)
 
     set_compiled_call(model, approx_fx, dynamic)
     return model

@@ -9,7 +9,7 @@ from ..joint.attribution import layer_pattern, module_of
 from ..joint.op_table import name_of
 from ..plan.plan import Plan
 from ..report.data import MeasuredValue
-from .walk import Measured, promised
+from .walk import FACTOR, Measured, promised
 
 
 def rows(
@@ -30,6 +30,8 @@ def rows(
             kind, bits = "recomputed", min((after.anchors[source].bits for source in sources), default=0)
         coded = [node] if encoding is not None and encoding.coded else sources
         expected = max((promised(after, source) for source in coded), default=0.0)
+        if failure is not None:
+            expected = expected or failure.allowed / FACTOR
         error = result.error if result is not None else 0.0 if kind == "exact" else None
         is_read = result is not None or kind == "exact"
         action = _action(name, kind, bits, before, is_read) if failure is not None else ""
