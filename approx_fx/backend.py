@@ -19,7 +19,6 @@ from .errors import PassFailed
 from .inductor import compile as inductor
 from .inductor import patches, switches
 from .joint.graph import classify, joint_outputs
-from .joint.op_table import traits
 from .measure.first_step import Compiled, Planned, checked
 from .passes.pipeline import lower, partition
 from .passes.state import Partition
@@ -39,10 +38,6 @@ from .torch_compat.lazy_graph_module import copy_graph_module
 from .torch_compat.structured_trace import log_graph
 
 NO_GAIN = "torch.compile's own partition saves fewer bytes: there is nothing worth coding"
-DRAWN_AGAIN = (
-    'compiler="eager" draws the random numbers of a checkpointed region anew in the backward, where gradients are then '
-    'wrong: use compiler="inductor", or no dropout inside torch.utils.checkpoint'
-)
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +102,7 @@ def _compile(
     if config.keep_freed_memory and "cpu" in devices:
         keep_freed_memory()
     if config.compiler == "eager":
-        return inductor.compile_halves(module, inputs, partitioner, before_forward=before_forward)
+        return inductor.compile_halves(module, inputs, partitioner, before_forward=before_forward, seeds=False)
     options = {**mode_options(config.mode), **config.inductor}
     on_failure = None if config.bits is None or config.strict else _op_by_op
     return inductor.compile_inductor(module, inputs, partitioner, options, config.patches, on_failure, before_forward)
@@ -140,10 +135,6 @@ class Partitioning:
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
         """Return (forward, backward) of a joint graph; `options` are those that torch gives to a partitioner."""
         config = self.config
-        if config.compiler == "eager" and not self.dry and _draws_in_checkpoint(module):
-            if config.strict:
-                raise PassFailed(DRAWN_AGAIN)
-            log.warning("approx_fx: %s", DRAWN_AGAIN)
         if config.bits is None and not self.dry:
             return self._torch_partition(module, joint_inputs, options)
         untouched = copy_graph_module(module)
@@ -230,13 +221,6 @@ class Partitioning:
             log.debug("%s: exact, %d bytes: %s", _where(kept), kept.bytes, REASONS[kept.reason])
         if self.config.compiler == "inductor" and not self.dry:
             registry.save(self.key, self.reports)
-
-
-def _draws_in_checkpoint(joint: fx.GraphModule) -> bool:
-    """A region under torch.utils.checkpoint reads random numbers that the op by op backward would draw anew."""
-    return any(
-        aot.must_recompute(user) for node in joint.graph.nodes if traits(node).seeded for user in (node, *node.users)
-    )
 
 
 def _where(row: Row | Kept) -> str:

@@ -41,7 +41,8 @@ def explain(model: nn.Module, *inputs: Any, dtype: torch.dtype | None = None, **
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
         partitioning = Partitioning(config, graph_key(module, values, config), dry=True)
-        compiled = inductor.compile_halves(module, values, inductor.Partitioner(config.key(), partitioning))
+        partitioner = inductor.Partitioner(config.key(), partitioning)
+        compiled = inductor.compile_halves(module, values, partitioner, seeds=config.compiler == "inductor")
         graphs.extend(partitioning.reports)
         both_partitions.extend(partitioning.both_partitions)
         return compiled

@@ -23,7 +23,7 @@ from ..torch_compat.compiled_graph import Hook, call_before
 from ..torch_compat.decompositions import inductor_decompositions
 from ..torch_compat.fake_tensors import mode_of
 from . import lowering
-from .fallback import first_that_compiles, run_op_by_op
+from .fallback import draws_from_saved_seeds, first_that_compiles, run_op_by_op
 from .half import is_coded, settings_for
 from .patches import warn_of_newer_torch
 
@@ -94,6 +94,8 @@ def compile_inductor(
         if on_failure is None:
             return seen(ways[0](half))
         name = "backward" if is_backward else "forward"
+        if draws_from_saved_seeds(half):
+            return seen(first_that_compiles(half, ways, lambda _: None))
         return seen(first_that_compiles(half, [*ways, run_op_by_op], partial(on_failure, name)))
 
     changes: dict[str, Any] = {**options, "custom_partitioner_fn": partitioner}
@@ -108,11 +110,13 @@ def compile_halves(
     partitioner: Partitioner,
     compiler: Callable[..., Callable[..., Any]] = lambda half, _: run_op_by_op(half),
     before_forward: Hook | None = None,
+    seeds: bool = True,
 ) -> Callable[..., Any]:
     """Trace as Inductor does, with its joint passes; split by `partitioner`; compile each half by `compiler`.
 
     compiler: (half, inputs) -> a boxed callable; the default runs a half op by op. before_forward: called with the
-    forward's inputs before each run.
+    forward's inputs before each run. seeds: draw random numbers from saved seeds, which only Inductor's code can draw
+    again; otherwise torch's random ops are left as they are.
     """
     from torch._dynamo.backends.common import aot_autograd
     from torch._inductor import config
@@ -120,7 +124,8 @@ def compile_halves(
     from torch._inductor.virtualized import V
 
     def partition(joint: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
-        with config.patch(custom_partitioner_fn=partitioner), V.set_fake_mode(mode_of(joint.graph)):
+        changes = {"custom_partitioner_fn": partitioner, **({} if seeds else {"fallback_random": True})}
+        with config.patch(changes), V.set_fake_mode(mode_of(joint.graph)):
             return partition_fn(joint, joint_inputs, **options)
 
     def compile_forward(half: fx.GraphModule, values: Sequence[Any]) -> Any:

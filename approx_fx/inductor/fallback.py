@@ -33,6 +33,14 @@ def first_that_compiles(half: fx.GraphModule, ways: Sequence[Way], on_last: Call
     return ways[-1](half)
 
 
+def draws_from_saved_seeds(half: fx.GraphModule) -> bool:
+    """The half draws random numbers again that the other half drew: only compiled code draws the same ones."""
+    return any(
+        "inductor_lookup_seed" in str(node.target) and node.all_input_nodes[0].op == "placeholder"
+        for node in half.graph.nodes
+    )
+
+
 def run_op_by_op(half: fx.GraphModule) -> Any:
     """The half as a boxed callable that runs each op by itself: slower, with the same results."""
     from functorch.compile import make_boxed_func

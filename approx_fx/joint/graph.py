@@ -117,8 +117,22 @@ def must_save(node: fx.Node) -> bool:
 
 
 def is_random(node: fx.Node) -> bool:
-    """Whether the node draws from a random generator, so that recomputing it would give other numbers."""
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    """Whether the node draws from a random generator, so that recomputing it would give other numbers.
+
+    An attention has the tag for its dropout, but draws nothing where dropout_p is 0.
+    """
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    return argument(node, "dropout_p") != 0.0
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """The argument of a call by its name in the op's schema, or its default; None if the op has none of that name."""
+    schema = getattr(node.target, "_schema", None)
+    for index, parameter in enumerate(schema.arguments if schema is not None else ()):
+        if parameter.name == name:
+            return node.args[index] if index < len(node.args) else node.kwargs.get(name, parameter.default_value)
+    return None
 
 
 def ancestors(roots: Iterable[fx.Node]) -> set[fx.Node]:

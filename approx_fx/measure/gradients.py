@@ -14,6 +14,7 @@ from torch import fx
 
 from ..config import Config
 from ..joint.fake_values import tensor
+from ..joint.op_table import traits
 from ..passes.pipeline import partition
 from ..plan.decisions import Decisions
 from ..torch_compat import aot_partitioner as aot
@@ -102,11 +103,19 @@ def _outputs(module: fx.GraphModule) -> list[Any]:
 
 def _run(module: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
     """The outputs of a graph, op by op, without its writes to inputs."""
-    return list(_WithoutWrites(module).run(*inputs))
+    return list(_Replayed(module).run(*inputs))
 
 
-class _WithoutWrites(fx.Interpreter):
+class _Replayed(fx.Interpreter):
+    """Runs a graph without its writes; the same seed gives the same random numbers, as in compiled code."""
+
+    def run_node(self, node: fx.Node) -> Any:
+        if not traits(node).seeded:
+            return super().run_node(node)
+        seed = next(value for value in self.fetch_args_kwargs_from_env(node)[0] if isinstance(value, torch.Tensor))
+        with torch.random.fork_rng([seed.device] if seed.is_cuda else []):
+            torch.manual_seed(int(seed))
+            return super().run_node(node)
+
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if is_write(target):
-            return args[0]
-        return super().call_function(target, args, kwargs)
+        return args[0] if is_write(target) else super().call_function(target, args, kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,11 +44,8 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
     """Find all values that are known to be exact, or have to be, before the cut is made."""
     sizes = {node for node in joint.order if is_size(node) or node.op == "get_attr"}
     available = frozenset(_derived_from_inputs(joint) | sizes)
-    seeded = config.compiler == "inductor"
-    recomputed_exactly = frozenset(_exactly_recomputable(joint, available, seeded))
-    checkpointed = frozenset(
-        node for node in joint.order if _is_checkpointed(joint, node, seeded) and node not in available
-    )
+    recomputed_exactly = frozenset(_exactly_recomputable(joint, available))
+    checkpointed = frozenset(node for node in joint.order if _is_checkpointed(joint, node) and node not in available)
     weights = _of_parameters(joint)
     reasons: dict[fx.Node, str] = {}
     for node in joint.order:
@@ -90,19 +88,18 @@ def _of_parameters(joint: JointGraph) -> set[fx.Node]:
     return derived - joint.parameters
 
 
-def _exactly_recomputable(joint: JointGraph, available: frozenset[fx.Node], seeded: bool) -> set[fx.Node]:
+def _exactly_recomputable(joint: JointGraph, available: frozenset[fx.Node]) -> set[fx.Node]:
     """Nodes that are exact whether they are kept or recomputed: integers, and values recomputable from them alone.
 
     Also values computed from parameters alone, because the error of a weight would be the same for every sample.
     available: values that the backward has in any case; they are not in the result.
-    seeded: whether the compiler draws the same random numbers from the same seed.
     """
     exact: set[fx.Node] = _of_parameters(joint) - available
     for node in joint.order:
         if node in joint.backward or node in available or node.op != "call_function":
             continue
         value, inputs = tensor(node), node.all_input_nodes
-        allowed = recomputable_from_exact(node) or (seeded and traits(node).seeded)
+        allowed = recomputable_from_exact(node) or traits(node).seeded
         if (value is not None and is_whole(value.dtype)) or (
             allowed and inputs and all(source in available or source in exact for source in inputs)
         ):
@@ -110,18 +107,16 @@ def _exactly_recomputable(joint: JointGraph, available: frozenset[fx.Node], seed
     return exact
 
 
-def _is_checkpointed(joint: JointGraph, node: fx.Node, seeded: bool) -> bool:
-    """Whether torch.utils.checkpoint recomputes the node. Random numbers, and masks of them, are kept instead.
+def _is_checkpointed(joint: JointGraph, node: fx.Node) -> bool:
+    """Whether torch.utils.checkpoint recomputes the node.
 
-    seeded: whether the compiler draws the same random numbers from the same seed.
+    Random numbers are kept instead, unless they are drawn from a seed, and so are masks of them and the results of an
+    attention with dropout.
     """
-
-    def is_drawn(value: fx.Node) -> bool:
-        return is_random(value) or (not seeded and traits(value).seeded)
-
     if node.op != "call_function" or node in joint.backward or not aot.must_recompute(node):
         return False
-    return not is_drawn(node) and not (is_bool(node) and any(map(is_drawn, node.all_input_nodes)))
+    is_kept_with_source = is_bool(node) or node.target is operator.getitem
+    return not is_random(node) and not (is_kept_with_source and any(map(is_random, node.all_input_nodes)))
 
 
 def _is_user_exact(config: Config, node: fx.Node, readers: list[fx.Node]) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
@@ -96,14 +98,48 @@ def test_a_selective_policy_is_honoured() -> None:
 
 @pytest.mark.cpp
 @pytest.mark.parametrize("compiler", ["eager", "inductor"])
-def test_dropout_in_a_region_is_drawn_once(compiler: str) -> None:
-    """The same mask in the recomputation: else the gradients would have nothing to do with each other."""
+@pytest.mark.parametrize("options", [{"bits": None}, {"bits": 8}, {"bits": 8, "min_bytes": 10**9}])
+def test_dropout_in_a_region_is_drawn_once(
+    compiler: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same mask in the recomputation, also where torch's own partition is used: else gradients were wrong."""
     model = Net(dropout=0.5)
-    ours, found = step(model, bits=8, strict=True, compiler=compiler)
-    _, exact = step(model, bits=8, compiler=compiler, min_bytes=10**9)
+    ours, found = step(model, compiler=compiler, **options)
+    monkeypatch.setattr(sys.modules[__name__], "checkpoint", lambda region, x, **_: region(x))
+    _, exact = step(model, bits=None, compiler=compiler)
     assert cosine(found, exact) > 0.999
+    assert "gradient" not in caplog.text
     weight = dict(ours.named_parameters())["body.b.weight"].grad
     assert weight is not None and weight.isfinite().all()
+
+
+class Attending(nn.Module):
+    """Attention in a checkpointed region, between two layers outside of it."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(32, 32), nn.Linear(32, 96), nn.Linear(32, 8)
+        self.dropout = dropout
+
+    def attend(self, x: Tensor) -> Tensor:
+        q, k, v = self.inner(x).unflatten(-1, (3, 2, 16)).movedim(2, 0).transpose(2, 3)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout).transpose(1, 2).flatten(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x.flatten(1)[:, :2048].reshape(-1, 64, 32)))
+        return self.last(torch.tanh(checkpoint(self.attend, x, use_reentrant=False)))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_attention_in_a_region(dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its results are computed again, or kept where a dropout drew them; the tuple of them is never kept."""
+    model = Attending(dropout)
+    ours, found = step(model, bits=8, strict=True)
+    monkeypatch.setattr(sys.modules[__name__], "checkpoint", lambda region, x, **_: region(x))
+    _, exact = step(model, bits=None)
+    assert cosine(found, exact) > 0.999
+    kept = [row.op for row in approx_fx.report(ours).kept if "attention" in row.op]
+    assert not kept or dropout
 
 
 def test_no_word_is_lost_about_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -52,3 +52,22 @@ def test_what_cannot_be_compiled_runs_op_by_op(
         ]
         with pytest.raises(Exception, match="no such layout"):
             gradients(strict=True)
+
+
+@pytest.mark.cpp
+def test_random_numbers_are_not_drawn_again_op_by_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled forward's dropout cannot be drawn again op by op: the failure is raised, gradients are never wrong."""
+    compile_inner = compile_fx.compile_fx_inner
+
+    def fails(half: Any, *args: Any, **options: Any) -> Any:
+        if options.get("is_backward"):
+            raise RuntimeError("no such layout")
+        return compile_inner(half, *args, **options)
+
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Dropout(0.5), torch.nn.Tanh(), torch.nn.Linear(64, 8))
+    approx_fx.convert(model, bits=4, min_bytes=0)
+    monkeypatch.setattr(compile_fx, "compile_fx_inner", fails)
+    with fresh_cache(), pytest.raises(Exception, match="no such layout"):
+        model(torch.randn(256, 64)).square().sum().backward()
