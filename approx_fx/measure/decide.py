@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import fx
 
@@ -57,7 +58,12 @@ def decide(plan: Plan, measured: Sequence[Measured], before: Decisions, last: bo
                 not_stored.update(anchor.name for anchor in bounded)
             else:
                 not_recomputed.add(value.name)
-    return Decisions(alternatives, frozenset(not_recomputed), frozenset(not_stored))
+    return replace(
+        before,
+        alternatives=alternatives,
+        not_recomputed=frozenset(not_recomputed),
+        not_stored=frozenset(not_stored),
+    )
 
 
 # Behind the last alternative a value is kept exact.

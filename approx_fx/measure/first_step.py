@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from torch import fx
 
 from ..config import Config
+from ..encode.better import WIDEST
 from ..joint.graph import classify
 from ..plan.decisions import NONE, Decisions
 from ..plan.plan import Plan, plan
@@ -26,8 +27,8 @@ from ..torch_compat.compiled_graph import Hook
 from ..torch_compat.dynamo import TracedContext
 from ..torch_compat.lazy_graph_module import copy_graph_module
 from .decide import decide
-from .gradients import LEAST_COSINE, MOST_BYTES, SINGLE, gradient_margin
-from .sentences import rows, sentences
+from .gradients import LEAST_COSINE, MOST_BYTES, Gradients, compare_gradients
+from .sentences import rows, sentence_of_gradients, sentence_of_small_gradient, sentences
 from .walk import Measured, measure
 
 # Plans measured one after another, in one call; values that still fail are then kept exact.
@@ -188,26 +189,37 @@ class _Checked:
                 following = decide(current, measured, decisions, last=True)
             decisions = following
             current = planned.again(self.config, decisions)
-        reason = self._why_exact(planned, decisions, inputs)
-        if reason:
-            log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
-            return Decisions(exact=reason)
+        if planned.exact_bytes <= MOST_BYTES:
+            decisions, current = self._check_gradients(planned, current, decisions, inputs)
+            if decisions.exact:
+                log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", decisions.exact)
+                return decisions
         values = rows(measured, failures, planned.plan, current)
         for sentence in sentences(values):
             log.warning("%s", sentence)
         self.rows = values
         return decisions
 
-    def _why_exact(self, planned: Planned, decisions: Decisions, inputs: Sequence[Any]) -> str:
-        """Why a small graph has to train exactly, whose values are right but not its gradients; '' if they are."""
-        if planned.exact_bytes > MOST_BYTES:
-            return ""
-        cosines = gradient_margin(planned.joint, planned.options, self.config, decisions, inputs)
+    def _check_gradients(
+        self, planned: Planned, current: Plan, decisions: Decisions, inputs: Sequence[Any]
+    ) -> tuple[Decisions, Plan]:
+        """The decisions for a small graph whose values are right: more bits, or exact, if its gradients are off.
+
+        A gradient that is off but small beside others changes nothing; a sentence names it. current: the plan by
+        `decisions`; returned with the decisions is the plan by those.
+        """
         widths = self.config.bits.values() if isinstance(self.config.bits, Mapping) else [self.config.bits]
-        bits = min((width for width in widths if width is not None), default=8)
-        if cosines is None or (cosines[0] >= LEAST_COSINE[bits] and cosines[1] >= LEAST_COSINE[bits] - SINGLE):
-            return ""
-        return (
-            f"with codes, its gradient has a cosine of {cosines[0]:.2f} with the exact one on this step's data, and "
-            f"that of a parameter one of {cosines[1]:.2f}"
-        )
+        bits = min((width for width in widths if width is not None), default=WIDEST)
+        gradients = compare_gradients(planned.joint, planned.options, self.config, decisions, inputs)
+        if gradients is not None and gradients.are_off(bits):
+            wider = dataclasses.replace(decisions, least_bits=WIDEST)
+            better: Gradients | None = gradients
+            if bits < WIDEST:
+                better = compare_gradients(planned.joint, planned.options, self.config, wider, inputs)
+            if better is None or better.are_off(bits):
+                return Decisions(exact=sentence_of_gradients(gradients)), current
+            log.warning("approx_fx stores a graph in more bits: %s", sentence_of_gradients(gradients))
+            decisions, gradients, current = wider, better, planned.again(self.config, wider)
+        if gradients is not None and (worst := gradients.worst(large=False)) and not worst.cosine >= LEAST_COSINE[bits]:
+            log.warning("%s", sentence_of_small_gradient(worst))
+        return decisions, current

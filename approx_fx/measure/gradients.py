@@ -7,12 +7,14 @@ by op, once exactly and once with codes, with random incoming gradients.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
 from ..config import Config
+from ..joint.attribution import module_of
 from ..joint.fake_values import tensor
 from ..joint.op_table import traits
 from ..passes.pipeline import partition
@@ -25,20 +27,51 @@ from .schedule import affects_others, is_write
 
 # Graphs whose own partition by torch saves more are not run.
 MOST_BYTES = 2**25
-# bits -> the cosine of a graph's gradient with the exact one below which it trains exactly
-LEAST_COSINE = {1: -1.0, 2: 0.3, 3: 0.7, 4: 0.9, 5: 0.93, 6: 0.95, 7: 0.97, 8: 0.985}
-# The same for a single parameter's gradient: so much further off, and only if it is LARGE.
-SINGLE = 0.15
+# bits -> the cosine with the exact gradient that all gradients as one vector, and each of them, should have
+LEAST_COSINE = {1: -1.0, 2: 0.3, 3: 0.8, 4: 0.95, 5: 0.96, 6: 0.97, 7: 0.98, 8: 0.99}
+# A gradient is large if its norm is at least this share of the largest.
 LARGE = 0.2
+# A large gradient alone may be so many times as far from 1 as all of them together.
+SLACK = 2.0
+# A gradient that turns by more if its inputs change by one rounding error is rounding noise.
+WELL_CONDITIONED = 0.999
+ROUNDING_ERROR = 2.0**-22
 
 
-def gradient_margin(
+@dataclass(frozen=True)
+class Gradient:
+    """One parameter's gradient, or all as one vector. module: of the parameter's first reader; share: its norm
+    relative to the largest; cosine: with the exact one, nan if it is not finite."""
+
+    module: str
+    share: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradients of a plan. each: those of the parameters that are not rounding noise."""
+
+    whole: float
+    each: Sequence[Gradient]
+
+    def worst(self, large: bool) -> Gradient | None:
+        """The gradient with the lowest cosine, of all or of the large ones."""
+        candidates = [gradient for gradient in self.each if gradient.share >= LARGE or not large]
+        return min(candidates, key=lambda gradient: gradient.cosine, default=None)
+
+    def are_off(self, bits: int) -> bool:
+        """All of them together, or a large one, are too far from the exact ones for codes of this width."""
+        large, least = self.worst(large=True), LEAST_COSINE[bits]
+        return not self.whole >= least or (large is not None and not large.cosine >= 1 - SLACK * (1 - least))
+
+
+def compare_gradients(
     joint: fx.GraphModule, options: dict[str, Any], config: Config, decisions: Decisions, inputs: Sequence[Any]
-) -> tuple[float, float] | None:
-    """(cosine of all gradients as one vector, lowest of a large gradient) under these decisions, with the exact ones.
+) -> Gradients | None:
+    """The gradients that codes give under these decisions, compared with the exact ones.
 
-    A gradient is large if its norm is at least LARGE of the largest. nan where a gradient is not finite that is finite
-    exactly; None for a graph that cannot be run without an effect, or whose exact gradients are not finite.
+    None for a graph that cannot be run without an effect, or whose exact gradients are zero or not finite.
 
     joint: as AOTAutograd gave it; it is not changed. options: the partitioner's. inputs: the forward's.
     """
@@ -48,34 +81,59 @@ def gradient_margin(
     count, static = options["num_fwd_outputs"], options.get("static_lifetime_input_indices") or ()
     coded = partition(aot.simplify_joint_graph(copy_graph_module(joint)), count, config, static, decisions)
     tangents = _tangents(exact_graph.graph, inputs)
-    devices = {value.device for value in inputs if isinstance(value, torch.Tensor) and value.is_cuda}
+    devices = [value.device for value in inputs if isinstance(value, torch.Tensor) and value.is_cuda]
     with torch.no_grad(), undispatched():
-        with torch.random.fork_rng(list(devices)):
+        with torch.random.fork_rng(list(set(devices))):
             exact = _run(exact_graph, [*inputs, *tangents.values()])[count:]
-        with torch.random.fork_rng(list(devices)):
-            results = _run(coded.forward, list(inputs))
-            names = [getattr(node, "name", "") for node in _outputs(coded.forward)]
-            by_name = {**tangents, **dict(zip(names[count:], results[count:], strict=True))}
-            del results
-            placeholders = coded.backward.graph.find_nodes(op="placeholder")
-            ours = _run(coded.backward, [by_name[node.name] for node in placeholders])
-    return _cosines([(exact[index], ours[index]) for index in static if index < len(exact)])
+        with torch.random.fork_rng(list(set(devices))):
+            ours = _run_halves(coded.forward, coded.backward, count, inputs, tangents)
+        with torch.random.fork_rng(list(set(devices))):
+            moved = _run(exact_graph, [*map(_moved, inputs), *tangents.values()])[count:]
+    modules = [_reader(node) for node in exact_graph.graph.find_nodes(op="placeholder")]
+    parameters = [index for index in static if index < len(exact) and isinstance(exact[index], torch.Tensor)]
+    return _compared([(modules[index], exact[index], ours[index], moved[index]) for index in parameters])
 
 
-def _cosines(pairs: Sequence[tuple[Any, Any]]) -> tuple[float, float] | None:
-    gradients = [
-        (exact.double().flatten(), ours.double().flatten())
-        for exact, ours in pairs
-        if isinstance(exact, torch.Tensor) and isinstance(ours, torch.Tensor)
-    ]
-    if not gradients:
-        return None
-    largest = max(float(exact.norm()) for exact, _ in gradients)
+def _run_halves(
+    forward: fx.GraphModule, backward: fx.GraphModule, count: int, inputs: Sequence[Any], tangents: dict[str, Any]
+) -> list[Any]:
+    """The gradients by two halves. count: of the forward's own outputs; what it saves follows them."""
+    results = _run(forward, list(inputs))
+    names = [getattr(node, "name", "") for node in _outputs(forward)]
+    by_name = {**tangents, **dict(zip(names[count:], results[count:], strict=True))}
+    del results
+    return _run(backward, [by_name[node.name] for node in backward.graph.find_nodes(op="placeholder")])
+
+
+def _compared(gradients: Sequence[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]]) -> Gradients | None:
+    """Compare gradients, given as (module, exact, ours, exact of inputs that were moved by rounding errors)."""
+    flat = [(module, _flat(exact), _flat(ours), _flat(moved)) for module, exact, ours, moved in gradients]
+    largest = max((float(exact.norm()) for _, exact, _, _ in flat), default=0.0)
     if not 0.0 < largest < float("inf"):
         return None
-    lowest = min(_cosine(exact, ours) for exact, ours in gradients if float(exact.norm()) >= LARGE * largest)
-    exact, ours = (torch.cat(side) for side in zip(*gradients, strict=True))
-    return _cosine(exact, ours), lowest
+    each = [
+        Gradient(module, float(exact.norm()) / largest, _cosine(exact, ours))
+        for module, exact, ours, moved in flat
+        if _cosine(exact, moved) >= WELL_CONDITIONED
+    ]
+    exact, ours = torch.cat([row[1] for row in flat]), torch.cat([row[2] for row in flat])
+    return Gradients(_cosine(exact, ours), each)
+
+
+def _flat(value: torch.Tensor) -> torch.Tensor:
+    return value.double().flatten()
+
+
+def _moved(value: Any) -> Any:
+    """A float tensor whose elements are off by about one rounding error; other values as they are."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return value
+    return value * (1 + ROUNDING_ERROR * torch.randn_like(value))
+
+
+def _reader(node: fx.Node) -> str:
+    """The module of a parameter's first reader."""
+    return next((path for user in node.users if (path := module_of(user))), "") or "the model"
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -9,6 +9,7 @@ from ..joint.attribution import layer_pattern, module_of
 from ..joint.op_table import name_of
 from ..plan.plan import Plan
 from ..report.data import MeasuredValue
+from .gradients import Gradient, Gradients
 from .walk import FACTOR, Measured, promised
 
 
@@ -66,3 +67,20 @@ def sentences(values: Sequence[MeasuredValue]) -> Iterator[str]:
             f"approx_fx: on this step's data the code of {op} in {worst.module or 'the model'}{others} has an error of "
             f"{error} relative to the value, where {worst.promised:.2f} is usual: it is {action}."
         )
+
+
+def sentence_of_gradients(gradients: Gradients) -> str:
+    """Says how far a graph's gradients are off."""
+    worst = gradients.worst(large=True)
+    of_one = f", and that of a parameter of {worst.module} one of {worst.cosine:.2f}" if worst is not None else ""
+    return (
+        f"with codes, its gradient has a cosine of {gradients.whole:.2f} with the exact one on this step's data{of_one}"
+    )
+
+
+def sentence_of_small_gradient(gradient: Gradient) -> str:
+    """Names a parameter whose gradient is off, but small beside those of others."""
+    return (
+        f"approx_fx: on this step's data the gradient of a parameter of {gradient.module}, {gradient.share:.0e} times "
+        f"as large as the largest, has a cosine of {gradient.cosine:.2f} with the exact one"
+    )

@@ -19,17 +19,19 @@ class Decisions:
 
     alternatives: the value is stored by this one of its encoding's alternatives, or exactly behind the last.
     not_recomputed: the value is not recomputed from codes. not_stored: the value is not stored but recomputed, if the
-    rules allow that. exact: why the whole graph trains exactly, or ''.
+    rules allow that. least_bits: no code has fewer. exact: why the whole graph trains exactly, or ''.
     """
 
     alternatives: Mapping[str, int] = field(default_factory=dict)
     not_recomputed: frozenset[str] = frozenset()
     not_stored: frozenset[str] = frozenset()
+    least_bits: int = 0
     exact: str = ""
 
     def key(self) -> str:
         """A text that is the same for the same decisions."""
-        return f"{sorted(self.alternatives.items())}{sorted(self.not_recomputed)}{sorted(self.not_stored)}{self.exact}"
+        sets = f"{sorted(self.not_recomputed)}{sorted(self.not_stored)}"
+        return f"{sorted(self.alternatives.items())}{sets}{self.least_bits or ''}{self.exact}"
 
     def to_json(self) -> dict[str, Any]:
         """The decisions as JSON data."""
@@ -37,15 +39,15 @@ class Decisions:
             "alternatives": dict(self.alternatives),
             "not_recomputed": sorted(self.not_recomputed),
             "not_stored": sorted(self.not_stored),
+            "least_bits": self.least_bits,
             "exact": self.exact,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Decisions:
         """Rebuild decisions from what `to_json` returned."""
-        return cls(
-            data["alternatives"], frozenset(data["not_recomputed"]), frozenset(data["not_stored"]), data["exact"]
-        )
+        not_recomputed, not_stored = frozenset(data["not_recomputed"]), frozenset(data["not_stored"])
+        return cls(data["alternatives"], not_recomputed, not_stored, data["least_bits"], data["exact"])
 
     def encodings(self, encodings: Mapping[fx.Node, Encoding], context: Context) -> dict[fx.Node, Encoding]:
         """The encodings, with the chosen alternative where there is one."""
@@ -55,6 +57,9 @@ class Decisions:
             if index is not None and encoding.coded:
                 alternatives = encoding.alternatives(value, context)
                 chosen[value] = alternatives[index] if index < len(alternatives) else Exact("measured")
+            if chosen[value].coded and chosen[value].bits < self.least_bits:
+                wider = (other for other in encoding.alternatives(value, context) if other.bits >= self.least_bits)
+                chosen[value] = next(wider, Exact("measured"))
         return chosen
 
     def recompute(self, sources: Mapping[fx.Node, tuple[fx.Node, ...]]) -> dict[fx.Node, tuple[fx.Node, ...]]:

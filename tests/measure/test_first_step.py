@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import approx_fx
 from approx_fx.errors import ApproxFxError
 from approx_fx.measure import first_step
+from approx_fx.measure.gradients import Gradient, Gradients
 from models.gpt import gpt_tiny
 from models.resnet import resnet20
 from tests.support.hard_nets import KINDS, TABLE, OutlierStream, sparse_images
@@ -127,27 +128,80 @@ def test_random_numbers_and_buffers_are_those_of_an_unmeasured_step() -> None:
         assert torch.equal(measured, plain)
 
 
+RIGHT = Gradients(0.99, [Gradient("0", 1.0, 0.99)])
+OFF = Gradients(0.94, [Gradient("0", 1.0, 0.94), Gradient("body", 0.5, 0.6)])
+SMALL_IS_OFF = Gradients(0.99, [Gradient("0", 1.0, 0.99), Gradient("body", 1e-4, 0.5)])
+TEXT = (
+    "with codes, its gradient has a cosine of 0.94 with the exact one on this step's data, and that of a parameter of "
+    "body one of 0.60"
+)
+
+
+def trained_with(monkeypatch: pytest.MonkeyPatch, results: list[Gradients], bits: int) -> tuple[nn.Module, nn.Module]:
+    """A trained model and its exact twin, the comparisons of gradients answered by `results` in turn."""
+    compare, answers = first_step.compare_gradients, iter(results)
+
+    def answer(*args: Any) -> Gradients:
+        measured = compare(*args)
+        assert measured is not None and measured.whole > 0.98 and len(measured.each) > 1  # as it really is
+        return next(answers)
+
+    monkeypatch.setattr(first_step, "compare_gradients", answer)
+    return trained(lambda: (OutlierStream(128, 30), (torch.randn(8, 64, 32),)), bits)
+
+
+@pytest.mark.parametrize(("bits", "results"), [(4, [OFF, OFF]), (8, [OFF])])
 def test_a_small_graph_whose_gradients_are_off_trains_exactly(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bits: int, results: list[Gradients], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    measured: list[tuple[float, float] | None] = []
-    margin = first_step.gradient_margin
-    monkeypatch.setattr(first_step, "gradient_margin", lambda *args: [measured.append(margin(*args)), (0.95, 0.6)][1])
-    model, exact = trained(lambda: (OutlierStream(128, 30), (torch.randn(8, 64, 32),)), 4)
-    assert measured[0] is not None and min(measured[0]) > 0.99  # as it really is
+    model, exact = trained_with(monkeypatch, results, bits)
     report = approx_fx.report(model)
     assert report.ratio == 1 and len(report.graphs) == 1
-    assert report.graphs[0].failed == (
-        "with codes, its gradient has a cosine of 0.95 with the exact one on this step's data, and that of a parameter "
-        "one of 0.60"
-    )
-    assert (
-        said(caplog)[-1]
-        == f"approx_fx leaves a graph exact, it trains as with torch.compile: {report.graphs[0].failed}"
-    )
+    assert report.graphs[0].failed == TEXT
+    assert said(caplog)[-1] == f"approx_fx leaves a graph exact, it trains as with torch.compile: {TEXT}"
     for ours, right in zip(model.parameters(), exact.parameters(), strict=True):
         assert ours.grad is not None and right.grad is not None
         assert torch.allclose(ours.grad, right.grad, rtol=1e-3, atol=1e-4 * float(right.grad.abs().max()))
+
+
+def test_more_bits_come_before_exact(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    model, _ = trained_with(monkeypatch, [OFF, RIGHT], 4)
+    assert f"approx_fx stores a graph in more bits: {TEXT}" in said(caplog)
+    report = approx_fx.report(model)
+    assert report.tensors and {row.bits for row in report.tensors} == {8}
+    assert not report.graphs[0].failed
+
+
+def test_a_small_gradient_that_is_off_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, _ = trained_with(monkeypatch, [SMALL_IS_OFF], 4)
+    text = (
+        "approx_fx: on this step's data the gradient of a parameter of body, 1e-04 times as large as the largest, has "
+        "a cosine of 0.50 with the exact one"
+    )
+    assert text in said(caplog)
+    assert 4 in {row.bits for row in approx_fx.report(model).tensors}
+
+
+def test_rounding_noise_is_no_gradient() -> None:
+    """The bias of keys: softmax does not depend on it, so that its gradient is what rounding leaves."""
+
+    class Attend(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(32, 32) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(self.q(x) @ self.k(x).transpose(-1, -2), -1) @ self.v(x)
+
+    compared: list[Gradients | None] = []
+    with pytest.MonkeyPatch.context() as patch:
+        compare = first_step.compare_gradients
+        patch.setattr(first_step, "compare_gradients", lambda *args: [compared.append(compare(*args)), compared[-1]][1])
+        trained(lambda: (Attend(), (torch.randn(8, 64, 32),)), 8)
+    assert compared[0] is not None
+    assert [gradient.module for gradient in compared[0].each] == ["q", "q", "k", "v", "v"]
 
 
 def test_check_none_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

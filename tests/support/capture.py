@@ -87,7 +87,8 @@ def capture(
         return make_boxed_func(call)
 
     def backend(module: fx.GraphModule, values: Any) -> Any:
-        return inductor.compile_halves(module, values, inductor.Partitioner("test", hook), compiler)
+        partitioner, seeds = inductor.Partitioner("test", hook), options.get("compiler") != "eager"
+        return inductor.compile_halves(module, values, partitioner, compiler, seeds=seeds)
 
     torch._dynamo.reset()
     compiled = torch.compile(lambda *args: model(*args), backend=backend)
