@@ -18,7 +18,6 @@ from .encode.exact import REASONS
 from .errors import PassFailed
 from .inductor import compile as inductor
 from .inductor import patches, switches
-from .joint.graph import classify, joint_outputs
 from .measure.first_step import Compiled, Planned, checked
 from .passes.pipeline import lower, partition
 from .passes.state import Partition
@@ -29,7 +28,8 @@ from .report.build import describe, saved_roots
 from .report.data import GraphReport, Kept, Row
 from .report.partitions import BothPartitions, TorchPartition
 from .report.predicted_peak import predicted_peak
-from .rounding import count_steps, steps_of
+from .report.runs import CompiledGraph, noted
+from .rounding import count_steps
 from .torch_compat import aot_partitioner as aot
 from .torch_compat.aot_partitioner import Halves
 from .torch_compat.compiled_graph import Hook
@@ -62,28 +62,29 @@ def compile_with(
     module: fx.GraphModule,
     inputs: Sequence[Any],
     mode: str | None = None,
-    owners: Sequence[nn.Module | nn.Parameter] = (),
+    owners: Sequence[nn.Module] = (),
 ) -> Callable[..., Any]:
-    """Compile a traced module with a validated Config; register its reports under its parameters and `owners`."""
+    """Compile a traced module with a validated Config. owners: the modules that were converted by it."""
     config = dataclasses.replace(config, mode=mode) if mode is not None else config
     key = registry.graph_key(module, inputs, config)
-    tensors = [item for item in [*inputs, *owners] if isinstance(item, (nn.Module, nn.Parameter))]
-    steps = steps_of(tensors) if config.rounding == "stochastic" else None
-    references = [weakref.ref(item) for item in tensors]
+    references = [weakref.ref(owner) for owner in owners]
+    graph = CompiledGraph(dataclasses.asdict(config))
+    activations = tuple(index for index, value in enumerate(inputs) if _is_activation(value))
 
     def compile_graph(
         values: Sequence[Any], decisions: Decisions, before_forward: Hook | None, unique: bool = False
     ) -> Compiled:
-        partitioning = Partitioning(config, key, decisions)
+        partitioning = Partitioning(config, key, decisions, activations=activations)
         call = _compile(partitioning, module, values, before_forward, unique)
-        reports = partitioning.reports or registry.load(key)
-        for graph in reports:
-            registry.register([reference() for reference in references], graph, dataclasses.asdict(config))
-        was_cached = not partitioning.reports and any(not graph.failed for graph in reports)
+        graph.reports = partitioning.reports or registry.load(key)
+        was_cached = not partitioning.reports and any(not report.failed for report in graph.reports)
         return Compiled(call, partitioning.planned, was_cached)
 
-    compiled = checked(compile_graph, inputs, config, key)
-    return compiled if steps is None else count_steps(compiled, steps)
+    def alive() -> list[nn.Module]:
+        return [owner for reference in references if (owner := reference()) is not None]
+
+    compiled = noted(checked(compile_graph, inputs, config, graph, key), graph, alive)
+    return count_steps(compiled, alive) if config.rounding == "stochastic" else compiled
 
 
 def _compile(
@@ -95,7 +96,8 @@ def _compile(
 ) -> Callable[..., Any]:
     """Compile a traced module, its joint graph split by `partitioning`. unique: not from a cache."""
     config = partitioning.config
-    settings = f"{patches.names_in_use(config.patches)}|{sorted(switches.disabled())}|{partitioning.decisions.key()}"
+    decided = f"{partitioning.activations}|{partitioning.decisions.key()}"
+    settings = f"{patches.names_in_use(config.patches)}|{sorted(switches.disabled())}|{decided}"
     cache_key = f"{config.key()}|{settings}" + (f"|{uuid.uuid4()}" if unique else "")
     partitioner = inductor.Partitioner(cache_key, partitioning)
     devices = {value.device.type for value in inputs if isinstance(value, torch.Tensor)}
@@ -121,7 +123,8 @@ class Partitioning:
     dry: the halves will not be run (`explain`). This package's ops stay in them, no report goes to disk, and torch's
     own partition is carried out too, so that its peak can be predicted and drawn; a real compile skips that.
     both_partitions: on a dry run, each graph under torch's partition and under this one. planned: the last graph that
-    was split by a plan, to be measured. decisions: what was decided after measuring an earlier plan.
+    was split by a plan, to be measured. decisions: what was decided after measuring an earlier plan. activations:
+    indices of the graph's inputs that another graph computed.
     """
 
     config: Config
@@ -131,6 +134,7 @@ class Partitioning:
     reports: list[GraphReport] = field(default_factory=list)
     both_partitions: list[BothPartitions] = field(default_factory=list)
     planned: Planned | None = None
+    activations: Sequence[int] = ()
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
         """Return (forward, backward) of a joint graph; `options` are those that torch gives to a partitioner."""
@@ -146,8 +150,11 @@ class Partitioning:
             if config.bits is None or self.decisions.exact:
                 return self._fall_back(untouched, joint_inputs, options, by_torch, self.decisions.exact)
             static_inputs = options.get("static_lifetime_input_indices")
-            partitioned = partition(module, options["num_fwd_outputs"], config, static_inputs, self.decisions)
-            peak = predicted_peak(partitioned.forward, partitioned.backward)
+            partitioned = partition(
+                module, options["num_fwd_outputs"], config, static_inputs, self.decisions, self.activations
+            )
+            names = {node.name for node in partitioned.plan.joint.activations}
+            peak = predicted_peak(partitioned.forward, partitioned.backward, names)
             report = describe(partitioned, by_torch.bytes, (by_torch.peak, peak), self.key)
             if report.after > by_torch.bytes:
                 return self._fall_back(untouched, joint_inputs, options, by_torch, NO_GAIN)
@@ -163,7 +170,7 @@ class Partitioning:
             log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
             return self._fall_back(untouched, joint_inputs, options, by_torch, reason)
         self._record(report, by_torch, partitioned)
-        self.planned = Planned(untouched, options, partitioned.plan, by_torch.bytes)
+        self.planned = Planned(untouched, options, partitioned.plan, by_torch.bytes, self.activations)
         return halves
 
     def _torch_partition(
@@ -171,10 +178,9 @@ class Partitioning:
     ) -> Halves:
         """Split the unchanged graph by torch's own partitioner and report what the halves save (`bits=None`)."""
         halves = aot.torch_partition(module, joint_inputs, **options)
-        outputs = set(joint_outputs(halves[0], options["num_fwd_outputs"])[0])
         backward_inputs = {node.name for node in halves[1].graph.find_nodes(op="placeholder")}
         saved = [node for node in halves[0].graph.nodes if node.name in backward_inputs]
-        by_torch = TorchPartition(saved_roots(saved, outputs))
+        by_torch = TorchPartition(saved_roots(saved, self._computed_inputs(halves[0])))
         self._record_exact(by_torch, "")
         return halves
 
@@ -197,13 +203,19 @@ class Partitioning:
         self, module: fx.GraphModule, joint_inputs: Sequence[object], options: Mapping[str, Any]
     ) -> TorchPartition:
         """The values that torch's own partition of a simplified joint graph saves; its halves and peak on a dry run."""
-        outputs = classify(module, options["num_fwd_outputs"]).fwd_outputs
+        activations = self._computed_inputs(module)
         if not self.dry:
-            return TorchPartition(saved_roots(aot.saved_by_torch(module, options["num_fwd_outputs"]), outputs))
+            return TorchPartition(saved_roots(aot.saved_by_torch(module, options["num_fwd_outputs"]), activations))
         halves = aot.torch_partition(copy_graph_module(module), joint_inputs, **options)
         names = {node.name for node in halves[1].graph.find_nodes(op="placeholder")}
         saved = [node for node in module.graph.nodes if node.name in names]
-        return TorchPartition(saved_roots(saved, outputs), predicted_peak(*halves), halves)
+        peak = predicted_peak(*halves, {node.name for node in activations})
+        return TorchPartition(saved_roots(saved, activations), peak, halves)
+
+    def _computed_inputs(self, module: fx.GraphModule) -> set[fx.Node]:
+        """The placeholders of a joint graph or a forward that another graph computed."""
+        placeholders = module.graph.find_nodes(op="placeholder")
+        return {node for node in placeholders if aot.input_index(node) in set(self.activations)}
 
     def _record_exact(self, by_torch: TorchPartition, reason: str) -> None:
         size, peak = by_torch.bytes, by_torch.peak
@@ -221,6 +233,11 @@ class Partitioning:
             log.debug("%s: exact, %d bytes: %s", _where(kept), kept.bytes, REASONS[kept.reason])
         if self.config.compiler == "inductor" and not self.dry:
             registry.save(self.key, self.reports)
+
+
+def _is_activation(value: Any) -> bool:
+    """The input was computed by another graph, with a gradient; nothing else need keep it until the backward."""
+    return isinstance(value, torch.Tensor) and value.requires_grad and not value.is_leaf
 
 
 def _where(row: Row | Kept) -> str:

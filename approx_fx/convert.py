@@ -12,7 +12,6 @@ from .backend import compile_with
 from .config import Config
 from .explain import check_trainable
 from .inductor import compile as inductor
-from .rounding import steps_of
 from .torch_compat.compiled_module import set_compiled_call
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -28,16 +27,14 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     config = Config.of(options)
     check_trainable(model)
     config.check_names(name for name, _ in model.named_modules())
-    owners: list[nn.Module | nn.Parameter] = [model, *model.parameters()]
-    steps_of(owners)
     if config.compiler == "inductor":
         inductor.load()
 
-    references = [weakref.ref(owner) for owner in owners]  # what Dynamo keeps must not keep the model
+    reference = weakref.ref(model)  # what Dynamo keeps must not keep the model
 
     def approx_fx(module: fx.GraphModule, inputs: Sequence[Any], mode: str | None = None) -> Callable[..., Any]:
-        alive = [owner for reference in references if (owner := reference()) is not None]
-        return compile_with(config, module, inputs, mode, alive)
+        owner = reference()
+        return compile_with(config, module, inputs, mode, [] if owner is None else [owner])
 
     set_compiled_call(model, approx_fx, dynamic)
     return model

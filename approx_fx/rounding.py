@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,46 +11,59 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .errors import ApproxFxError
 from .ops.stochastic import at_step
+from .report.runs import first_parameter
 
 
 @dataclass
 class Steps:
-    """The number of forward calls of one model so far."""
+    """The number of calls so far of the compiled graphs that share it. was_used: some of them were in this process."""
 
     count: int = 0
+    was_used: bool = False
 
 
-# parameter or converted module -> the steps of the model that it belongs to
+# converted module, or a graph's first parameter where none was converted -> the steps of the graphs
 _steps: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def steps_of(owners: Iterable[Any]) -> Steps:
-    """The step count of the model that these parameters and modules belong to; a new model starts at 0."""
-    keys = [item for item in owners if isinstance(item, (nn.Parameter, nn.Module))]
-    steps = next((_steps[key] for key in keys if key in _steps), Steps())
-    for key in keys:
-        _steps.setdefault(key, steps)
-    return steps
+def count_steps(compiled: Callable[..., Any], owners: Callable[[], Sequence[nn.Module]]) -> Callable[..., Any]:
+    """Wrap a compiled graph so that each call counts as one step and rounds with that step's random numbers.
 
-
-def count_steps(compiled: Callable[..., Any], steps: Steps) -> Callable[..., Any]:
-    """Wrap a compiled function so that each call counts as one step and rounds with that step's random numbers."""
+    owners: the modules converted by it.
+    """
 
     def call(*args: Any) -> Any:
-        step, steps.count = steps.count, steps.count + 1
+        keys = [*owners(), *first_parameter(args)]
+        steps = _steps.setdefault(keys[0], Steps()) if keys else Steps()
+        step, steps.count, steps.was_used = steps.count, steps.count + 1, True
         with at_step(step):
             return compiled(*args)
 
     return call
 
 
-def rounding_state(model: nn.Module) -> dict[str, int]:
-    """The state that stochastic rounding needs to continue; save it beside the model's and the optimizer's state."""
-    return {"step": steps_of([*model.parameters(), *model.modules()]).count}
+def rounding_state(model: nn.Module) -> dict[str, Any]:
+    """The state that stochastic rounding needs to continue; save it beside the model's and the optimizer's state.
+
+    "step": the number of calls; "calls": those of each module or parameter by name, where they differ.
+    """
+    all_steps = {name: _steps[owner] for name, owner in _named(model) if owner in _steps}
+    used = {name: steps.count for name, steps in all_steps.items() if steps.was_used}
+    counts = used or {name: steps.count for name, steps in all_steps.items()}
+    state: dict[str, Any] = {"step": max(counts.values(), default=0)}
+    return state if len(set(counts.values())) <= 1 else {**state, "calls": counts}
 
 
-def load_rounding_state(model: nn.Module, state: dict[str, int]) -> None:
+def load_rounding_state(model: nn.Module, state: dict[str, Any]) -> None:
     """Restore what `rounding_state` returned. Raises ApproxFxError if `state` is anything else."""
-    if not isinstance(state, dict) or set(state) != {"step"} or not isinstance(state["step"], int):
+    calls = state.get("calls", {}) if isinstance(state, dict) else None
+    is_state = isinstance(calls, dict) and {"step"} <= set(state) <= {"step", "calls"}
+    if not is_state or not all(isinstance(count, int) for count in (state["step"], *calls.values())):  # type: ignore[union-attr]
         raise ApproxFxError(f"{state!r} is no rounding state: give what approx_fx.rounding_state(model) returned.")
-    steps_of([*model.parameters(), *model.modules()]).count = state["step"]
+    for name, owner in _named(model):
+        _steps[owner] = Steps(state["calls"].get(name, state["step"]) if "calls" in state else state["step"])
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+    yield from model.named_modules()
+    yield from model.named_parameters()

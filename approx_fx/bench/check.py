@@ -124,12 +124,11 @@ class _Step:
         """(gradients by parameter, as float64 on the CPU; the report) of one step of a copy of the model."""
         twin = copy.deepcopy(model)
         twin.zero_grad(set_to_none=True)
-        owners: list[nn.Module | nn.Parameter] = [twin, *twin.parameters()]
         device = next(twin.parameters()).device.type
         autocast = torch.autocast(device, self.dtype) if self.dtype is not None else contextlib.nullcontext()
 
         def backend(module: Any, inputs: Any) -> Any:
-            return compile_with(config, module, inputs, owners=owners)
+            return compile_with(config, module, inputs, owners=[twin])
 
         devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices), torch.enable_grad():

@@ -29,7 +29,6 @@ REASONS = {
     "parameter": "computed from parameters alone: an error in a weight is the same for every sample",
     "checkpoint": "read by a region under torch.utils.checkpoint, which is recomputed from exact values",
     "user": "its module is named in the option `exact`, or has no bits",
-    "output": "returned by the model, so it is alive anyway",
     "overwritten": "the forward writes to its memory: the backward reads a copy",
     "measured": "its code was measured to be too far off",
     "dtype": "a floating point type of 8 bits or less is stored as it is",
@@ -58,8 +57,8 @@ class Exact(Code):
         return self.reason
 
     def nbytes(self, value: torch.Tensor) -> int:
-        """The tensor's own bytes; 0 for an output of the model, which is alive in any case."""
-        return 0 if self.reason == "output" else numel(value) * value.element_size()
+        """The tensor's own bytes."""
+        return numel(value) * value.element_size()
 
     def inputs(self, value: fx.Node) -> list[fx.Node]:
         """Only the value."""
@@ -82,8 +81,6 @@ def _reasons(value: fx.Node, context: Context) -> Iterator[str]:
         return
     if fake.is_complex():
         yield "complex"
-    if value in context.joint.fwd_outputs:
-        yield "output"
     if value in context.reasons:
         yield context.reasons[value]
     if nbytes(value) < context.config.min_bytes:

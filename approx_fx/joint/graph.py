@@ -21,8 +21,9 @@ class JointGraph:
 
     forward: nodes that the forward's outputs or mutations need. backward: nodes that depend on an incoming gradient.
     Any other node (a mask, a cast, a weight's transpose) is on the *either* side: it may run in the cheaper half.
-    parameters: placeholders that are parameters or buffers. num_fwd_outputs: how many of the graph's outputs are the
-    forward's; the others are gradients.
+    parameters: placeholders that are parameters or buffers. activations: placeholders that another graph computed, with
+    a gradient: only what this graph's backward keeps of them stays in memory. num_fwd_outputs: how many of the graph's
+    outputs are the forward's; the others are gradients.
     """
 
     module: fx.GraphModule
@@ -30,6 +31,7 @@ class JointGraph:
     forward: frozenset[fx.Node]
     backward: frozenset[fx.Node]
     parameters: frozenset[fx.Node] = frozenset()
+    activations: frozenset[fx.Node] = frozenset()
 
     @cached_property
     def order(self) -> dict[fx.Node, int]:
@@ -85,8 +87,10 @@ class JointGraph:
         return frozenset(node for node in outputs if isinstance(node, fx.Node))
 
 
-def classify(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = ()) -> JointGraph:
-    """Classify the nodes of a joint graph. static: indices of its inputs that are parameters or buffers."""
+def classify(
+    module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = (), activations: Iterable[int] = ()
+) -> JointGraph:
+    """Classify the nodes of a joint graph. static, activations: indices of its inputs, see `JointGraph`."""
     nodes = list(module.graph.nodes)
     backward: set[fx.Node] = set()
     for node in nodes:
@@ -101,7 +105,8 @@ def classify(module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int]
     forward |= {node for node in nodes if aot.is_primal(node)}
     inputs = module.graph.find_nodes(op="placeholder")
     parameters = frozenset(inputs[index] for index in static if index < len(inputs))
-    return JointGraph(module, num_fwd_outputs, frozenset(forward), frozenset(backward), parameters)
+    computed = frozenset(node for node in inputs if aot.input_index(node) in set(activations)) - parameters
+    return JointGraph(module, num_fwd_outputs, frozenset(forward), frozenset(backward), parameters, computed)
 
 
 def joint_outputs(joint: fx.GraphModule, num_fwd_outputs: int) -> tuple[list[Any], list[Any]]:

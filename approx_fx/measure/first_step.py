@@ -22,6 +22,7 @@ from ..plan.decisions import NONE, Decisions
 from ..plan.plan import Plan, plan
 from ..report import registry
 from ..report.data import MeasuredValue
+from ..report.runs import CompiledGraph
 from ..torch_compat import aot_partitioner as aot
 from ..torch_compat.compiled_graph import Hook
 from ..torch_compat.dynamo import TracedContext
@@ -41,19 +42,26 @@ log = logging.getLogger("approx_fx")
 class Planned:
     """A graph as it was planned when it was compiled. joint: a copy from before any pass; options: the partitioner's.
 
-    plan: with the nodes of the graph that was split. exact_bytes: what torch's own partition saves.
+    plan: with the nodes of the graph that was split. exact_bytes: what torch's own partition saves. activations:
+    indices of inputs that another graph computed.
     """
 
     joint: fx.GraphModule
     options: dict[str, Any]
     plan: Plan
     exact_bytes: int
+    activations: Sequence[int] = ()
 
     def again(self, config: Config, decisions: Decisions) -> Plan:
         """A new plan of the same graph."""
         joint = aot.simplify_joint_graph(copy_graph_module(self.joint))
         static_inputs = self.options.get("static_lifetime_input_indices") or ()
-        return plan(classify(joint, self.options["num_fwd_outputs"], static_inputs), config, decisions)
+        count = self.options["num_fwd_outputs"]
+        return plan(classify(joint, count, static_inputs, self.activations), config, decisions)
+
+    def gradients(self, config: Config, decisions: Decisions, inputs: Sequence[Any]) -> Gradients | None:
+        """The gradients by a new plan compared with the exact ones. inputs: of the forward half."""
+        return compare_gradients(self.joint, self.options, config, decisions, inputs, self.activations)
 
 
 class Compile(Protocol):
@@ -85,15 +93,18 @@ class _PlanChanges(Exception):
         self.decisions = decisions
 
 
-def checked(compile_graph: Compile, inputs: Sequence[Any], config: Config, key: str) -> Callable[..., Any]:
+def checked(
+    compile_graph: Compile, inputs: Sequence[Any], config: Config, graph: CompiledGraph, key: str
+) -> Callable[..., Any]:
     """Compile a graph whose plan is measured as `config.check` says; return a function with the graph's signature.
 
-    inputs: those that the graph is compiled for, not kept. key: of the graph, under which decisions and reports are
-    stored for later processes: a warm start decides as the cold one did, and does not measure again.
+    inputs: those that the graph is compiled for, not kept. graph: gets what is measured. key: of the graph, under which
+    decisions and reports are stored for later processes: a warm start decides as the cold one did, and does not measure
+    again.
     """
     if config.check is None or config.bits is None:
         return compile_graph(inputs, NONE, None).call
-    return _Checked(compile_graph, config, key).start(inputs)
+    return _Checked(compile_graph, config, graph, key).start(inputs)
 
 
 class _Checked:
@@ -102,8 +113,8 @@ class _Checked:
     calls: runs of the forward so far. values: the graph's inputs without data, to compile it for again.
     """
 
-    def __init__(self, compile_graph: Compile, config: Config, key: str) -> None:
-        self.compile_graph, self.config, self.key = compile_graph, config, key
+    def __init__(self, compile_graph: Compile, config: Config, graph: CompiledGraph, key: str) -> None:
+        self.compile_graph, self.config, self.graph, self.key = compile_graph, config, graph, key
         self.persists = config.compiler == "inductor"  # else nothing compiled is cached either
         stored = registry.load_decisions(key) if self.persists else None
         self.decisions = NONE if stored is None else Decisions.from_json(stored["decisions"])
@@ -118,7 +129,7 @@ class _Checked:
         if self.compiled.was_cached and self.due == 0:  # the process that compiled it did not come to measure it
             self.compiled = self.compile_graph(inputs, self.decisions, self.before_forward, unique=True)
         if self.due != 0:
-            registry.set_measured(self.key, self.rows)
+            self.graph.set_measured(self.rows)
         if self.compiled.planned is None or self.due is None:
             return self.compiled.call
         self.values = self.context.without_data(inputs)
@@ -155,8 +166,9 @@ class _Checked:
 
     def _finish(self) -> None:
         """Put what was measured into the report of the plan that is in use."""
-        registry.set_measured(self.key, self.rows)
+        self.graph.set_measured(self.rows)
         if self.persists:
+            registry.save_measured(self.key, self.rows)
             values = [dataclasses.asdict(row) for row in self.rows]
             registry.save_decisions(self.key, {"decisions": self.decisions.to_json(), "values": values})
         if self.due is None:
@@ -210,12 +222,12 @@ class _Checked:
         """
         widths = self.config.bits.values() if isinstance(self.config.bits, Mapping) else [self.config.bits]
         bits = min((width for width in widths if width is not None), default=WIDEST)
-        gradients = compare_gradients(planned.joint, planned.options, self.config, decisions, inputs)
+        gradients = planned.gradients(self.config, decisions, inputs)
         if gradients is not None and gradients.are_off(bits):
             wider = dataclasses.replace(decisions, least_bits=WIDEST)
             better: Gradients | None = gradients
             if bits < WIDEST:
-                better = compare_gradients(planned.joint, planned.options, self.config, wider, inputs)
+                better = planned.gradients(self.config, wider, inputs)
             if better is None or better.are_off(bits):
                 return Decisions(exact=sentence_of_gradients(gradients)), current
             log.warning("approx_fx stores a graph in more bits: %s", sentence_of_gradients(gradients))

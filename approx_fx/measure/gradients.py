@@ -67,19 +67,26 @@ class Gradients:
 
 
 def compare_gradients(
-    joint: fx.GraphModule, options: dict[str, Any], config: Config, decisions: Decisions, inputs: Sequence[Any]
+    joint: fx.GraphModule,
+    options: dict[str, Any],
+    config: Config,
+    decisions: Decisions,
+    inputs: Sequence[Any],
+    activations: Sequence[int] = (),
 ) -> Gradients | None:
     """The gradients that codes give under these decisions, compared with the exact ones.
 
     None for a graph that cannot be run without an effect, or whose exact gradients are zero or not finite.
 
-    joint: as AOTAutograd gave it; it is not changed. options: the partitioner's. inputs: the forward's.
+    joint: as AOTAutograd gave it; it is not changed. options: the partitioner's. inputs: the forward's. activations:
+    indices of inputs that another graph computed.
     """
     exact_graph = aot.simplify_joint_graph(copy_graph_module(joint))
     if any(map(affects_others, exact_graph.graph.nodes)):
         return None
     count, static = options["num_fwd_outputs"], options.get("static_lifetime_input_indices") or ()
-    coded = partition(aot.simplify_joint_graph(copy_graph_module(joint)), count, config, static, decisions)
+    copied = aot.simplify_joint_graph(copy_graph_module(joint))
+    coded = partition(copied, count, config, static, decisions, activations)
     tangents = _tangents(exact_graph.graph, inputs)
     devices = [value.device for value in inputs if isinstance(value, torch.Tensor) and value.is_cuda]
     with torch.no_grad(), undispatched():

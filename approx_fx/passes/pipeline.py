@@ -49,13 +49,15 @@ def partition(
     config: Config,
     static: Sequence[int] | None = None,
     decisions: Decisions = NONE,
+    activations: Sequence[int] = (),
 ) -> Partition:
     """Partition a simplified joint graph, in place. Raises PassFailed if the graph cannot be handled.
 
     num_fwd_outputs: how many of its outputs are the forward's. static: indices of inputs that are parameters or
-    buffers. decisions: what was decided after measuring an earlier plan.
+    buffers; activations: of inputs that another graph computed. decisions: what was decided after measuring an earlier
+    plan.
     """
-    state = Partition(plan(classify(module, num_fwd_outputs, static or ()), config, decisions))
+    state = Partition(plan(classify(module, num_fwd_outputs, static or (), activations), config, decisions))
     for run in partitioning_passes(config):
         state = run(state)
     return state

@@ -18,7 +18,8 @@ class SplitHalves:
         joint = partition.plan.joint
         graph = joint.module.graph
         saved = list(dict.fromkeys(node for nodes in partition.stored.values() for node in nodes))
-        inputs = [node for node in graph.find_nodes(op="placeholder") if node in joint.inputs and not is_size(node)]
+        alive = joint.inputs - joint.activations
+        inputs = [node for node in graph.find_nodes(op="placeholder") if node in alive and not is_size(node)]
         sizes = [node for node in joint.order if is_size(node) and node not in joint.backward]
         halves = aot.split_joint_graph(joint.module, inputs + saved, sizes, joint.num_fwd_outputs)
         return replace(partition, halves=halves)

@@ -69,8 +69,8 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
 
 
 def _derived_from_inputs(joint: JointGraph) -> set[fx.Node]:
-    """Nodes that can be recomputed exactly from graph inputs alone: transposed weights, casts, constants."""
-    derived: set[fx.Node] = set(joint.inputs - joint.mutated)
+    """Nodes that can be recomputed exactly from inputs that are alive anyway: transposed weights, casts, constants."""
+    derived: set[fx.Node] = set(joint.inputs - joint.mutated - joint.activations)
     for node in joint.module.graph.nodes:
         allowed = node not in joint.backward and recomputable_from_exact(node)
         if node.op == "get_attr" or (allowed and all(source in derived for source in node.all_input_nodes)):

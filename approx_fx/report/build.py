@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from torch import fx
 
@@ -39,8 +39,7 @@ def describe(partition: Partition, before: int, peaks: tuple[int, int], key: str
         identity = (value.name, module_of(value), name_of(value), sizes(fake), str(fake.dtype).removeprefix("torch."))
         used_in = tuple(dict.fromkeys(map(module_of, reading_nodes)))
         if encoding.why_exact():
-            if encoding.why_exact() != "output":
-                kept.append(Kept(*identity, nbytes(value), encoding.why_exact(), ops, source_of(value), used_in))
+            kept.append(Kept(*identity, nbytes(value), encoding.why_exact(), ops, source_of(value), used_in))
             continue
         rows.append(
             Row(
@@ -59,7 +58,7 @@ def describe(partition: Partition, before: int, peaks: tuple[int, int], key: str
         )
         counted.update(nodes)
     stored = [node for nodes in partition.stored.values() for node in nodes if node.name in read_names]
-    after = saved_bytes(stored, plan.joint.fwd_outputs)
+    after = saved_bytes(stored, plan.joint.activations)
     return GraphReport(key, before, after, *peaks, tuple(rows), tuple(kept))
 
 
@@ -85,18 +84,21 @@ def earliness(partition: Partition) -> dict[fx.Node, int]:
     return distance
 
 
-def saved_bytes(saved: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> int:
-    """Bytes of the saved nodes of a joint graph, without inputs, outputs and sizes; aliases count once."""
-    return sum(saved_roots(saved, outputs).values())
+def saved_bytes(saved: Iterable[fx.Node], activations: Collection[fx.Node] = ()) -> int:
+    """Bytes of the saved nodes of a joint graph, without sizes and inputs but `activations`; aliases count once."""
+    return sum(saved_roots(saved, activations).values())
 
 
-def saved_roots(saved: Iterable[fx.Node], outputs: Iterable[fx.Node]) -> dict[fx.Node, int]:
-    """Map each value that a saved node is, or is a view of, to its bytes; `saved_bytes` is their sum."""
-    output_roots = {skip_ops(node, ALIASES) for node in outputs}
+def saved_roots(saved: Iterable[fx.Node], activations: Collection[fx.Node] = ()) -> dict[fx.Node, int]:
+    """Map each value that a saved node is, or is a view of, to its bytes; `saved_bytes` is their sum.
+
+    activations: inputs that another graph computed; they count, too.
+    """
     roots: dict[fx.Node, int] = {}
     for node in saved:
         root = skip_ops(node, ALIASES)
-        if root.op != "placeholder" and root.op != "get_attr" and root not in output_roots and not is_size(node):
+        is_alive = root.op in ("placeholder", "get_attr") and root not in activations
+        if not is_alive and not is_size(node):
             roots[root] = max(roots.get(root, 0), nbytes(node))
     return roots
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch import fx
@@ -21,18 +21,24 @@ class Event:
     freed: tuple[fx.Node, ...]
 
 
-def predicted_peak(forward: fx.GraphModule, backward: fx.GraphModule) -> int:
+def predicted_peak(forward: fx.GraphModule, backward: fx.GraphModule, activations: Collection[str] = ()) -> int:
     """Predicted peak bytes of activations and gradients in one step, without parameters and inputs.
+
+    activations: names of inputs that another graph computed; what the backward keeps of them counts.
 
     Walks both graphs in their order. An elementwise result with one reader is assumed to be fused into that reader;
     saved and returned values are materialized.
     """
-    return max(_peak(forward, []), _peak(backward, handed_over(backward)))
+    return max(_peak(forward, []), _peak(backward, handed_over(backward, activations)))
 
 
-def handed_over(backward: fx.GraphModule) -> list[fx.Node]:
-    """The placeholders alive when the backward starts: saved tensors and incoming gradients."""
-    return [node for node in backward.graph.find_nodes(op="placeholder") if not node.name.startswith("primals")]
+def handed_over(backward: fx.GraphModule, activations: Collection[str] = ()) -> list[fx.Node]:
+    """The placeholders alive when the backward starts: saved tensors, of inputs only `activations`, and gradients."""
+    return [
+        node
+        for node in backward.graph.find_nodes(op="placeholder")
+        if not node.name.startswith("primals") or node.name in activations
+    ]
 
 
 def events(half: fx.GraphModule, start: list[fx.Node]) -> Iterator[Event]:

@@ -1,4 +1,4 @@
-"""Find the reports of a model: in this process by its parameters, across processes by the traced code.
+"""Find the reports of a model: in this process by its last runs, across processes by the traced code.
 
 Inductor's cache returns a compiled graph without running the pass; the report of the process that did run it is then
 read from the same cache folder.
@@ -10,42 +10,24 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..config import Config
 from ..inductor import compile as inductor
 from .data import GraphReport, MeasuredValue, Report
-
-# parameter or converted module -> reports of the graphs that use it, in the order of compilation
-_compiled: WeakIdKeyDictionary = WeakIdKeyDictionary()
-
-
-def register(inputs: Iterable[Any], graph: GraphReport, options: dict[str, Any]) -> None:
-    """Remember a compiled graph's report under its parameters and under the converted module.
-
-    Both are needed: parameters are replaced when they are sharded or swapped, and a model that is compiled as a
-    function has no converted module.
-    """
-    for owner in inputs:
-        if isinstance(owner, (nn.Parameter, nn.Module)):
-            reports = _compiled.setdefault(owner, {})
-            reports.pop(graph.key, None)
-            reports[graph.key] = (graph, options)
+from .runs import last_runs, with_measured
 
 
 def report(model: nn.Module) -> Report:
-    """The report of what was compiled for `model` so far, from a warm cache too; a recompiled graph counts once."""
-    graphs: dict[str, tuple[GraphReport, dict[str, Any]]] = {}
-    for owner in (*model.parameters(), *model.modules()):
-        graphs.update(_compiled.get(owner, {}))
-    options = next((options for _, options in graphs.values()), {})
-    return Report(tuple(graph for graph, _ in graphs.values()), options)
+    """The report of the graphs that the model's last training step ran, each as often as it ran."""
+    runs = last_runs(model)
+    options = next((run.graph.options for run in runs), {})
+    return Report(tuple(report for run in runs for report in run.graph.reports), options)
 
 
 def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> str:
@@ -56,7 +38,7 @@ def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> 
     for value in inputs:
         if isinstance(value, torch.Tensor):
             shape, strides = tuple(map(str, value.shape)), tuple(map(str, value.stride()))
-            digest.update(f"{shape}{strides}{value.dtype}{value.device}{value.requires_grad}".encode())
+            digest.update(f"{shape}{strides}{value.dtype}{value.device}{value.requires_grad}{value.is_leaf}".encode())
         else:
             digest.update(str(type(value)).encode())
     digest.update(
@@ -78,20 +60,11 @@ def load(key: str) -> list[GraphReport]:
     return [GraphReport.from_json(item) for item in json.loads(path.read_text())]
 
 
-def set_measured(key: str, values: Sequence[MeasuredValue]) -> None:
-    """Write what was measured into the report of a graph, in this process and on disk."""
-    errors = {value.name: value.measured for value in values}
-
-    def with_values(graph: GraphReport) -> GraphReport:
-        rows = (dataclasses.replace(row, measured=errors.get(row.name, row.measured)) for row in graph.tensors)
-        return dataclasses.replace(graph, tensors=tuple(rows), values=tuple(values))
-
-    for graphs in _compiled.values():
-        if key in graphs:
-            graphs[key] = (with_values(graphs[key][0]), graphs[key][1])
+def save_measured(key: str, values: Sequence[MeasuredValue]) -> None:
+    """Write what was measured into the stored reports of a traced module."""
     stored = load(key)
     if stored:
-        save(key, [with_values(graph) for graph in stored])
+        save(key, [with_measured(graph, values) for graph in stored])
 
 
 def save_decisions(key: str, decisions: dict[str, Any]) -> None:

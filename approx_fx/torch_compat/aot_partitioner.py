@@ -111,6 +111,11 @@ def is_primal(node: fx.Node) -> bool:
     return node.op == "placeholder" and not is_tangent(node)
 
 
+def input_index(node: fx.Node) -> int | None:
+    """The position of a joint graph's placeholder among the inputs of the traced function; None if it is not one."""
+    return getattr(node.meta.get("desc"), "idx", None) if is_primal(node) else None
+
+
 def is_tangent(node: fx.Node) -> bool:
     """Whether a placeholder is an incoming gradient or an RNG state of the backward."""
     return node.op == "placeholder" and ("tangents" in str(node.target) or "bwd" in str(node.target))
