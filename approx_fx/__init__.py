@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .bench.check import check
 from .config import Config
-from .convert import convert
+from .convert import convert, restore
 from .errors import ApproxFxError, PassFailed
 from .explain import explain, view
 from .report.data import Report
@@ -23,6 +23,7 @@ __all__ = [
     "explain",
     "load_rounding_state",
     "report",
+    "restore",
     "rounding_state",
     "view",
 ]

@@ -94,7 +94,8 @@ def _explained(target: str, batch: int | None, bits: str, dtype: str, grid: str)
     checked_dtype = _dtype(dtype)
     loaded = load(target, batch)
     autocast_dtype = torch.bfloat16 if checked_dtype == "bfloat16" else None
-    report = explain_model(loaded.model, *loaded.inputs, dtype=autocast_dtype, bits=_bits(bits), grid=grid)
+    options = {"bits": _bits(bits), "grid": grid}
+    report = explain_model(loaded.model, *loaded.inputs, dtype=autocast_dtype, options=options, **loaded.keywords)
     about = dataclasses.replace(report.about, model=target, command=shlex.join(["approx-fx", *sys.argv[1:]]))
     return dataclasses.replace(report, about=about)
 
@@ -147,7 +148,8 @@ def check(
     if width is None:
         raise ApproxFxError("--bits exact leaves nothing to check: give a whole number from 1 to 8.")
     loaded = load(target, batch)
-    result = check_model(loaded.model, *loaded.inputs, loss=loaded.loss, dtype=autocast_dtype, bits=width)
+    settings: Any = {"loss": loaded.loss, "dtype": autocast_dtype, "options": {"bits": width}}
+    result = check_model(loaded.model, *loaded.inputs, **settings, **loaded.keywords)
     print(result.to_json() if as_json else result)
     if plot is not None:
         print(result.save_plot(plot), file=sys.stderr)

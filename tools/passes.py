@@ -100,7 +100,7 @@ def measure(target: str, batch: int | None, rounds: int) -> dict[str, Any]:
         return inductor.compile_halves(module, inputs, inductor.Partitioner("passes", run))
 
     torch._dynamo.reset()
-    torch.compile(loaded.model, backend=backend)(*loaded.inputs)
+    torch.compile(loaded.model, backend=backend)(*loaded.inputs, **loaded.keywords)
     if len(rows) != 1:
         raise UserError(f"{target} is traced in {len(rows)} graphs with a backward; only a model in one can be timed.")
     return rows[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 
 from ..backend import compile_with
 from ..config import Config
-from ..errors import ApproxFxError, did_you_mean
-from ..explain import check_trainable
+from ..errors import ApproxFxError
+from ..explain import check_trainable, split_arguments
 from ..report.data import MeasuredValue
 from ..report.registry import report
 from ..torch_compat.dynamo import trace_in_isolation
@@ -68,6 +67,7 @@ def check(
     *args: Any,
     loss: Callable[[Any], Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    options: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Checked:
     """Measure one step of `model(*args, **kwargs)` on this data; the model, its gradients and buffers do not change.
@@ -75,12 +75,14 @@ def check(
     The step runs op by op, once exactly and once with codes, on copies of the model: memory is that of an eager step.
 
     loss: the model's output -> a scalar; the default is the inner product with fixed Gaussian noise. dtype: of the
-    forward under autocast. kwargs: fields of `Config`, and the model's own keyword arguments.
-    Raises ApproxFxError for an argument that is neither, and for a model without trainable parameters.
+    forward under autocast. options: fields of `Config`. kwargs: the model's own keyword arguments, and fields of
+    `Config`.
+    Raises ApproxFxError for an argument that is neither, for one that could be both, and for a step in which nothing
+    needs a gradient.
     """
-    options, keywords = split_arguments(model, kwargs)
-    config = dataclasses.replace(Config.of(options), compiler="eager", mode=None, inductor={})
-    check_trainable(model)
+    settings, keywords = split_arguments(model, options, kwargs)
+    config = dataclasses.replace(Config.of(settings), compiler="eager", mode=None, inductor={})
+    check_trainable(model, args, keywords)
     config.check_names(name for name, _ in model.named_modules())
     if config.check is None:
         raise ApproxFxError("check=None is not allowed here: approx_fx.check measures; leave the option out.")
@@ -91,26 +93,6 @@ def check(
     whole = [torch.cat([gradients[name].flatten() for name in exact]) for gradients in (coded, exact)]
     failed = tuple(graph.failed for graph in measured.graphs if graph.failed)
     return Checked(tuple(measured.measured), cosines, _cosine(*whole), failed)
-
-
-def split_arguments(model: nn.Module, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split keyword arguments into (options, arguments of the model's forward).
-
-    Raises ApproxFxError for one that is neither.
-    """
-    fields = [field.name for field in dataclasses.fields(Config)]
-    parameters = inspect.signature(model.forward).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    options = {name: value for name, value in kwargs.items() if name in fields and name not in parameters}
-    keywords = {name: value for name, value in kwargs.items() if name not in options}
-    for name in keywords:
-        if name not in parameters and not takes_any:
-            known = [*fields, *parameters]
-            raise ApproxFxError(
-                f"{name!r} is neither an option nor an argument of {type(model).__name__}.forward."
-                f"{did_you_mean(name, known)}"
-            )
-    return options, keywords
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,12 +23,16 @@ DEFAULT_BATCH = 32
 
 @dataclass(frozen=True)
 class Target:
-    """What a factory returns. loss: the model's output -> a scalar to differentiate."""
+    """What a factory returns. loss: the model's output -> a scalar to differentiate.
+
+    inputs, keywords: the arguments of the model; a factory gives the one as a tuple or the other as a mapping.
+    """
 
     name: str
     model: nn.Module
     inputs: tuple[Any, ...]
     loss: Callable[[Any], Tensor]
+    keywords: dict[str, Any] = field(default_factory=dict)
 
 
 def load(target: str, batch: int | None = None) -> Target:
@@ -94,7 +98,7 @@ def _call(target: str, factory: Callable[..., Any], batch: int | None) -> Any:
 
 
 def _checked(target: str, returned: Any) -> Target:
-    expected = "a factory returns (model, inputs) or (model, inputs, loss), inputs a tuple"
+    expected = "a factory returns (model, inputs) or (model, inputs, loss), inputs a tuple or a dict"
     if not isinstance(returned, (tuple, list)) or len(returned) not in (2, 3):
         what = f"{len(returned)} values" if isinstance(returned, (tuple, list)) else f"a {type(returned).__name__}"
         raise ApproxFxError(f"{target} returned {what}; {expected}.")
@@ -103,13 +107,15 @@ def _checked(target: str, returned: Any) -> Target:
         raise ApproxFxError(
             f"{target} returned a {type(model).__name__} as the model; {expected}, the model a torch.nn.Module."
         )
-    if not isinstance(inputs, (tuple, list)):
+    if not isinstance(inputs, (tuple, list, Mapping)):
         raise ApproxFxError(f"{target} returned inputs of type {type(inputs).__name__}; {expected}.")
     loss = returned[2] if len(returned) == 3 else noise_loss
     if not callable(loss):
         raise ApproxFxError(
             f"{target} returned a {type(loss).__name__} as the loss; {expected}, loss a function of the output."
         )
+    if isinstance(inputs, Mapping):
+        return Target(target, model, (), loss, dict(inputs))
     return Target(target, model, tuple(inputs), loss)
 
 

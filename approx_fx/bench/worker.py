@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..config import Config
 from ..inductor.switches import VARIABLE
@@ -121,15 +121,17 @@ class Step:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(min(job.memory / total, 1.0))
         model = target.model.to(device)
-        inputs = tuple(item.to(device) if isinstance(item, Tensor) else item for item in target.inputs)
-        target = dataclasses.replace(target, model=model, inputs=inputs)
+        inputs, keywords = tree_map(
+            lambda item: item.to(device) if isinstance(item, Tensor) else item, (target.inputs, target.keywords)
+        )
+        target = dataclasses.replace(target, model=model, inputs=inputs, keywords=keywords)
         return cls(job, target, apply(job.system, model, job.config))
 
     def forward(self) -> Any:
         """The model's output."""
         device = next(self.target.model.parameters()).device.type
         with torch.autocast(device, torch.bfloat16) if self.job.dtype == "bfloat16" else contextlib.nullcontext():
-            return self.model(*self.target.inputs)
+            return self.model(*self.target.inputs, **self.target.keywords)
 
     def step(self) -> Json:
         """Run one step; return its seconds, and those of the forward with the loss and of the backward."""
@@ -167,7 +169,11 @@ class Step:
         loss = self._run()
         seconds = time.perf_counter() - start
         torch.save(flat_gradients(self.target.model), Path(self.job.folder) / "gradients.pt")
-        return {"compile_seconds": seconds, "loss": loss, "samples": samples(self.target.inputs)}
+        return {
+            "compile_seconds": seconds,
+            "loss": loss,
+            "samples": samples((self.target.inputs, self.target.keywords)),
+        }
 
     def memory(self) -> Json:
         """Peak bytes of a step, and bytes alive between forward and backward, outputs excluded; warms up first."""
@@ -209,7 +215,7 @@ class _Mark:
         return self.clock - other.clock
 
 
-def samples(inputs: tuple[Any, ...]) -> int | None:
+def samples(inputs: Any) -> int | None:
     """The batch size: the length of the first tensor's first dimension, or None."""
     tensors = [item for item in tree_leaves(inputs) if isinstance(item, Tensor) and item.ndim > 0]
     return len(tensors[0]) if tensors else None

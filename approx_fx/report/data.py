@@ -138,11 +138,15 @@ class About:
 
 @dataclass(frozen=True)
 class Report:
-    """All graphs of a model. Bytes are of activations, without parameters, inputs and outputs; aliases count once."""
+    """All graphs of a model. Bytes are of activations, without parameters, inputs and outputs; aliases count once.
+
+    why_empty: a sentence that says why there are no graphs, if that is known.
+    """
 
     graphs: tuple[GraphReport, ...]
     options: dict[str, Any] = field(default_factory=dict)
     about: About = field(default=About(), compare=False)
+    why_empty: str = ""
 
     @property
     def pictures(self) -> tuple[Any, ...]:

@@ -20,14 +20,15 @@ from torch import fx, nn
 from ..config import Config
 from ..inductor import compile as inductor
 from .data import GraphReport, MeasuredValue, Report
-from .runs import last_runs, with_measured
+from .runs import last_runs, why_uncompiled, with_measured
 
 
 def report(model: nn.Module) -> Report:
     """The report of the graphs that the model's last training step ran, each as often as it ran."""
     runs = last_runs(model)
     options = next((run.graph.options for run in runs), {})
-    return Report(tuple(report for run in runs for report in run.graph.reports), options)
+    graphs = tuple(report for run in runs for report in run.graph.reports)
+    return Report(graphs, options, why_empty="" if graphs else why_uncompiled(model))
 
 
 def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> str:

@@ -73,6 +73,8 @@ class _Steps:
 _STEPS = _Steps()
 # parameter or converted module -> its runs in the last step in which it ran
 _RUNS: WeakIdKeyDictionary = WeakIdKeyDictionary()
+# converted module of which nothing is compiled -> a sentence that says why
+_UNCOMPILED: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def noted(
@@ -101,6 +103,16 @@ def _note(run: Run, keys: Sequence[nn.Module | nn.Parameter]) -> None:
     for key in keys:
         runs = _RUNS.get(key, [])
         _RUNS[key] = [*runs, run] if runs and runs[0].step == run.step else [run]
+
+
+def note_uncompiled(model: nn.Module, sentence: str) -> None:
+    """Remember why nothing of a converted module is compiled."""
+    _UNCOMPILED[model] = sentence
+
+
+def why_uncompiled(model: nn.Module) -> str:
+    """Why nothing of a module, or of one in it, is compiled; '' if that is not known."""
+    return next((_UNCOMPILED[module] for module in model.modules() if module in _UNCOMPILED), "")
 
 
 def last_runs(model: nn.Module) -> list[Run]:

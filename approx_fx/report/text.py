@@ -74,7 +74,7 @@ def headline(report: Report) -> str:
         f"predicted peak {peak_before}{size(peak['after'])}, {len(report.graphs)} graph(s)"
     )
     if not report.graphs:
-        return "nothing was compiled for training yet: run a forward with gradients enabled first"
+        return report.why_empty or "nothing was compiled for training yet: run a forward with gradients enabled first"
     return line
 
 

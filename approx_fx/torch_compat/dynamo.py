@@ -55,6 +55,13 @@ def _compiled_codes() -> list[CodeType]:
     return [code for reference in input_codes.seen if (code := reference()) is not None]
 
 
+def graph_break_reasons() -> list[str]:
+    """The first line of each reason for which Dynamo has left a frame or an op uncompiled in this process, in order."""
+    from torch._dynamo.utils import counters
+
+    return [line for text in counters["graph_break"] if (line := str(text).strip().partition("\n")[0])]
+
+
 @dataclass(frozen=True)
 class TracedContext:
     """What Dynamo knows of the graph that it is compiling: its fake tensors, symbolic sizes and parameters.

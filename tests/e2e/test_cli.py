@@ -97,6 +97,24 @@ def test_a_factory_that_returns_something_else(made: object, text: str) -> None:
     assert text in str(error.value)
 
 
+def test_a_factory_may_return_keyword_arguments(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(64, 64)\n"
+        "    def forward(self, *, x, bits=None):\n"
+        "        return torch.tanh(self.layer(x))\n"
+        "def make(batch):\n"
+        "    return Net(), {'x': torch.randn(batch, 64), 'bits': torch.ones(1)}\n"
+    )
+    done = run("explain", f"{file}:make", "--batch", "64", "--bits", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["options"]["bits"] == 2
+
+
 def test_options_are_validated() -> None:
     model = ConvBnRelu()
     with pytest.raises(ApproxFxError, match=r"unknown option 'bit'\. Did you mean 'bits'\? Allowed: bits, exact"):
@@ -116,9 +134,9 @@ def test_options_are_validated() -> None:
 
 def test_a_model_without_trainable_parameters() -> None:
     model = ConvBnRelu().requires_grad_(False)
-    for call in (lambda: approx_fx.convert(model), lambda: approx_fx.explain(model, images())):
-        with pytest.raises(ApproxFxError, match=r"no trainable parameter .* Call model\.requires_grad_"):
-            call()
+    with pytest.raises(ApproxFxError, match=r"no trainable parameter .* Call model\.requires_grad_"):
+        approx_fx.explain(model, images())
+    assert approx_fx.explain(model, images().requires_grad_(), min_bytes=256).ratio > 1  # a frozen model's input trains
     with pytest.raises(ApproxFxError, match=r"torch\.nn\.Module is expected"):
         approx_fx.convert(torch.relu)  # type: ignore[type-var]
 

@@ -57,8 +57,14 @@ def test_what_it_prints(tmp_path: Path) -> None:
 
 def test_arguments_of_the_model_and_options_are_told_apart() -> None:
     x = torch.randn(64, 32)
-    doubled = approx_fx.check(Masked(), x, loss=lambda out: out.square().sum(), scale=2.0, seed=torch.ones(8), bits=8)
+    arguments = {"loss": lambda out: out.square().sum(), "scale": 2.0, "seed": torch.ones(8)}
+    doubled = approx_fx.check(Masked(), x, **arguments, options={"bits": 8})
     assert doubled.cosine > 0.999
+    with pytest.raises(ApproxFxError, match=(
+        r"seed= is an option and also an argument of Masked\.forward\. For the option, give options=\{'seed': \.\.\.\}"
+        r"; for the argument, give options=\{\} beside it\."
+    )):  # fmt: skip
+        approx_fx.check(Masked(), x, **arguments)
     with pytest.raises(ApproxFxError, match=r"'scal' is neither an option nor an argument of Masked\.forward\. Did"):
         approx_fx.check(Masked(), x, scal=2.0)
 
