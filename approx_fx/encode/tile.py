@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..joint.fake_values import memory_order, numel
+from ..joint.fake_values import memory_order, numel, sizes
 from .base import Layout
 
 
@@ -25,6 +25,9 @@ class Tile:
         grouping: "memory" for neighbours in memory; "channels" for the channels of an image first, whatever its
         strides, because Inductor makes convolutions channels-last; "space" for neighbours in one channel of an image;
         "tokens" for one feature, the last dimension, of neighbouring tokens.
+
+        A dimension of symbolic length cannot be divided: a tile holds all of it or one element of it, by the length
+        that it was traced with.
         """
         order = memory_order(value) or list(range(value.ndim))
         if grouping != "memory":
@@ -33,10 +36,15 @@ class Tile:
         if grouping == "tokens" and value.ndim > 1:
             inner = list(reversed(range(value.ndim - 1)))
         reduced_dims: list[int] = []
-        count = 1
+        count, lengths = 1, sizes(value)
         for dim in inner:
             length = value.shape[dim]
             if not isinstance(length, int):
+                if count * lengths[dim] <= group or not reduced_dims:
+                    reduced_dims.append(dim)
+                    count *= lengths[dim]
+                continue
+            if count > group:
                 break
             size = _divisor(length, group // count)
             if size != length or count * length > group:
@@ -48,14 +56,19 @@ class Tile:
 
     @classmethod
     def _of_dims(cls, value: torch.Tensor, dims: list[int]) -> Tile:
-        """A tile of all elements along these dimensions."""
-        return cls(dims[-1], int(value.shape[dims[-1]]), tuple(dims[:-1]))
+        """A tile of all elements along these dimensions; of one element, if the value has no other of fixed length."""
+        fixed = [dim for dim in dims if isinstance(value.shape[dim], int)]
+        if fixed:
+            return cls(fixed[-1], int(value.shape[fixed[-1]]), tuple(dim for dim in dims if dim != fixed[-1]))
+        others = [dim for dim in range(value.ndim) if dim not in dims]
+        return cls(others[-1], 1, tuple(dims)) if others else cls(0, 1, ())
 
     def count(self, value: torch.Tensor) -> int:
         """Number of tiles."""
         elements = self.size
+        lengths = sizes(value)
         for dim in self.reduced_dims:
-            elements *= int(value.shape[dim])
+            elements *= lengths[dim]
         return numel(value) // max(elements, 1)
 
     def in_memory(self, layout: Layout) -> tuple[int, int, list[int]]:

@@ -38,6 +38,11 @@ def sizes(value: torch.Tensor) -> tuple[int, ...]:
     return tuple(map(_hint, value.shape))
 
 
+def strides(value: torch.Tensor) -> tuple[int, ...]:
+    """The strides as numbers; a symbolic stride is that of the size it was traced with."""
+    return tuple(map(_hint, value.stride()))
+
+
 def nbytes(node: fx.Node) -> int:
     """Bytes of the node's tensor, not encoded; 0 if its value is not a single tensor."""
     value = tensor(node)

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..errors import PassFailed
-from ..joint.fake_values import is_bool, shape, sizes, tensor
+from ..joint.fake_values import is_bool, shape, sizes, strides, tensor
 from ..joint.op_table import COMPARISONS, name_of
 from ..ops import approximates, op_of
 from .state import Partition
@@ -73,8 +73,11 @@ def copies_match_originals(partition: Partition) -> Iterator[str]:
 
 
 def _strides(value: torch.Tensor) -> tuple[object, ...]:
-    """Strides of the dimensions that have more than one element."""
-    return tuple(str(stride) for size, stride in zip(sizes(value), value.stride(), strict=True) if size != 1)
+    """Strides of the dimensions that have more than one element; symbolic ones as numbers.
+
+    Equal strides may be different expressions: of max(s // 2, 1) and of s // 2, for an s that is at least 2.
+    """
+    return tuple(stride for size, stride in zip(sizes(value), strides(value), strict=True) if size != 1)
 
 
 RULES: tuple[Callable[[Partition], Iterator[str]], ...] = (

@@ -101,3 +101,48 @@ def test_a_length_that_is_known_is_packed() -> None:
     assert pack_dim([symbol, 16, 9], 8) == 1
     assert pack_dim([symbol, 16, 9], 4) == 1
     assert pack_dim([16, symbol], 4) == 0
+
+
+def pooled() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 8, 3),
+    )  # fmt: skip
+
+
+def group_normed() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.GroupNorm(4, 32), nn.SiLU(), nn.Conv2d(32, 8, 3),
+    )  # fmt: skip
+
+
+def sequence() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(3, 32, 5), nn.GELU(), nn.Conv1d(32, 32, 5), nn.GELU(), nn.Conv1d(32, 8, 5))
+
+
+IMAGES = [(8, 3, 32, 32), (8, 3, 48, 40), (5, 3, 56, 64)]
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize(
+    ("build", "shapes"),
+    [(pooled, IMAGES), (group_normed, IMAGES), (sequence, [(8, 3, 256), (8, 3, 200), (5, 3, 320)])],
+)
+def test_lengths_and_image_sizes_that_vary_are_coded_as_fixed_ones_are(
+    build: Callable[[], nn.Module], shapes: list[tuple[int, ...]], bits: int
+) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    exact = build()
+    ours = copy.deepcopy(exact)
+    approx_fx.convert(ours, bits=bits, min_bytes=256, compiler="eager", dynamic=True, strict=True)
+    for shape in shapes:
+        x = torch.randn(shape)
+        for model in (exact, ours):
+            model.zero_grad()
+            model(x).square().mean().backward()
+        expected = flat_gradients(exact)
+        assert (flat_gradients(ours) - expected).norm() < BOUND[bits] * expected.norm(), shape
+    fixed = approx_fx.explain(exact, torch.randn(shapes[0]), bits=bits, min_bytes=256)
+    assert approx_fx.report(ours).ratio >= 0.9 * fixed.ratio
