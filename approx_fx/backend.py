@@ -69,7 +69,7 @@ def compile_with(
     key = registry.graph_key(module, inputs, config)
     references = [weakref.ref(owner) for owner in owners]
     graph = CompiledGraph(dataclasses.asdict(config))
-    activations = tuple(index for index, value in enumerate(inputs) if _is_activation(value))
+    activations = activations_among(inputs)
 
     def compile_graph(
         values: Sequence[Any], decisions: Decisions, before_forward: Hook | None, unique: bool = False
@@ -235,9 +235,13 @@ class Partitioning:
             registry.save(self.key, self.reports)
 
 
-def _is_activation(value: Any) -> bool:
-    """The input was computed by another graph, with a gradient; nothing else need keep it until the backward."""
-    return isinstance(value, torch.Tensor) and value.requires_grad and not value.is_leaf
+def activations_among(inputs: Sequence[Any]) -> tuple[int, ...]:
+    """The indices of a graph's inputs that another graph computed, with a gradient.
+
+    Nothing but this graph need keep such an input until the backward; the caller's own tensors are alive in any case.
+    """
+    tensors = ((index, value) for index, value in enumerate(inputs) if isinstance(value, torch.Tensor))
+    return tuple(index for index, value in tensors if value.requires_grad and not value.is_leaf)
 
 
 def _where(row: Row | Kept) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .backend import Partitioning
+from .backend import Partitioning, activations_among
 from .config import Config
 from .errors import ApproxFxError, did_you_mean
 from .inductor import compile as inductor
@@ -50,7 +50,8 @@ def explain(
     both_partitions: list[BothPartitions] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
-        partitioning = Partitioning(config, graph_key(module, values, config), dry=True)
+        key, activations = graph_key(module, values, config), activations_among(values)
+        partitioning = Partitioning(config, key, dry=True, activations=activations)
         partitioner = inductor.Partitioner(config.key(), partitioning)
         compiled = inductor.compile_halves(module, values, partitioner, seeds=config.compiler == "inductor")
         graphs.extend(partitioning.reports)

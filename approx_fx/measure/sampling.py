@@ -1,6 +1,6 @@
 """Which values are measured on a part of their rows: the first of `PARTS` equal parts of dimension 0.
 
-Encoding, decoding and recomputing a large value costs several passes over it, and a quarter of a batch tells as much as
+Encoding, decoding and recomputing a large value costs several passes over it, and an eighth of a batch tells as much as
 the batch. A part can be used where everything that is recomputed from a value works on each part by itself: pointwise
 ops, views, and ops along other dimensions. A view keeps the order of elements, so that the first part of its argument
 becomes the first part of its result.
@@ -17,7 +17,7 @@ from torch import fx
 from ..joint.fake_values import memory_order, tensor
 from ..joint.op_table import name_of, traits
 
-PARTS = 4
+PARTS = 8
 # Smaller values are measured whole.
 MIN_ELEMENTS = 2**18
 

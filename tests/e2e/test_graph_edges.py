@@ -150,3 +150,62 @@ def test_two_models_of_a_class_have_reports_of_their_own() -> None:
     reports = [approx_fx.report(model) for model in models]
     assert len(reports[0].graphs) == len(reports[1].graphs) == 1
     assert reports[0].saved_before == reports[1].saved_before > 0
+
+
+def test_explain_tells_what_several_graphs_save() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = Blocks(breaks=(1, 2))
+    told = approx_fx.explain(model, inputs(), bits=4, min_bytes=256)
+    converted(model)
+    step(model, inputs()).backward()
+    report = approx_fx.report(model)
+    assert [(graph.before, graph.after) for graph in told.graphs] == [(g.before, g.after) for g in report.graphs]
+    for graph, picture in zip(told.graphs, told.pictures, strict=True):
+        assert (picture.before.moments.peak_bytes, picture.after.moments.peak_bytes) == (
+            graph.peak_before,
+            graph.peak_after,
+        )
+
+
+def test_stochastic_rounding_of_several_graphs_resumes() -> None:
+    """Under torch.compile no module is known to the backend: each graph counts its calls by its first parameter."""
+    torch.manual_seed(0)
+    start = Blocks(breaks=(1, 2)).state_dict()
+    options = {**OPTIONS, "rounding": "stochastic"}
+
+    def gradients(steps: int, state: dict[str, Any] | None) -> tuple[Tensor, dict[str, Any]]:
+        torch._dynamo.reset()
+        model = Blocks(breaks=(1, 2))
+        model.load_state_dict(start)
+        if state is not None:
+            approx_fx.load_rounding_state(model, state)
+        compiled = torch.compile(model, backend="approx_fx", options=options)
+        for _ in range(steps):
+            model.zero_grad()
+            compiled(inputs()).sum().backward()
+        return flat_gradients(model), approx_fx.rounding_state(model)
+
+    third, end = gradients(3, None)
+    assert end == {"step": 3}
+    resumed, again = gradients(1, gradients(2, None)[1])
+    assert again == end and torch.equal(resumed, third)
+    assert not torch.equal(gradients(2, None)[0], third)
+
+
+class Twice(nn.Module):
+    """A block that is called twice, between graph breaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = approx_fx.convert(Block(WIDTH, 4, 0.0), **OPTIONS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(self.block(x))
+
+
+def test_a_module_that_is_called_twice_in_a_step_counts_twice() -> None:
+    torch._dynamo.reset()
+    model = Twice()
+    assert held(model) == pytest.approx(approx_fx.report(model).saved_after, abs=64, rel=0.002)
+    assert len(approx_fx.report(model).graphs) == 2

@@ -8,9 +8,6 @@ import pytest
 
 from tools.fuzz import draw, tried
 
-# Of a hundred drawn networks so many may be wrong without a sentence; docs/results/fuzz.json holds 2 of a hundred.
-SILENTLY_WRONG = 5
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [11, 12, 13])
@@ -18,4 +15,4 @@ def test_drawn_networks(seed: int) -> None:
     generator = random.Random(seed)
     results = [tried(*draw(generator)) for _ in range(100)]
     silent = [result for result in results if result["wrong"] and not result["said"]]
-    assert len(silent) <= SILENTLY_WRONG, silent
+    assert not silent

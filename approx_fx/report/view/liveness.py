@@ -61,10 +61,19 @@ class Moments:
 
 
 def moments_of(
-    forward: fx.GraphModule, backward: fx.GraphModule, codes: Collection[str] = (), copies: Collection[str] = ()
+    forward: fx.GraphModule,
+    backward: fx.GraphModule,
+    codes: Collection[str] = (),
+    copies: Collection[str] = (),
+    activations: Collection[str] = (),
 ) -> Moments:
-    """The moments of both halves. codes: names of saved codes and scales; copies: of decoded or recomputed nodes."""
-    passed_names = {node.name for node in handed_over(backward)}
+    """The moments of both halves.
+
+    codes: names of saved codes and scales; copies: of decoded or recomputed nodes; activations: of inputs that another
+    graph computed.
+    """
+    passed = handed_over(backward, activations)
+    passed_names = {node.name for node in passed}
     roots = {skip_ops(node, VIEWS).name for node in forward.graph.nodes if node.name in passed_names}
     saved = passed_names | roots
     gradients = {skip_ops(node, VIEWS).name for node in _outputs(backward)}
@@ -81,7 +90,7 @@ def moments_of(
     moments: list[Moment] = []
     highest, peak = -1, 0
     at_peak: tuple[Alive, ...] = ()
-    for phase, half, start in (("forward", forward, []), ("backward", backward, handed_over(backward))):
+    for phase, half, start in (("forward", forward, []), ("backward", backward, passed)):
         alive = {node: _alive(node, kind_of(node, phase)) for node in start}
         live_bytes = dict.fromkeys(KINDS, 0)
         for storage in alive.values():

@@ -71,9 +71,11 @@ def picture(partitions: BothPartitions) -> Picture:
         empty = Side((), Moments((), 0, ()), ())
         return Picture(empty, empty, ())
     readers = _readers(saved, torch_halves[1])
+    activations = {node.name for node in saved if node.op == "placeholder"}
+    activations |= {node.name for node in coded.plan.joint.activations} if coded is not None else set()
     before = Side(
         tuple(_exact(node, size, readers[node]) for node, size in saved.items()),
-        moments_of(*torch_halves),
+        moments_of(*torch_halves, activations=activations),
         nodes_of(*torch_halves, (), chains),
     )
     after = before
@@ -83,7 +85,8 @@ def picture(partitions: BothPartitions) -> Picture:
             node.name for value, nodes in coded.stored.items() if coded.plan.anchors[value].coded for node in nodes
         }
         halves = coded.forward, coded.backward
-        after = Side(_coded(partitions.report), moments_of(*halves, codes, copies), nodes_of(*halves, copies, chains))
+        moments = moments_of(*halves, codes, copies, activations)
+        after = Side(_coded(partitions.report), moments, nodes_of(*halves, copies, chains))
     order = dict.fromkeys(node.module for side in (before, after) for node in side.nodes if node.side == "forward")
     return Picture(before, after, tuple(order))
 
