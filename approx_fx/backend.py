@@ -77,7 +77,8 @@ def compile_with(
         partitioning = Partitioning(config, key, decisions, activations=activations)
         call = _compile(partitioning, module, values, before_forward, unique)
         graph.reports = partitioning.reports or registry.load(key)
-        was_cached = not partitioning.reports and any(not report.failed for report in graph.reports)
+        is_coded = any(not report.failed for report in graph.reports) or (not graph.reports and _has_backward(inputs))
+        was_cached = not partitioning.reports and is_coded
         return Compiled(call, partitioning.planned, was_cached)
 
     def alive() -> list[nn.Module]:
@@ -242,6 +243,10 @@ def activations_among(inputs: Sequence[Any]) -> tuple[int, ...]:
     """
     tensors = ((index, value) for index, value in enumerate(inputs) if isinstance(value, torch.Tensor))
     return tuple(index for index, value in tensors if value.requires_grad and not value.is_leaf)
+
+
+def _has_backward(inputs: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(i, torch.Tensor) and i.requires_grad for i in inputs)
 
 
 def _where(row: Row | Kept) -> str:

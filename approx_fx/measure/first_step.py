@@ -77,7 +77,7 @@ class Compile(Protocol):
 class Compiled:
     """call: the compiled function. planned: None for a graph without codes, and for one that came from a cache.
 
-    was_cached: it came from a cache, with codes.
+    was_cached: it came from a cache, and is or may be one with codes.
     """
 
     call: Callable[..., Any]

@@ -32,10 +32,11 @@ def report(model: nn.Module) -> Report:
 
 
 def graph_key(module: fx.GraphModule, inputs: Sequence[Any], config: Config) -> str:
-    """A key for the report of a traced module, which does not depend on whether the compiled graph is cached."""
+    """A key for the report of a traced module, which does not depend on whether the compiled graph is cached.
+
+    Nor on the file and line of the code: torch's cache gives the same compiled graph after either has changed.
+    """
     digest = hashlib.sha256(f"{torch.__version__}|{config.key()}|{module.code}".encode())
-    for node in module.graph.nodes:
-        digest.update((node.meta.get("stack_trace") or "").encode())
     for value in inputs:
         if isinstance(value, torch.Tensor):
             shape, strides = tuple(map(str, value.shape)), tuple(map(str, value.stride()))

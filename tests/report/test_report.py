@@ -169,3 +169,22 @@ def test_a_warm_cache_runs_no_pass_and_gives_the_same_report(tmp_path: Path) -> 
     assert [outcome["runs"] for outcome in outcomes] == [1, 0]
     assert outcomes[0]["report"] == outcomes[1]["report"]
     assert outcomes[0]["report"]["tensors"]
+
+
+def test_a_graph_is_known_by_its_code_not_by_its_lines() -> None:
+    """Else an edit above a model would lose what was measured of it, while torch's cache still has it compiled."""
+    from approx_fx.config import Config
+    from approx_fx.report.registry import graph_key
+
+    keys = []
+    for start in ("", "\n\n# a comment\n"):
+        names: dict[str, Any] = {}
+        exec(compile(f"{start}def forward(x, w):\n    return (x @ w).tanh()\n", f"net{len(start)}.py", "exec"), names)
+
+        def backend(module: Any, values: Any) -> Any:
+            keys.append(graph_key(module, values, Config()))
+            return module.forward
+
+        torch._dynamo.reset()
+        torch.compile(names["forward"], backend=backend)(torch.randn(4, 4), torch.randn(4, 4, requires_grad=True))
+    assert keys[0] == keys[1]
