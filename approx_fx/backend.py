@@ -69,7 +69,7 @@ def compile_with(
     key = registry.graph_key(module, inputs, config)
     references = [weakref.ref(owner) for owner in owners]
     graph = CompiledGraph(dataclasses.asdict(config))
-    activations = activations_among(inputs)
+    activations, has_backward = activations_among(inputs), _has_backward(inputs)
 
     def compile_graph(
         values: Sequence[Any], decisions: Decisions, before_forward: Hook | None, unique: bool = False
@@ -77,7 +77,7 @@ def compile_with(
         partitioning = Partitioning(config, key, decisions, activations=activations)
         call = _compile(partitioning, module, values, before_forward, unique)
         graph.reports = partitioning.reports or registry.load(key)
-        is_coded = any(not report.failed for report in graph.reports) or (not graph.reports and _has_backward(inputs))
+        is_coded = any(not report.failed for report in graph.reports) or (not graph.reports and has_backward)
         was_cached = not partitioning.reports and is_coded
         return Compiled(call, partitioning.planned, was_cached)
 
