@@ -30,7 +30,13 @@ def shape(value: fx.Node | torch.Tensor | None) -> tuple[object, ...] | None:
     None for a node whose value is not a single tensor.
     """
     fake = tensor(value) if isinstance(value, fx.Node) else value
-    return None if fake is None else tuple(size if isinstance(size, int) else str(size) for size in fake.shape)
+    return None if fake is None else tuple(map(_comparable, fake.shape))
+
+
+def _comparable(size: object) -> int | str:
+    """A size as a number where it is one, also if torch holds it as a symbolic constant; else its expression."""
+    text = str(size)
+    return int(text) if text.isdigit() else text
 
 
 def sizes(value: torch.Tensor) -> tuple[int, ...]:
