@@ -14,7 +14,7 @@ from .backend import compile_with
 from .config import Config
 from .errors import ApproxFxError
 from .inductor import compile as inductor
-from .report.runs import last_runs, note_uncompiled
+from .report.runs import forget_runs, last_runs, note_uncompiled
 from .torch_compat.compiled_module import attach_to_copies, remove_compiled_call, set_compiled_call
 from .torch_compat.dynamo import graph_break_reasons
 
@@ -45,12 +45,16 @@ def restore(model: Model) -> Model:
     """Take back `convert`, of the model and of all modules in it; return the same model, which runs uncompiled."""
     for module in model.modules():
         remove_compiled_call(module)
+    forget_runs(model)
     return model
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` does with a model, kept with it, so that its copies are converted, too."""
+    """The options of one `convert`; called with a module, it makes that module run compiled by them.
+
+    It is stored in the module and pickled with it, so that deep copies and loaded files are converted in the same way.
+    """
 
     config: Config
     dynamic: bool | None = None

@@ -80,12 +80,6 @@ class JointGraph:
             and getattr(getattr(node.target, "_schema", None), "is_mutable", False)
         )
 
-    @cached_property
-    def fwd_outputs(self) -> frozenset[fx.Node]:
-        """Nodes that the forward returns to its caller; saved tensors are not among them."""
-        outputs, _ = joint_outputs(self.module, self.num_fwd_outputs)
-        return frozenset(node for node in outputs if isinstance(node, fx.Node))
-
 
 def classify(
     module: fx.GraphModule, num_fwd_outputs: int, static: Iterable[int] = (), activations: Iterable[int] = ()

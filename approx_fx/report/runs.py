@@ -96,7 +96,8 @@ def noted(
 
 def first_parameter(args: Sequence[Any]) -> list[nn.Parameter]:
     """The first parameter among a graph's inputs, or nothing."""
-    return [value for value in args if isinstance(value, nn.Parameter)][:1]
+    parameter = next((value for value in args if isinstance(value, nn.Parameter)), None)
+    return [] if parameter is None else [parameter]
 
 
 def _note(run: Run, keys: Sequence[nn.Module | nn.Parameter]) -> None:
@@ -113,6 +114,13 @@ def note_uncompiled(model: nn.Module, sentence: str) -> None:
 def why_uncompiled(model: nn.Module) -> str:
     """Why nothing of a module, or of one in it, is compiled; '' if that is not known."""
     return next((_UNCOMPILED[module] for module in model.modules() if module in _UNCOMPILED), "")
+
+
+def forget_runs(model: nn.Module) -> None:
+    """Forget what was compiled for a model that runs uncompiled from now on."""
+    for key in (*model.modules(), *model.parameters()):
+        _RUNS.pop(key, None)
+        _UNCOMPILED.pop(key, None)
 
 
 def last_runs(model: nn.Module) -> list[Run]:

@@ -36,9 +36,9 @@ def set_compiled_call(
         result = compiled(module, *args, **kwargs)
         leaves = torch.utils._pytree.tree_leaves(result)
         if torch.is_grad_enabled() and any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
+            on_first_step(module)  # if it raises, the next step asks again
             if module._compiled_call_impl is call:
                 module._compiled_call_impl = partial(compiled, module)
-            on_first_step(module)
         return result
 
     call = partial(first_calls, model)
@@ -60,7 +60,10 @@ def attach_to_copies(model: nn.Module, attach: Attach) -> None:
 
 
 def _reduce(model: nn.Module, attach: Attach, protocol: int) -> Any:
-    """What `object.__reduce_ex__` returns, of an object that is made by `_attached`."""
+    """Reduce a model for pickle and copy as its class does, but have the copy made by `_attached`.
+
+    A class with a reduction of its own is left to it: its copies are not converted.
+    """
     reduced: Any = type(model).__reduce_ex__(model, protocol)
     make, args, state, *rest = reduced
     if make is not copyreg.__newobj__ or not isinstance(state, dict):  # type: ignore[attr-defined]
@@ -70,6 +73,7 @@ def _reduce(model: nn.Module, attach: Attach, protocol: int) -> Any:
 
 
 def _attached(attach: Attach, cls: type[nn.Module], *args: Any) -> nn.Module:
+    """Make an empty instance of a class, as unpickling does, and call `attach` with it."""
     model = cls.__new__(cls, *args)
     attach(model)
     return model

@@ -18,6 +18,7 @@ from approx_fx.process import recursion_limit
 from approx_fx.report.build import saved_bytes
 from approx_fx.torch_compat import aot_partitioner as aot
 from approx_fx.torch_compat import decompositions, fake_tensors
+from approx_fx.torch_compat.autograd import in_backward
 from tests.support.capture import capture
 from tests.support.nets import ConvBnRelu, Residual, images
 
@@ -124,3 +125,12 @@ def test_a_compile_allows_deep_sources(compiler: str, monkeypatch: pytest.Monkey
     with torch._inductor.config.patch(force_disable_caches=True):
         approx_fx.convert(ConvBnRelu(), compiler=compiler)(images()).sum().backward()
     assert limits and limits[0] >= recursion_limit.RECURSION_LIMIT
+
+
+def test_a_backward_knows_that_it_is_one() -> None:
+    """`in_backward` rests on a private function of torch: forwards of a step are counted by it."""
+    seen = [in_backward()]
+    x = torch.ones(2, requires_grad=True)
+    x.register_hook(lambda _: seen.append(in_backward()))
+    x.sum().backward()
+    assert [*seen, in_backward()] == [False, True, False]

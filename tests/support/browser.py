@@ -98,7 +98,7 @@ def opened(
 
     browser = chromium()
     if browser is None:
-        pytest.skip("no chromium: only a browser runs the page's scripts")  # finished: CI installs one and skips none
+        pytest.skip("chromium is missing and could not be installed: only a browser runs the page's scripts")
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=browser, args=list(FLAGS))
         context = running.new_context(
