@@ -46,9 +46,9 @@ EXAMPLES = {
     "lightning_ddp": Example("Lightning, DDP", ("lightning",)),
     "ddp": Example("DDP", torchrun=True),
     "fsdp2": Example("FSDP2", torchrun=True),
-    "torchtitan_style": Example("as torchtitan does, bfloat16", torchrun=True),
+    "torchtitan_style": Example("torchtitan's way, bfloat16", torchrun=True),
     "timm_loop": Example("timm's loop", ("timm",)),
-    "diffusers_lora": Example("diffusers' UNet, LoRA", ("diffusers", "peft")),
+    "diffusers_lora": Example('diffusers UNet, LoRA, `compiler="eager"`', ("diffusers", "peft")),
 }
 
 

@@ -22,8 +22,8 @@ approx_fx.convert(unet, bits=4, compiler="eager")  # Inductor takes minutes
 
 scheduler: Any = DDPMScheduler()
 optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=1e-2)
-latents, noise = torch.randn(2, 8, 4, 16, 16)
-words, times = torch.randn(8, 16, 64), torch.arange(0, 1000, 125)
+latents, noise = torch.randn(2, 4, 4, 16, 16)
+words, times = torch.randn(4, 16, 64), torch.arange(0, 1000, 250)
 
 
 def loss_of() -> torch.Tensor:
@@ -32,7 +32,7 @@ def loss_of() -> torch.Tensor:
 
 
 losses = []
-for _ in range(10):
+for _ in range(8):
     optimizer.zero_grad()
     losses.append(loss_of())
     losses[-1].backward()
