@@ -33,10 +33,11 @@ def adapted(checkpointing: bool) -> nn.Module:
 
 
 def step(bits: int | None, checkpointing: bool) -> tuple[nn.Module, Tensor, float]:
-    """The model after a step with labels, the gradient of its adapters, and the loss."""
+    """The model after a step with labels, the gradient of its adapters, and the loss. bits: None is uncompiled."""
     torch._dynamo.reset()
     model = adapted(checkpointing)
-    approx_fx.convert(model, bits=bits, compiler="eager", strict=True)
+    if bits is not None:
+        approx_fx.convert(model, bits=bits, compiler="eager", strict=True)
     words = torch.randint(256, (8, 64), generator=torch.Generator().manual_seed(0))
     loss = model(input_ids=words, labels=words).loss
     loss.backward()
@@ -48,7 +49,7 @@ def step(bits: int | None, checkpointing: bool) -> tuple[nn.Module, Tensor, floa
 def test_adapters() -> None:
     _, exact, exact_loss = step(None, checkpointing=False)
     model, gradient, loss = step(4, checkpointing=False)
-    assert loss == exact_loss
+    assert loss == pytest.approx(exact_loss, rel=1e-6)
     assert float(gradient @ exact / (gradient.norm() * exact.norm())) >= 0.99
     assert all(p.grad is None for name, p in model.named_parameters() if "lora_" not in name)
     report = approx_fx.report(model)
@@ -60,7 +61,7 @@ def test_adapters_under_gradient_checkpointing() -> None:
     """peft calls requires_grad_ on the embedding's output, where Dynamo breaks the graph in two."""
     _, exact, exact_loss = step(None, checkpointing=True)
     model, gradient, loss = step(4, checkpointing=True)
-    assert loss == exact_loss
+    assert loss == pytest.approx(exact_loss, rel=1e-6)
     assert float(gradient @ exact / (gradient.norm() * exact.norm())) >= 0.98
     assert all(p.grad is None for name, p in model.named_parameters() if "lora_" not in name)
     report = approx_fx.report(model)
