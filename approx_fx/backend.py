@@ -23,6 +23,7 @@ from .passes.pipeline import lower, partition
 from .passes.state import Partition
 from .plan.decisions import NONE, Decisions
 from .process.glibc_malloc import keep_freed_memory
+from .recurrent.replace import replace_recurrent_layers
 from .report import registry
 from .report.build import describe, saved_roots
 from .report.data import GraphReport, Kept, Row
@@ -70,6 +71,8 @@ def compile_with(
     references = [weakref.ref(owner) for owner in owners]
     graph = CompiledGraph(dataclasses.asdict(config))
     activations, has_backward = activations_among(inputs), _has_backward(inputs)
+    if has_backward and config.bits is not None:
+        replace_recurrent_layers(module)
 
     def compile_graph(
         values: Sequence[Any], decisions: Decisions, before_forward: Hook | None, unique: bool = False

@@ -14,9 +14,10 @@ from .backend import compile_with
 from .config import Config
 from .errors import ApproxFxError
 from .inductor import compile as inductor
+from .recurrent.packed import run_packed_rows, unpacking
 from .report.runs import forget_runs, last_runs, note_uncompiled
-from .torch_compat.compiled_module import attach_to_copies, remove_compiled_call, set_compiled_call
-from .torch_compat.dynamo import graph_break_reasons
+from .torch_compat.compiled_module import attach_to_copies, compile_call, remove_compiled_call, set_compiled_call
+from .torch_compat.dynamo import graph_break_reasons, recurrent_layers_traced
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,7 +38,12 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     config.check_names(name for name, _ in model.named_modules())
     if config.compiler == "inductor":
         inductor.load()
-    Conversion(config, dynamic)(model)
+    layers = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    conversion = Conversion(config, dynamic, bool(layers))
+    conversion(model)
+    for layer in layers:
+        if layer._compiled_call_impl is None:
+            conversion(layer)  # a packed batch, behind which Dynamo leaves the layer's call to eager, runs compiled, too
     return model
 
 
@@ -54,10 +60,12 @@ class Conversion:
     """The options of one `convert`; called with a module, it makes that module run compiled by them.
 
     It is stored in the module and pickled with it, so that deep copies and loaded files are converted in the same way.
+    is_recurrent: recurrent layers of torch's are in it, which Dynamo is to trace.
     """
 
     config: Config
     dynamic: bool | None = None
+    is_recurrent: bool = False
 
     def __call__(self, model: nn.Module) -> None:
         """Convert a module, which need not have its parameters yet."""
@@ -67,7 +75,12 @@ class Conversion:
             owner = reference()
             return compile_with(config, module, inputs, mode, [] if owner is None else [owner])
 
-        set_compiled_call(model, approx_fx, self.dynamic, self._after_first_step)
+        compiled = compile_call(approx_fx, self.dynamic)
+        if isinstance(model, nn.RNNBase) and config.bits is not None:
+            compiled = unpacking(compiled, compile_call(approx_fx, self.dynamic, run_packed_rows))
+        if self.is_recurrent:
+            compiled = recurrent_layers_traced(compiled)
+        set_compiled_call(model, compiled, self._after_first_step)
         attach_to_copies(model, self)
 
     def _after_first_step(self, model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from .backend import Partitioning, activations_among
 from .config import Config
 from .errors import ApproxFxError, did_you_mean
 from .inductor import compile as inductor
+from .recurrent.replace import replace_recurrent_layers
 from .report.data import About, GraphReport
 from .report.drawable import Explained
 from .report.partitions import BothPartitions
@@ -51,6 +52,7 @@ def explain(
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
         key, activations = graph_key(module, values, config), activations_among(values)
+        replace_recurrent_layers(module)
         partitioning = Partitioning(config, key, dry=True, activations=activations)
         partitioner = inductor.Partitioner(config.key(), partitioning)
         compiled = inductor.compile_halves(module, values, partitioner, seeds=config.compiler == "inductor")

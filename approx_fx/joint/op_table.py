@@ -143,6 +143,9 @@ ROWS: tuple[tuple[str, OpTraits], ...] = (
     ("convolution", replace(HEAVY, image=True)),
     ("convolution_backward mm addmm bmm baddbmm _grouped_mm grouped_mm_fallback grouped_mm_fallback_backward", HEAVY),
     ("mkldnn_rnn_layer mkldnn_rnn_layer_backward", HEAVY),
+    # this package's ops over a recurrent layer's time: linear in the gradient and in the slopes of the gates
+    ("lstm_forward gru_forward rnn_forward lstm_backward gru_backward rnn_backward", HEAVY),
+    ("previous_rows", EXACT_ONLY),
     *((name, HEAVY) for name in sorted(ATTENTION)),
     *((name, replace(HEAVY, tolerant=values)) for name, values in ATTENTION_BACKWARD.items()),
     ("native_layer_norm_backward native_group_norm_backward native_dropout_backward", BACKWARD),

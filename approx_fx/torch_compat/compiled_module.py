@@ -18,19 +18,27 @@ def _call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return module._call_impl(*args, **kwargs)
 
 
-def set_compiled_call(
-    model: nn.Module, backend: Callable[..., Any], dynamic: bool | None, on_first_step: Callable[[nn.Module], None]
-) -> None:
-    """Make `model(...)` run compiled by `backend`; the keys of the state_dict do not change.
+def compile_call(
+    backend: Callable[..., Any], dynamic: bool | None, function: Callable[..., Any] = _call
+) -> Callable[..., Any]:
+    """Compile `function(model, ...)`, by default the call of a model, for one model.
 
     nn.Module.compile does the same, but Dynamo does not trace the call of an nn.Sequential as the outermost frame and
     would compile each of its layers separately; a function around that call is traced as a whole. Dynamo keeps what it
     compiled, up to a limit, with the function's code object: each model has its own. The model is an argument, not in a
     closure, so that what Dynamo keeps does not keep the model.
+    """
+    own = FunctionType(function.__code__.replace(), function.__globals__)  # type: ignore[attr-defined]
+    return torch.compile(own, backend=backend, dynamic=dynamic)
+
+
+def set_compiled_call(
+    model: nn.Module, compiled: Callable[..., Any], on_first_step: Callable[[nn.Module], None]
+) -> None:
+    """Make `model(...)` run `compiled(model, ...)`; the keys of the state_dict do not change.
 
     on_first_step: called with the model after its first call whose result needs a gradient.
     """
-    compiled = torch.compile(FunctionType(_call.__code__.replace(), globals()), backend=backend, dynamic=dynamic)
 
     def first_calls(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         result = compiled(module, *args, **kwargs)
@@ -41,7 +49,7 @@ def set_compiled_call(
                 module._compiled_call_impl = partial(compiled, module)
         return result
 
-    call = partial(first_calls, model)
+    call = partial(torch.compiler.disable(first_calls), model)  # compiled code that breaks here must not trace it
     model._compiled_call_impl = call
 
 

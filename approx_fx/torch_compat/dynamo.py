@@ -39,13 +39,21 @@ def trace_in_isolation(
     code = _call.__code__.replace(co_name=f"traced_apart_{next(_NUMBERS)}")
     call = FunctionType(code, globals())
     codes_before = set(_compiled_codes())
-    with config.patch(automatic_dynamic_shapes=False):
+    with config.patch(automatic_dynamic_shapes=False, allow_rnn=True):
         try:
             return torch.compile(call, backend=backend, dynamic=False)(function, args, dict(kwargs or {}))
         finally:
             for compiled_code in _compiled_codes():
                 if compiled_code not in codes_before:
                     torch._C._dynamo.eval_frame.reset_code(compiled_code)
+
+
+def recurrent_layers_traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function in whose calls Dynamo traces nn.LSTM, nn.GRU and nn.RNN, as one op each, which it usually leaves to
+    eager. The function itself is called, not traced, where compiled code comes upon it."""
+    from torch._dynamo import config
+
+    return torch.compiler.disable(config.patch(allow_rnn=True)(function))
 
 
 def _compiled_codes() -> list[CodeType]:

@@ -1,0 +1,1 @@
+"""Recurrent layers as ops over a layer's whole time, whose saved gates are stacked and can be coded."""
