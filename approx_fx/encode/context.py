@@ -24,6 +24,7 @@ class Context:
 
     batch_norms: value -> the batch normalisation that reads it, also through casts. relu_masks: ReLU output -> its
     mask. reasons: value -> the key in `exact.REASONS` for which it must be exact. row_norms: normalisations over rows.
+    least_bits: no code has fewer, whatever the options say.
     """
 
     joint: JointGraph
@@ -33,6 +34,7 @@ class Context:
     relu_masks: dict[fx.Node, Mask]
     reasons: Mapping[fx.Node, str]
     row_norms: RowNorms
+    least_bits: int = 0
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class Context:
         batch_norms: list[BatchNorm],
         masks: list[Mask],
         reasons: Mapping[fx.Node, str],
+        least_bits: int = 0,
     ) -> Context:
         """Index batch normalisations and masks by the values they apply to, and find the norms over rows."""
         by_value: dict[fx.Node, BatchNorm] = {}
@@ -53,12 +56,13 @@ class Context:
                 value = value.args[0]
                 by_value.setdefault(value, norm)
         relu_masks = {mask.value: mask for mask in masks if _is_relu_mask(mask)}
-        return cls(joint, config, facts, by_value, relu_masks, reasons, find_row_norms(joint))
+        return cls(joint, config, facts, by_value, relu_masks, reasons, find_row_norms(joint), least_bits)
 
     def bits(self, value: fx.Node) -> int:
         """The width of the value's codes, which the options set for its module."""
         bits = self.config.bits
-        return (last_match(bits, module_of(value), 4) if isinstance(bits, Mapping) else bits) or 8
+        width = (last_match(bits, module_of(value), 4) if isinstance(bits, Mapping) else bits) or 8
+        return max(width, self.least_bits)
 
     def grouping(self, value: fx.Node) -> str:
         """The elements of the value that form a tile, by name: "channels" or "memory", see `Tile.of`."""

@@ -34,6 +34,8 @@ from .walk import Measured, measure
 
 # Plans measured one after another, in one call; values that still fail are then kept exact.
 MAX_PLANS = 5
+# Widths that a small graph's codes get if its gradients are not good, first the narrowest.
+WIDER = (5, 6, WIDEST)
 
 log = logging.getLogger("approx_fx")
 
@@ -223,15 +225,25 @@ class _Checked:
         widths = self.config.bits.values() if isinstance(self.config.bits, Mapping) else [self.config.bits]
         bits = min((width for width in widths if width is not None), default=WIDEST)
         gradients = planned.gradients(self.config, decisions, inputs)
-        if gradients is not None and gradients.are_off(bits):
-            wider = dataclasses.replace(decisions, least_bits=WIDEST)
-            better: Gradients | None = gradients
-            if bits < WIDEST:
-                better = planned.gradients(self.config, wider, inputs)
-            if better is None or better.are_off(bits):
+        if gradients is not None and not gradients.are_good(bits):
+            wider, better = self._wider(planned, bits, decisions, inputs)
+            if better is not None and not better.are_off(bits) and better.whole > gradients.whole:
+                log.warning("approx_fx stores a graph in %d bits: %s", wider.least_bits, sentence_of_gradients(gradients))
+                decisions, gradients, current = wider, better, planned.again(self.config, wider)
+            elif gradients.are_off(bits):
                 return Decisions(exact=sentence_of_gradients(gradients)), current
-            log.warning("approx_fx stores a graph in more bits: %s", sentence_of_gradients(gradients))
-            decisions, gradients, current = wider, better, planned.again(self.config, wider)
         if gradients is not None and (worst := gradients.worst(large=False)) and not worst.cosine >= LEAST_COSINE[bits]:
             log.warning("%s", sentence_of_small_gradient(worst))
         return decisions, current
+
+    def _wider(
+        self, planned: Planned, bits: int, decisions: Decisions, inputs: Sequence[Any]
+    ) -> tuple[Decisions, Gradients | None]:
+        """The decisions with the first of some larger widths whose gradients are good, or with the widest."""
+        wider, better = decisions, None
+        for width in (width for width in WIDER if width > bits):
+            wider = dataclasses.replace(decisions, least_bits=width)
+            better = planned.gradients(self.config, wider, inputs)
+            if better is not None and better.are_good(bits):
+                break
+        return wider, better

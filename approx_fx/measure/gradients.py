@@ -26,9 +26,11 @@ from ..torch_compat.lazy_graph_module import copy_graph_module
 from .schedule import affects_others, is_write
 
 # Graphs whose own partition by torch saves more are not run.
-MOST_BYTES = 2**25
+MOST_BYTES = 2**26
 # bits -> the cosine with the exact gradient that all gradients as one vector, and each of them, should have
 LEAST_COSINE = {1: -1.0, 2: 0.3, 3: 0.8, 4: 0.95, 5: 0.96, 6: 0.97, 7: 0.98, 8: 0.99}
+# Below it all gradients as one vector get more bits, if those help; the cosine above is what they must have.
+GOOD_COSINE = 0.98
 # A gradient is large if its norm is at least this share of the largest.
 LARGE = 0.2
 # A large gradient alone may be so many times as far from 1 as all of them together.
@@ -64,6 +66,10 @@ class Gradients:
         """All of them together, or a large one, are too far from the exact ones for codes of this width."""
         large, least = self.worst(large=True), LEAST_COSINE[bits]
         return not self.whole >= least or (large is not None and not large.cosine >= 1 - SLACK * (1 - least))
+
+    def are_good(self, bits: int) -> bool:
+        """More bits are not needed. Of codes of less than 4 bits not more is asked than that they are not off."""
+        return not self.are_off(bits) and (bits < 4 or self.whole >= GOOD_COSINE)
 
 
 def compare_gradients(

@@ -57,9 +57,6 @@ class Decisions:
             if index is not None and encoding.coded:
                 alternatives = encoding.alternatives(value, context)
                 chosen[value] = alternatives[index] if index < len(alternatives) else Exact("measured")
-            if chosen[value].coded and chosen[value].bits < self.least_bits:
-                wider = (other for other in encoding.alternatives(value, context) if other.bits >= self.least_bits)
-                chosen[value] = next(wider, Exact("measured"))
         return chosen
 
     def recompute(self, sources: Mapping[fx.Node, tuple[fx.Node, ...]]) -> dict[fx.Node, tuple[fx.Node, ...]]:
