@@ -43,7 +43,9 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     conversion(model)
     for layer in layers:
         if layer._compiled_call_impl is None:
-            conversion(layer)  # a packed batch, behind which Dynamo leaves the layer's call to eager, runs compiled, too
+            conversion(
+                layer
+            )  # a packed batch, behind which Dynamo leaves the layer's call to eager, runs compiled, too
     return model
 
 

@@ -25,7 +25,7 @@ import typer
 from torch import Tensor, nn
 
 from models.gpt import GPT, gpt_tiny_net
-from models.lstm import CharLSTM, char_lstm_net
+from models.lstm import CharLSTM, LayersLSTM, char_lstm_net
 from tools.lib.cli_common import errors_as_sentences
 from tools.lib.repo_path import ROOT
 from tools.lib.user_errors import UserError, pick
@@ -37,6 +37,8 @@ VALIDATION_BATCHES = 40
 MODELS: dict[str, tuple[Callable[[], nn.Module], int, int, float]] = {
     "char_lstm": (lambda: char_lstm_net(CHARACTERS), 32, 64, 4e-3),
     "gpt_tiny": (lambda: gpt_tiny_net(CHARACTERS, 128), 128, 16, 1e-3),
+    "nn_lstm": (lambda: LayersLSTM(2, 256, CHARACTERS), 32, 64, 4e-3),
+    "nn_lstm_small": (lambda: LayersLSTM(1, 128, CHARACTERS), 24, 32, 1e-2),
     "lstm_small": (lambda: CharLSTM(1, 128, CHARACTERS), 24, 32, 1e-2),
     "gpt_mini": (lambda: GPT(2, 64, 4, CHARACTERS, 64), 64, 32, 4e-3),
 }

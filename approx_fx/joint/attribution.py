@@ -17,7 +17,8 @@ def module_of(node: fx.Node) -> str:
     path = str(list(stack.values())[-1][0])
     path = re.sub(r"L\['[^']*'\](\.__self__)?(\._orig_mod)?\.?", "", path)
     path = re.sub(r"_modules\['([^']*)'\]", r"\1", path)
-    return re.sub(r"\[['\"]?([^'\"\]]*)['\"]?\]", r".\1", path).strip(".")
+    path = re.sub(r"\[['\"]?([^'\"\]]*)['\"]?\]", r".\1", path).strip(".")
+    return re.sub(r"(^|\.)__dict__\._modules\b", "", path).strip(".")  # of a class with a __getattr__ of its own
 
 
 def source_of(node: fx.Node) -> str:

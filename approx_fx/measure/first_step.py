@@ -228,7 +228,9 @@ class _Checked:
         if gradients is not None and not gradients.are_good(bits):
             wider, better = self._wider(planned, bits, decisions, inputs)
             if better is not None and not better.are_off(bits) and better.whole > gradients.whole:
-                log.warning("approx_fx stores a graph in %d bits: %s", wider.least_bits, sentence_of_gradients(gradients))
+                log.warning(
+                    "approx_fx stores a graph in %d bits: %s", wider.least_bits, sentence_of_gradients(gradients)
+                )
                 decisions, gradients, current = wider, better, planned.again(self.config, wider)
             elif gradients.are_off(bits):
                 return Decisions(exact=sentence_of_gradients(gradients)), current

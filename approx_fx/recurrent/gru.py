@@ -3,7 +3,7 @@
     a = x W_ih' + b,  s = h_before W_hh',  m = s_n + b_hn
     r, z = sigmoid(a_r + s_r, a_z + s_z),  n = tanh(a_n + r m),  h = n + z (h_before - n)
 
-The forward op returns the arguments of r, z and n.
+The forward op returns r, z and n [N, 3H], m and h [N, H] of all steps.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     steps = Steps.of(x.shape[0], h0.shape[0], batch_sizes, reverse)
     width = h0.shape[1]
-    a, inner, outputs = functional.linear(x, w_ih, bias), x.new_empty(x.shape[0], width), x.new_empty(x.shape[0], width)
-    h, sums, gates = h0.clone(), x.new_empty(h0.shape[0], 3 * width), x.new_empty(h0.shape[0], 3 * width)
+    gates, inner = functional.linear(x, w_ih, bias), x.new_empty(x.shape[0], width)
+    outputs = torch.empty_like(inner)
+    h, sums = h0.clone(), x.new_empty(h0.shape[0], 3 * width)
     b_hn = x.new_zeros(width) if b_hn is None else b_hn
-    for a_step, m, y in steps.forward(a, inner, outputs):
-        count = a_step.shape[0]
-        state, total, gate = h[:count], sums[:count], gates[:count]
+    for gate, m, y in steps.forward(gates, inner, outputs):
+        count = gate.shape[0]
+        state, total = h[:count], sums[:count]
         r, z, n = gate.split(width, 1)
         torch.mm(state, w_hh.t(), out=total)
         torch.add(total[:, 2 * width :], b_hn, out=m)
-        a_rz, a_n = a_step[:, : 2 * width], a_step[:, 2 * width :]
-        torch.sigmoid(a_rz.add_(total[:, : 2 * width]), out=gate[:, : 2 * width])
-        torch.tanh(a_n.addcmul_(r, m), out=n)
+        gate[:, : 2 * width].add_(total[:, : 2 * width]).sigmoid_()
+        n.addcmul_(r, m).tanh_()
         state.sub_(n).mul_(z).add_(n)
         y.copy_(state)
-    return a, inner, outputs, h
+    return gates, inner, outputs, h
 
 
 @_forward.register_fake
@@ -118,21 +118,21 @@ class _GRU(torch.autograd.Function):
         sizes: Tensor | None,
         reverse: bool,
     ) -> tuple[Tensor, Tensor]:
-        a, inner, y, h = torch.ops.approx_fx.gru_forward(x, h0, w_ih, w_hh, bias, b_hn, sizes, reverse)
-        a_r, a_z, a_n = a.split(h0.shape[1], 1)
-        ctx.save_for_backward(x, a_r.sigmoid(), a_z.sigmoid(), a_n.tanh(), inner, y, h0, w_ih, w_hh, sizes)
+        gates, inner, y, h = torch.ops.approx_fx.gru_forward(x, h0, w_ih, w_hh, bias, b_hn, sizes, reverse)
+        ctx.save_for_backward(x, gates, inner, y, h0, w_ih, w_hh, sizes)
         ctx.reverse, ctx.has_bias = reverse, bias is not None
         ctx.set_materialize_grads(False)
         return y, h
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, r, z, n, inner, y, h0, w_ih, w_hh, sizes = ctx.saved_tensors
+        x, gates, inner, y, h0, w_ih, w_hh, sizes = ctx.saved_tensors
+        r, z, n = gates.split(h0.shape[1], 1)
         before = previous(y, h0, sizes, ctx.reverse)
         slopes = torch.cat([inner * (r * (1 - r)), (before - n) * (z * (1 - z)), (1 - z) * (1 - n * n)], dim=1)
         dy = torch.zeros_like(y) if dy is None else dy
         ds, dn, dh0 = torch.ops.approx_fx.gru_backward(
-            dy, dh, slopes, torch.cat([r, z], dim=1), w_hh, sizes, h0.shape[0], ctx.reverse
+            dy, dh, slopes, gates[:, : 2 * h0.shape[1]], w_hh, sizes, h0.shape[0], ctx.reverse
         )
         width = h0.shape[1]
         da = torch.cat([ds[:, : 2 * width], dn], dim=1)

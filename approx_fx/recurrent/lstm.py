@@ -3,9 +3,9 @@
     i, f, o = sigmoid(a_i, a_f, a_o),  g = tanh(a_g),  a = x W_ih' + h W_hh' + b
     c = f c_before + i g,              h = o tanh(c),  or h = (o tanh(c)) W_hr' with a projection
 
-The forward op returns the arguments a [N, 4H] and cells c [N, H] of all steps; gates and outputs are ordinary ops on
-them, so that the backward can read them from codes. The slopes of all gates are known before the backward's recurrence
-starts: it only multiplies them with the gradients of h and c.
+The forward op returns the gates [N, 4H] and cells [N, H] of all steps, which the backward may read from codes; the
+outputs are ordinary ops on them. The slopes of all gates are known before the backward's recurrence starts: it only
+multiplies them with the gradients of h and c.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     steps = Steps.of(x.shape[0], h0.shape[0], batch_sizes, reverse)
     width = c0.shape[1]
-    a, cells, outputs = functional.linear(x, w_ih, bias), x.new_empty(x.shape[0], width), x.new_empty(0)
-    h, c, gates = h0.clone(), c0.clone(), x.new_empty(h0.shape[0], 4 * width)
+    gates, cells, outputs = functional.linear(x, w_ih, bias), x.new_empty(x.shape[0], width), x.new_empty(0)
+    h, c = h0.clone(), c0.clone()
     inner = h
     if w_hr is not None:
         inner, outputs = torch.empty_like(c), x.new_empty(x.shape[0], w_hr.shape[0])
-    for a_step, cells_step, *outputs_step in steps.forward(a, cells, *([] if w_hr is None else [outputs])):
-        n = a_step.shape[0]
-        gate, state, cell = gates[:n], h[:n], c[:n]
+    for gate, cells_step, *outputs_step in steps.forward(gates, cells, *([] if w_hr is None else [outputs])):
+        n = gate.shape[0]
+        state, cell = h[:n], c[:n]
         i, f, g, o = gate.split(width, 1)
-        a_step.addmm_(state, w_hh.t())
-        torch.sigmoid(a_step, out=gate)
-        torch.tanh(a_step[:, 2 * width : 3 * width], out=g)
+        gate.addmm_(state, w_hh.t())
+        gate[:, : 2 * width].sigmoid_()
+        g.tanh_()
+        o.sigmoid_()
         cells_step.copy_(cell.mul_(f).addcmul_(i, g))
         torch.tanh(cell, out=inner[:n]).mul_(o)
         if w_hr is not None:
             state.copy_(torch.mm(inner[:n], w_hr.t(), out=outputs_step[0]))
-    return a, cells, outputs, h, c
+    return gates, cells, outputs, h, c
 
 
 @_forward.register_fake
@@ -65,9 +66,9 @@ def _(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows = x.shape[0]
-    a, cells = x.new_empty(rows, w_ih.shape[0]), x.new_empty(rows, c0.shape[1])
+    gates, cells = x.new_empty(rows, w_ih.shape[0]), x.new_empty(rows, c0.shape[1])
     outputs = x.new_empty(0) if w_hr is None else x.new_empty(rows, w_hr.shape[0])
-    return a, cells, outputs, x.new_empty(h0.shape), x.new_empty(c0.shape)
+    return gates, cells, outputs, x.new_empty(h0.shape), x.new_empty(c0.shape)
 
 
 @torch.library.custom_op("approx_fx::lstm_backward", mutates_args=())
@@ -141,11 +142,10 @@ class _LSTM(torch.autograd.Function):
         sizes: Tensor | None,
         reverse: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        a, cells, projected, h, c = torch.ops.approx_fx.lstm_forward(x, h0, c0, w_ih, w_hh, bias, w_hr, sizes, reverse)
-        a_i, a_f, a_g, a_o = a.split(c0.shape[1], 1)
-        i, f, g, o = a_i.sigmoid(), a_f.sigmoid(), a_g.tanh(), a_o.sigmoid()
-        y = o * cells.tanh() if w_hr is None else projected
-        ctx.save_for_backward(x, i, f, g, o, cells, y, h0, c0, w_ih, w_hh, w_hr, sizes)
+        arguments = x, h0, c0, w_ih, w_hh, bias, w_hr, sizes, reverse
+        gates, cells, projected, h, c = torch.ops.approx_fx.lstm_forward(*arguments)
+        y = gates[:, 3 * c0.shape[1] :] * cells.tanh() if w_hr is None else projected
+        ctx.save_for_backward(x, gates, cells, y, h0, c0, w_ih, w_hh, w_hr, sizes)
         ctx.reverse, ctx.has_bias = reverse, bias is not None
         ctx.set_materialize_grads(False)
         return y, h, c
@@ -154,12 +154,11 @@ class _LSTM(torch.autograd.Function):
     def backward(  # type: ignore[override]
         ctx: Any, dy: Tensor | None, dh: Tensor | None, dc: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        x, i, f, g, o, cells, y, h0, c0, w_ih, w_hh, w_hr, sizes = ctx.saved_tensors
+        x, gates, cells, y, h0, c0, w_ih, w_hh, w_hr, sizes = ctx.saved_tensors
+        i, f, g, o = gates.split(c0.shape[1], 1)
         tanh_c = cells.tanh()
         before = previous(cells, c0, sizes, ctx.reverse)
-        slopes = torch.cat(
-            [g * (i * (1 - i)), before * (f * (1 - f)), i * (1 - g * g), tanh_c * (o * (1 - o))], dim=1
-        )
+        slopes = torch.cat([g * (i * (1 - i)), before * (f * (1 - f)), i * (1 - g * g), tanh_c * (o * (1 - o))], dim=1)
         through_cell = o * (1 - tanh_c * tanh_c)
         dy = torch.zeros_like(y) if dy is None else dy
         da, dh_rows, dh0, dc0 = torch.ops.approx_fx.lstm_backward(

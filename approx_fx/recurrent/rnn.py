@@ -1,6 +1,6 @@
 """One direction of a plain recurrent layer: two ops for its recurrence.
 
-    h = tanh(a) or relu(a),  a = x W_ih' + h_before W_hh' + b
+h = tanh(a) or relu(a),  a = x W_ih' + h_before W_hh' + b
 """
 
 from __future__ import annotations
@@ -26,15 +26,12 @@ def _forward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     steps = Steps.of(x.shape[0], h0.shape[0], batch_sizes, reverse)
-    a, h = functional.linear(x, w_ih, bias), h0.clone()
-    for (a_step,) in steps.forward(a):
-        state = h[: a_step.shape[0]]
-        a_step.addmm_(state, w_hh.t())
-        if relu:
-            torch.clamp_min(a_step, 0, out=state)
-        else:
-            torch.tanh(a_step, out=state)
-    return a, h
+    outputs, h = functional.linear(x, w_ih, bias), h0.clone()
+    for (y,) in steps.forward(outputs):
+        state = h[: y.shape[0]]
+        y.addmm_(state, w_hh.t())
+        state.copy_(y.relu_() if relu else y.tanh_())
+    return outputs, h
 
 
 @_forward.register_fake
@@ -87,8 +84,8 @@ class _RNN(torch.autograd.Function):
         sizes: Tensor | None,
         reverse: bool,
     ) -> tuple[Tensor, Tensor]:
-        a, h = torch.ops.approx_fx.rnn_forward(x, h0, w_ih, w_hh, bias, relu, sizes, reverse)
-        y = a.relu() if relu else a.tanh()
+        y, h = torch.ops.approx_fx.rnn_forward(x, h0, w_ih, w_hh, bias, relu, sizes, reverse)
+        y = y.relu() if relu else y  # changes nothing, but shows that it is an output of ReLU, which has its own code
         ctx.save_for_backward(x, y, h0, w_ih, w_hh, sizes)
         ctx.relu, ctx.reverse, ctx.has_bias = relu, reverse, bias is not None
         ctx.set_materialize_grads(False)

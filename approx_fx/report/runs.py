@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..torch_compat.autograd import in_backward
+from ..torch_compat.fsdp import unsharded_parameters
 from .data import GraphReport, MeasuredValue
 
 
@@ -125,6 +126,7 @@ def forget_runs(model: nn.Module) -> None:
 
 def last_runs(model: nn.Module) -> list[Run]:
     """The runs of the last step in which the model ran, in the order of time."""
-    runs = {id(run): run for key in (*model.modules(), *model.parameters()) for run in _RUNS.get(key, [])}
+    keys = (*model.modules(), *model.parameters(), *unsharded_parameters(model))
+    runs = {id(run): run for key in keys for run in _RUNS.get(key, [])}
     last = max((run.step for run in runs.values()), default=0)
     return sorted((run for run in runs.values() if run.step == last), key=lambda run: run.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +31,24 @@ def test_the_partitioners_saved_set_is_known_without_partitioning() -> None:
     approx_fx.convert(model, compiler="eager")
     model(images()).sum().backward()
     assert approx_fx.report(model).saved_before == told.saved_before > 0
+
+
+def test_the_graphs_of_a_sharded_module_are_found(tmp_path: Path) -> None:
+    """fsdp.unsharded_parameters: the backend alone knows a model by a parameter that its graphs read."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        model = ConvBnRelu()
+        model.compile(backend="approx_fx", fullgraph=True, options={"bits": 4, "compiler": "eager"})
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        for _ in range(2):
+            model(images()).sum().backward()
+        assert len(approx_fx.report(model).graphs) == 1
+        assert approx_fx.report(model).ratio > 4
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_split_passes_exactly_what_it_is_told() -> None:

@@ -182,7 +182,41 @@ def text(name: str) -> Entry:
     return build
 
 
+class Recurrent(nn.Module):
+    """Tokens (N, T) -> logits (N, T, VOCABULARY) by two layers of torch.nn.LSTM, GRU or RNN."""
+
+    def __init__(self, kind: type[nn.RNNBase], **options: Any) -> None:
+        super().__init__()
+        self.token, self.layers = nn.Embedding(VOCABULARY, WIDTH), kind(WIDTH, WIDTH, 2, batch_first=True, **options)
+        self.head = nn.LazyLinear(VOCABULARY)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits for each token."""
+        return self.head(self.layers(self.token(tokens))[0])
+
+
+RECURRENT: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
+    "lstm": (nn.LSTM, {}),
+    "lstm_bidirectional": (nn.LSTM, {"bidirectional": True}),
+    "gru": (nn.GRU, {}),
+    "rnn_tanh": (nn.RNN, {}),
+}
+
+
+def recurrent(name: str) -> Entry:
+    """A recurrent network of torch's layers with fresh weights."""
+
+    def build() -> tuple[nn.Module, tuple[Any, ...]]:
+        kind, options = RECURRENT[name]
+        model, tokens = Recurrent(kind, **options), torch.randint(VOCABULARY, (BATCH, LENGTH))
+        model(tokens)  # sizes the lazy head
+        return model, (tokens,)
+
+    return build
+
+
 ZOO: dict[str, Entry] = {
+    **{f"torch/{name}": recurrent(name) for name in RECURRENT},
     **{f"torchvision/{name}": vision(name) for name in (*VISION, *SEGMENTATION)},
     **{f"transformers/{name}": text(name) for name in TEXT},
 }

@@ -16,7 +16,7 @@ from tools.text import train as train_text
 
 NAMES = ("exact", "ours-8", "ours-4", "ours-2")
 IMAGES = ("vgg_small", "densenet_small", "sigmoid_net", "tanh_net")
-TEXT = ("lstm_small", "gpt_mini")
+TEXT = ("lstm_small", "nn_lstm_small", "gpt_mini")
 HEADS = ("net", "quality", "exact", "8 bits", "4 bits", "2 bits", "saved at 4 bits, smaller by")
 
 
