@@ -43,9 +43,7 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     conversion(model)
     for layer in layers:
         if layer._compiled_call_impl is None:
-            conversion(
-                layer
-            )  # a packed batch, behind which Dynamo leaves the layer's call to eager, runs compiled, too
+            conversion(layer)  # for packed batches: Dynamo leaves such a call to eager, which then comes here
     return model
 
 

@@ -98,12 +98,11 @@ def _call(direction: Direction, data: Tensor, *arguments: Any) -> tuple[Tensor, 
     """
     is_packed = isinstance(arguments[2], (list, tuple))
     if is_packed:
-        sizes, *arguments = arguments
-        y, last = _run(direction, data, sizes, *arguments)
+        y, last = _run(direction, data, *arguments)
         return y, *last
-    *arguments, batch_first = arguments
+    *others, batch_first = arguments
     x = data.transpose(0, 1) if batch_first else data
-    y, last = _run(direction, x.reshape(-1, x.shape[-1]), None, *arguments)
+    y, last = _run(direction, x.reshape(-1, x.shape[-1]), None, *others)
     y = y.view(x.shape[0], x.shape[1], y.shape[-1])
     return y.transpose(0, 1) if batch_first else y, *last
 

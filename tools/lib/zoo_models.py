@@ -185,7 +185,7 @@ def text(name: str) -> Entry:
 class Recurrent(nn.Module):
     """Tokens (N, T) -> logits (N, T, VOCABULARY) by two layers of torch.nn.LSTM, GRU or RNN."""
 
-    def __init__(self, kind: type[nn.RNNBase], **options: Any) -> None:
+    def __init__(self, kind: Any, **options: Any) -> None:
         super().__init__()
         self.token, self.layers = nn.Embedding(VOCABULARY, WIDTH), kind(WIDTH, WIDTH, 2, batch_first=True, **options)
         self.head = nn.LazyLinear(VOCABULARY)
@@ -195,7 +195,7 @@ class Recurrent(nn.Module):
         return self.head(self.layers(self.token(tokens))[0])
 
 
-RECURRENT: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
+RECURRENT: dict[str, tuple[Any, dict[str, Any]]] = {
     "lstm": (nn.LSTM, {}),
     "lstm_bidirectional": (nn.LSTM, {"bidirectional": True}),
     "gru": (nn.GRU, {}),
