@@ -143,6 +143,27 @@ def test_attention_in_a_region(dropout: float, monkeypatch: pytest.MonkeyPatch) 
         assert ([row.op for row in report.kept], [row.op for row in report.tensors]) == (["tanh"], [])
 
 
+class Nested(Net):
+    """A region that holds another one."""
+
+    def inner(self, x: Tensor) -> Tensor:
+        return torch.relu(checkpoint(self.body, x, use_reentrant=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        return self.last(checkpoint(self.inner, x, use_reentrant=False))
+
+
+def test_a_region_in_a_region() -> None:
+    """Recomputed from the outer one's input: the inner one's is not kept."""
+    ours, found = step(Nested(), bits=4, strict=True)
+    _, exact = step(Nested(), bits=None)
+    assert cosine(found, exact) > 0.99
+    report = approx_fx.report(ours)
+    assert not [row.name for row in (*report.tensors, *report.kept) if "body" in row.module]
+    assert {row.reason for row in report.kept} >= {"checkpoint"}
+
+
 def test_no_word_is_lost_about_it(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "approx_fx"):
         step(Net(), bits=4)
