@@ -61,8 +61,9 @@ def view(
     as_json: AS_JSON = False,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="print one chain as a Mermaid flow chart instead")] = False,
     module: Annotated[str | None, typer.Option(help="of the chain for --mermaid; default the first chain")] = None,
+    measured: Annotated[bool, typer.Option("--check", help="run a step and show each code's measured error")] = False,
 ) -> None:
-    """Draw what is saved for backward, before and after, as one HTML file; nothing is run."""
+    """Draw what is saved for backward, before and after, as one HTML file; nothing is run, but for --check."""
     if kind not in FORMATS:
         raise ApproxFxError(f"--format {kind!r} is not allowed: {', '.join(FORMATS)}.{did_you_mean(kind, FORMATS)}")
     if as_text + as_json + mermaid > 1:
@@ -70,6 +71,8 @@ def view(
     if module is not None and not mermaid:
         raise ApproxFxError("--module names the chain that --mermaid prints: give both.")
     report = _explained(target, batch, bits, dtype, grid)
+    if measured:
+        report = report.with_measured(_checked(target, batch, bits, dtype, grid).values)
     from .report.view import static, text
 
     if as_text:
@@ -138,6 +141,13 @@ def check(
     plot: Annotated[Path | None, typer.Option(help="draw it, as .png or .svg")] = None,
 ) -> None:
     """Measure on the target's data how far codes are off, and what that does to each gradient; nothing is trained."""
+    result = _checked(target, batch, bits, dtype, "gaussian")
+    print(result.to_json() if as_json else result)
+    if plot is not None:
+        print(result.save_plot(plot), file=sys.stderr)
+
+
+def _checked(target: str, batch: int | None, bits: str, dtype: str, grid: str) -> Any:
     import torch
 
     from .bench.check import check as check_model
@@ -148,11 +158,8 @@ def check(
     if width is None:
         raise ApproxFxError("--bits exact leaves nothing to check: give a whole number from 1 to 8.")
     loaded = load(target, batch)
-    settings: Any = {"loss": loaded.loss, "dtype": autocast_dtype, "options": {"bits": width}}
-    result = check_model(loaded.model, *loaded.inputs, **settings, **loaded.keywords)
-    print(result.to_json() if as_json else result)
-    if plot is not None:
-        print(result.save_plot(plot), file=sys.stderr)
+    settings: Any = {"loss": loaded.loss, "dtype": autocast_dtype, "options": {"bits": width, "grid": grid}}
+    return check_model(loaded.model, *loaded.inputs, **settings, **loaded.keywords)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .data import Report
+from .data import GraphReport, MeasuredValue, Report
 from .files import write
 from .partitions import BothPartitions
 from .text import as_html
@@ -29,6 +30,23 @@ class Explained(Report):
     def __getstate__(self) -> dict[str, Any]:
         """Pickle and copy the plain data of the pictures, without the graphs."""
         return {**self.__dict__, "pictures": self.pictures, "both_partitions": ()}
+
+    def with_measured(self, values: Sequence[MeasuredValue]) -> Explained:
+        """The report with measured errors, those of `approx_fx.check(...).values`, which the page then shows.
+
+        Of a value that `check` found to be too far off, it is the error before something was done about it: that of the
+        code in this report.
+        """
+        errors = {
+            (value.name, value.module): value.measured if value.before is None else value.before for value in values
+        }
+
+        def measured(graph: GraphReport) -> GraphReport:
+            rows = (replace(row, measured=errors.get((row.name, row.module))) for row in graph.tensors)
+            return replace(graph, tensors=tuple(rows), values=tuple(values))
+
+        drawn = tuple(replace(both, report=measured(both.report)) for both in self.both_partitions)
+        return replace(self, graphs=tuple(map(measured, self.graphs)), both_partitions=drawn)
 
     def save_html(self, path: str | Path) -> Path:
         """Write one HTML file with ribbon, timeline, graph and table; return its path.

@@ -21,12 +21,14 @@ from approx_fx.report.view import static
 from approx_fx.report.view.html import summary
 from approx_fx.report.view.layer_folding import Fold, drawn_path, find_folds, folds_by_member
 from approx_fx.report.view.merge import merged
+from approx_fx.report.view.page_data import COLUMNS, page_data
 from approx_fx.report.view.picture import Saved
 from approx_fx.report.view.ribbon import SIDES, curve, ribbons
 from approx_fx.report.view.text import data, mermaid, text
 from models.gpt import GPT
 from models.resnet import resnet20
 from tests.e2e.test_cli import run
+from tests.support.hard_nets import sparse_images
 from tests.support.nets import ConvBnRelu, Residual, images
 
 
@@ -38,6 +40,22 @@ def arcs_of(report: Report, side: str) -> float:
 def report() -> Report:
     model, inputs = resnet20(4)
     return approx_fx.explain(model, *inputs)
+
+
+def test_measured_errors_are_in_the_page() -> None:
+    """Where `check` was run: in the table and in the arcs' texts; of a code that was too far off, its own error."""
+    model, inputs = sparse_images()
+    checked = approx_fx.check(model, *inputs, min_bytes=256)
+    shown = approx_fx.explain(model, *inputs, min_bytes=256).with_measured(checked.values)
+    errors = {row.name: row.measured for row in shown.tensors}
+    assert all(error is not None for error in errors.values())
+    found_off = [value for value in checked.values if value.before is not None and value.name in errors]
+    assert found_off and all(errors[value.name] == value.before for value in found_off)
+    page = page_data(merged(shown), 0)
+    column = COLUMNS.index("measured %")
+    told = {row[column] for row in page["table"]["after"] if row[column] != ""}
+    assert told == {round(100 * error, 2) for error in errors.values() if error is not None}
+    assert any(f"{value.before:.1%} measured, " in text for value in found_off for text in page["texts"])
 
 
 @pytest.mark.cpp

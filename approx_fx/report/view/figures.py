@@ -131,7 +131,7 @@ def _table() -> Any:
 
     columns = []
     for title in COLUMNS:
-        number = title in ("bits", "bytes before", "bytes after", "error %", "early")
+        number = title in ("bits", "bytes before", "bytes after", "error %", "measured %", "early")
         form = NumberFormatter(format="0,0.[00]") if number else StringFormatter()
         columns.append(TableColumn(field=title, title=title, formatter=form, width=WIDE.get(title, 90)))
     return DataTable(

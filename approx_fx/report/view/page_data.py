@@ -100,8 +100,9 @@ def coding_text(saved: Saved) -> str:
 
 
 def error_text(saved: Saved) -> str:
-    """The expected root mean square error in percent of the value's own; 'none' if exact."""
-    return f"{saved.error:.1%} if Gaussian" if saved.error else "none"
+    """The root mean square error in percent of the value's own, measured and expected; 'none' if exact."""
+    expected = f"{saved.error:.1%} if Gaussian" if saved.error else "none"
+    return expected if saved.measured is None else f"{saved.measured:.1%} measured, {expected}"
 
 
 def _moments(moments: Moments) -> Json:
@@ -137,10 +138,11 @@ def _row(saved: Saved) -> list[Any]:
     return [
         saved.module or "(model)", saved.op, "x".join(map(str, saved.shape)) or "scalar", saved.dtype, saved.coding,
         saved.bits, saved.bytes_before, saved.bytes_after, ", ".join(saved.consumers),
-        ", ".join(path or "(model)" for path in saved.used_in), round(100 * saved.error, 2), saved.early, saved.reason,
+        ", ".join(path or "(model)" for path in saved.used_in), round(100 * saved.error, 2),
+        "" if saved.measured is None else round(100 * saved.measured, 2), saved.early, saved.reason,
         saved.source,
     ]  # fmt: skip
 
 
 COLUMNS = ("module", "op", "shape", "dtype", "stored as", "bits", "bytes before", "bytes after", "read by", "read in",
-           "error %", "early", "kept exact", "source")  # fmt: skip
+           "error %", "measured %", "early", "kept exact", "source")  # fmt: skip

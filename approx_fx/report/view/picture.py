@@ -21,7 +21,8 @@ from .nodes import Node, chain_members, nodes_of
 class Saved:
     """One saved tensor. coding: the encoding's name, or 'exact'; bits: of its code, 0 if exact.
 
-    module: the one that computes it; used_in: those whose backward reads it. error, early: see `report.data.Row`.
+    module: the one that computes it; used_in: those whose backward reads it. error, early, measured: see
+    `report.data.Row`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Saved:
     reason: str = ""
     error: float = 0.0
     early: int = 0
+    measured: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _coded(report: GraphReport) -> tuple[Saved, ...]:
     rows = [
         Saved(row.name, row.module, row.op, row.shape, row.dtype, row.quantizer + ("+mask" if row.carries_mask else ""),
               row.bits, row.bytes_before, row.bytes_after, row.consumers, row.used_in, row.source, "", row.error,
-              row.early)
+              row.early, row.measured)
         for row in report.tensors
     ]  # fmt: skip
     kept = [
