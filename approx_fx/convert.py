@@ -38,7 +38,8 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     config.check_names(name for name, _ in model.named_modules())
     if config.compiler == "inductor":
         inductor.load()
-    layers = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    is_coded = config.bits is not None  # else recurrent layers are left to eager, as by torch.compile
+    layers = [module for module in model.modules() if is_coded and isinstance(module, nn.RNNBase)]
     conversion = Conversion(config, dynamic, bool(layers))
     conversion(model)
     for layer in layers:
@@ -76,7 +77,7 @@ class Conversion:
             return compile_with(config, module, inputs, mode, [] if owner is None else [owner])
 
         compiled = compile_call(approx_fx, self.dynamic)
-        if isinstance(model, nn.RNNBase) and config.bits is not None:
+        if isinstance(model, nn.RNNBase) and self.is_recurrent:
             compiled = unpacking(compiled, compile_call(approx_fx, self.dynamic, run_packed_rows))
         if self.is_recurrent:
             compiled = recurrent_layers_traced(compiled)
@@ -89,7 +90,7 @@ class Conversion:
         Raises:
             ApproxFxError: that is so, and `strict` is set.
         """
-        if last_runs(model):
+        if self.config.bits is None or last_runs(model):
             return
         sentence = f"{type(model).__name__} trains exactly: torch.compile could not compile any part of it"
         reasons = graph_break_reasons()

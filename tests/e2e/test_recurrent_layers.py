@@ -195,10 +195,28 @@ def test_dynamo_is_as_before() -> None:
     assert not seen
 
 
-def test_exact_mode_keeps_the_ops_of_torch() -> None:
-    model = approx_fx.convert(Text("lstm"), bits=None, **OPTIONS)
-    loss_of(model(TOKENS)[0]).backward()
+def test_exact_mode_leaves_them_to_eager(caplog: pytest.LogCaptureFixture) -> None:
+    """As torch.compile does, to the bit, and without a word."""
+    model = Text("lstm")
+    exact = copy.deepcopy(model)
+    approx_fx.convert(model, bits=None, **OPTIONS)
+    with caplog.at_level(logging.WARNING, "approx_fx"):
+        for args in ([], [LENGTHS]):
+            assert torch.equal(train(exact, *args), train(model, *args))
+    assert not caplog.records
     assert approx_fx.report(model).ratio == 1
+
+
+def test_dropout_between_layers() -> None:
+    """Its mask is the same in the backward: at 8 bits and at 4 the same gradient."""
+    found = []
+    for bits in (8, 4):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        model = approx_fx.convert(Text("lstm", dropout=0.5), bits=bits, **OPTIONS)
+        torch.manual_seed(1)
+        found.append(train(model))
+    assert cosine(*found) > 0.99
 
 
 def test_inference_keeps_the_ops_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
