@@ -72,7 +72,7 @@ def _can_be_divided(value: fx.Node, sources: Sequence[fx.Node]) -> bool:
     if fake is None or fake.ndim < 2 or not all(isinstance(size, int) for size in fake.shape):
         return False
     order = memory_order(fake)
-    if fake.shape[0] % PARTS or fake.shape[0] < 2 * PARTS or order is None:
+    if not fake.shape[0] or fake.shape[0] % PARTS or order is None:
         return False
     if not sources:
         return order[0] == 0 and not _is_small(value)

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ..joint.fake_values import shape
-from ..joint.graph import ancestors
+from ..joint.graph import JointGraph, ancestors
 from ..joint.op_table import ATTENTION, name_of
 from ..joint.row_norms import RowNorm
 from ..plan.plan import Plan
@@ -39,14 +39,15 @@ class Schedule:
 def schedule(plan: Plan) -> Schedule:
     """Schedule the copies of all approximate values that depend neither on another process nor on a higher-order op."""
     joint = plan.joint
-    position = joint.order.__getitem__
+    positions = early_positions(joint)
+    position = positions.__getitem__
     runnable = _runnable(plan)
     ready: dict[fx.Node, fx.Node] = {}  # value -> the node behind which its copy can be made
     for value in sorted(_approximate(plan) & runnable, key=position):
         exact, sources = read_for_copy(plan, value), copied_sources(plan, value)
         if runnable.issuperset(exact) and ready.keys() >= set(sources):
             ready[value] = max([value, *exact, *(ready[source] for source in sources)], key=position)
-    attentions = [node for node in joint.order if _reads_copies(node, ready) and node in runnable]
+    attentions = [node for node in positions if _reads_copies(node, ready) and node in runnable]
     operands: dict[fx.Node, Any] = {node: node.args[:2] for node in attentions}
     scores_at: dict[fx.Node, list[fx.Node]] = {}
     for node in attentions:
@@ -54,10 +55,11 @@ def schedule(plan: Plan) -> Schedule:
         scores_at.setdefault(place, []).append(node)
     roots = [node for value in ready for node in (value, *read_for_copy(plan, value))]
     needed = ancestors([*roots, *(operand for pair in operands.values() for operand in pair)])
-    order = [node for node in joint.order if node in needed]
+    order = [node for node in positions if node in needed]
     # reader or place -> what is read there
     value_reads: list[tuple[fx.Node, Iterable[fx.Node]]] = [(node, (node, *node.all_input_nodes)) for node in order]
-    value_reads += [(place, (value, *read_for_copy(plan, value))) for value, place in ready.items()]
+    for value, place in ready.items():
+        value_reads.append((place, [*([value] if is_measured(plan, value) else []), *read_for_copy(plan, value)]))
     copy_reads: list[tuple[fx.Node, Iterable[fx.Node]]] = [
         (place, (value, *copied_sources(plan, value))) for value, place in ready.items()
     ]
@@ -68,8 +70,24 @@ def schedule(plan: Plan) -> Schedule:
     places: dict[fx.Node, list[fx.Node]] = {}
     for value, place in ready.items():
         places.setdefault(place, []).append(value)
-    until = [_last_reads(reads, joint.order) for reads in (value_reads, copy_reads)]
+    until = [_last_reads(reads, positions) for reads in (value_reads, copy_reads)]
     return Schedule(order, list(ready), places, scores_at, *until)
+
+
+def early_positions(joint: JointGraph) -> dict[fx.Node, int]:
+    """Node -> its place in an order in which what only the backward reads is computed as soon as it can be.
+
+    AOTAutograd computes that, such as the masks of ReLUs and normalised inputs, in the backward's part of the graph:
+    a walk in that order would keep what it is computed from, all activations, until then.
+    """
+    backward = [place for node, place in joint.order.items() if node in joint.backward and node.op == "call_function"]
+    first_of_backward = min(backward, default=len(joint.order))
+    key: dict[fx.Node, tuple[int, int]] = {}
+    for node, place in joint.order.items():
+        is_late = place > first_of_backward and node.op == "call_function" and node not in joint.backward
+        behind = max((key[operand] for operand in node.all_input_nodes), default=(place, place)) if is_late else None
+        key[node] = (place, place) if behind is None else (behind[0], place)
+    return {node: rank for rank, node in enumerate(sorted(key, key=key.__getitem__))}
 
 
 def _last_reads(
@@ -84,6 +102,11 @@ def _last_reads(
     for value, place in last.items():
         until.setdefault(place, []).append(value)
     return until
+
+
+def is_measured(plan: Plan, value: fx.Node) -> bool:
+    """Whether the copy is compared with the value: it is a code, or the backward reads it."""
+    return value in plan.anchors or value in plan.joint.demands
 
 
 def affects_others(node: fx.Node) -> bool:

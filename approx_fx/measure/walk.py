@@ -24,7 +24,7 @@ from ..torch_compat.fake_tensors import symbols_of
 from .errors import attended_error, probability_error, relative_error, score_error
 from .real_values import RealBuild
 from .sampling import divided_arguments, divided_fake, first_part, parts
-from .schedule import Schedule, attended_by, copied_sources, row_norm_of, schedule
+from .schedule import Schedule, attended_by, copied_sources, is_measured, row_norm_of, schedule
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ class _Walk:
         for value in self.schedule.copies_at.get(node, []):
             copy = self._copy(value)
             self.copies[value] = copy
-            is_read = value in self.plan.anchors or value in self.plan.joint.demands
-            if is_read and isinstance(copy, torch.Tensor) and copy.is_floating_point():
+            if is_measured(self.plan, value) and isinstance(copy, torch.Tensor) and copy.is_floating_point():
                 yield self._measured(value, copy)
         for attention in self.schedule.scores_at.get(node, []):
             yield self._scores(attention)
