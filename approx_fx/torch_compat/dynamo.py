@@ -51,8 +51,11 @@ def trace_in_isolation(
 def recurrent_layers_traced(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function in whose calls Dynamo traces nn.LSTM, nn.GRU and nn.RNN, as one op each, which it usually leaves to
     eager. The function itself is called, not traced, where compiled code comes upon it."""
+    import torch._dynamo
     from torch._dynamo import config
 
+    if torch.__version__ < (2, 13):  # type: ignore[operator]  # else it traces pad_packed_sequence, and fails at this op
+        torch._dynamo.disallow_in_graph(torch._VF._pad_packed_sequence)
     return torch.compiler.disable(config.patch(allow_rnn=True)(function))
 
 
