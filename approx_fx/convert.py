@@ -38,13 +38,15 @@ def convert(model: Model, *, dynamic: bool | None = None, **options: Any) -> Mod
     config.check_names(name for name, _ in model.named_modules())
     if config.compiler == "inductor":
         inductor.load()
+    layers = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     is_coded = config.bits is not None  # else recurrent layers are left to eager, as by torch.compile
-    layers = [module for module in model.modules() if is_coded and isinstance(module, nn.RNNBase)]
-    conversion = Conversion(config, dynamic, bool(layers))
-    conversion(model)
+    conversion = Conversion(config, dynamic, bool(layers) and is_coded)
     for layer in layers:
-        if layer._compiled_call_impl is None:
+        if is_coded:
             conversion(layer)  # for packed batches: Dynamo leaves such a call to eager, which then comes here
+        else:
+            remove_compiled_call(layer)
+    conversion(model)
     return model
 
 

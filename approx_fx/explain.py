@@ -52,7 +52,8 @@ def explain(
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
         key, activations = graph_key(module, values, config), activations_among(values)
-        replace_recurrent_layers(module)
+        if config.bits is not None:
+            replace_recurrent_layers(module)
         partitioning = Partitioning(config, key, dry=True, activations=activations)
         partitioner = inductor.Partitioner(config.key(), partitioning)
         compiled = inductor.compile_halves(module, values, partitioner, seeds=config.compiler == "inductor")

@@ -105,7 +105,11 @@ def _last_reads(
 
 
 def is_measured(plan: Plan, value: fx.Node) -> bool:
-    """Whether the copy is compared with the value: it is a code, or the backward reads it."""
+    """Whether the walk compares this value with its approximate copy.
+
+    It does so for values that are stored as codes, and for recomputed values that the backward reads; a value that is
+    only on the way to another is not compared.
+    """
     return value in plan.anchors or value in plan.joint.demands
 
 

@@ -48,16 +48,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    x: Tensor,
-    h0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    bias: Tensor | None,
-    b_hn: Tensor | None,
-    batch_sizes: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(x: Tensor, h0: Tensor, w_ih: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = x.shape[0], h0.shape[1]
     return x.new_empty(x.shape[0], w_ih.shape[0]), x.new_empty(shape), x.new_empty(shape), x.new_empty(h0.shape)
 
@@ -90,16 +81,8 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    dy: Tensor,
-    dh: Tensor | None,
-    slopes: Tensor,
-    gates: Tensor,
-    w_hh: Tensor,
-    batch_sizes: Tensor | None,
-    batch: int,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(dy: Tensor, dh: Tensor | None, slopes: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, batch, _ = rest
     return torch.empty_like(slopes), torch.empty_like(dy), dy.new_empty(batch, dy.shape[1])
 
 

@@ -54,18 +54,8 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    x: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    bias: Tensor | None,
-    w_hr: Tensor | None,
-    batch_sizes: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = x.shape[0]
+def _(x: Tensor, h0: Tensor, c0: Tensor, w_ih: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    rows, (_, _, w_hr, _, _) = x.shape[0], rest
     gates, cells = x.new_empty(rows, w_ih.shape[0]), x.new_empty(rows, c0.shape[1])
     outputs = x.new_empty(0) if w_hr is None else x.new_empty(rows, w_hr.shape[0])
     return gates, cells, outputs, x.new_empty(h0.shape), x.new_empty(c0.shape)
@@ -108,19 +98,8 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    dy: Tensor,
-    dh: Tensor | None,
-    dc: Tensor | None,
-    slopes: Tensor,
-    through_cell: Tensor,
-    forget: Tensor,
-    w_hh: Tensor,
-    w_hr: Tensor | None,
-    batch_sizes: Tensor | None,
-    batch: int,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(dy: Tensor, dh: Tensor | None, dc: Tensor | None, slopes: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    _, forget, _, w_hr, _, batch, _ = rest
     dh_rows = dy.new_empty(0) if w_hr is None else torch.empty_like(dy)
     states = dy.new_empty(batch, dy.shape[1]), dy.new_empty(batch, forget.shape[1])
     return torch.empty_like(slopes), dh_rows, *states

@@ -35,16 +35,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    x: Tensor,
-    h0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    bias: Tensor | None,
-    relu: bool,
-    batch_sizes: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, h0: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[0], h0.shape[1]), x.new_empty(h0.shape)
 
 
@@ -63,9 +54,8 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    dy: Tensor, dh: Tensor | None, slopes: Tensor, w_hh: Tensor, batch_sizes: Tensor | None, batch: int, reverse: bool
-) -> tuple[Tensor, Tensor]:
+def _(dy: Tensor, dh: Tensor | None, slopes: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *_, batch, _ = rest
     return torch.empty_like(slopes), dy.new_empty(batch, dy.shape[1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,13 @@ class GraphReport:
     kept: tuple[Kept, ...] = ()
     failed: str = ""
     values: tuple[MeasuredValue, ...] = ()
+
+    def with_errors(self, errors: Mapping[tuple[str, str], float | None]) -> GraphReport:
+        """The report with measured errors. errors: (a tensor's name, its module) -> its error; others stay."""
+        rows = (
+            dataclasses.replace(row, measured=errors.get((row.name, row.module), row.measured)) for row in self.tensors
+        )
+        return dataclasses.replace(self, tensors=tuple(rows))
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> GraphReport:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .data import GraphReport, MeasuredValue, Report
+from .data import MeasuredValue, Report
 from .files import write
 from .partitions import BothPartitions
 from .text import as_html
@@ -41,12 +41,8 @@ class Explained(Report):
             (value.name, value.module): value.measured if value.before is None else value.before for value in values
         }
 
-        def measured(graph: GraphReport) -> GraphReport:
-            rows = (replace(row, measured=errors.get((row.name, row.module))) for row in graph.tensors)
-            return replace(graph, tensors=tuple(rows), values=tuple(values))
-
-        drawn = tuple(replace(both, report=measured(both.report)) for both in self.both_partitions)
-        return replace(self, graphs=tuple(map(measured, self.graphs)), both_partitions=drawn)
+        drawn = tuple(replace(both, report=both.report.with_errors(errors)) for both in self.both_partitions)
+        return replace(self, graphs=tuple(graph.with_errors(errors) for graph in self.graphs), both_partitions=drawn)
 
     def save_html(self, path: str | Path) -> Path:
         """Write one HTML file with ribbon, timeline, graph and table; return its path.

@@ -39,9 +39,8 @@ class CompiledGraph:
 
 def with_measured(graph: GraphReport, values: Sequence[MeasuredValue]) -> GraphReport:
     """The report of a graph with what was measured of its values."""
-    errors = {value.name: value.measured for value in values}
-    rows = (dataclasses.replace(row, measured=errors.get(row.name, row.measured)) for row in graph.tensors)
-    return dataclasses.replace(graph, tensors=tuple(rows), values=tuple(values))
+    errors = {(value.name, value.module): value.measured for value in values}
+    return dataclasses.replace(graph.with_errors(errors), values=tuple(values))
 
 
 @dataclass(eq=False)

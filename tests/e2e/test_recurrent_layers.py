@@ -178,6 +178,16 @@ def test_a_copy_stays_converted() -> None:
         assert approx_fx.report(twin).ratio > 6
 
 
+def test_the_last_conversion_counts() -> None:
+    """Also for packed batches, which the layer's own conversion runs."""
+    model = Text("gru")
+    exact = copy.deepcopy(model)
+    for bits in (8, 4):
+        train(approx_fx.convert(model, bits=bits, **OPTIONS), LENGTHS)
+        assert {row.bits for row in approx_fx.report(model).tensors} == {bits}
+    assert torch.equal(train(approx_fx.convert(model, bits=None, **OPTIONS), LENGTHS), train(exact, LENGTHS))
+
+
 def test_restore() -> None:
     model = Text("lstm")
     exact = copy.deepcopy(model)

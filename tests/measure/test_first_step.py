@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 import copy
-import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import approx_fx
 from approx_fx.errors import ApproxFxError
 from approx_fx.measure import first_step
-from approx_fx.measure.gradients import Gradient, Gradients
 from models.gpt import gpt_tiny
 from models.resnet import resnet20
 from tests.support.hard_nets import KINDS, TABLE, OutlierStream, sparse_images
+from tests.support.measured_step import backward, said, trained, worst_cosine
 from tools.lib.drawn_nets import network
 
 # Bounds of the issue's table: the worst cosine of a parameter's gradient.
 LEAST = {8: 0.99, 4: 0.95}
 # exp(-c) * cumsum(v * exp(c)) with decays up to exp(22): terms of one gradient cancel, which at 4 bits costs more.
 CANCELLING = {("larger decay", 4): 0.7}
-
-
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The warnings of this package."""
-    return [r.getMessage() for r in caplog.records if r.name.startswith("approx_fx") and r.levelno >= logging.WARNING]
-
-
-def backward(model: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
-    model.zero_grad()
-    output = model(*inputs)
-    loss = output if output.ndim == 0 else output.square().mean()
-    loss.backward()
-    return loss.detach()
-
-
-def worst_cosine(model: nn.Module, exact: nn.Module) -> tuple[float, str]:
-    """Of all parameters whose gradient is more than the rounding of the others."""
-    gradients = {name: p.grad.double().flatten() for name, p in exact.named_parameters() if p.grad is not None}
-    largest = max(gradient.norm() for gradient in gradients.values())
-    ours = dict(model.named_parameters())
-    return min(
-        (float(F.cosine_similarity(ours[name].grad.double().flatten(), gradient, dim=0)), name)  # type: ignore[union-attr]
-        for name, gradient in gradients.items()
-        if gradient.norm() > 1e-5 * largest
-    )
-
-
-def trained(build: Any, bits: int, **options: Any) -> tuple[nn.Module, nn.Module]:
-    torch.manual_seed(0)
-    model, inputs = build()
-    exact = copy.deepcopy(model)
-    approx_fx.convert(model, bits=bits, min_bytes=256, **{"compiler": "eager", "strict": True, **options})
-    assert torch.allclose(backward(model, inputs), backward(exact, inputs), rtol=1e-5)
-    return model, exact
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -126,99 +90,6 @@ def test_random_numbers_and_buffers_are_those_of_an_unmeasured_step() -> None:
         results.append((model(*inputs), model[1].running_var.clone(), model[1].num_batches_tracked, torch.rand(1)))  # type: ignore[union-attr]
     for measured, plain in zip(*results, strict=True):
         assert torch.equal(measured, plain)
-
-
-RIGHT = Gradients(0.99, [Gradient("0", 1.0, 0.99)])
-OFF = Gradients(0.94, [Gradient("0", 1.0, 0.94), Gradient("body", 0.5, 0.6)])
-SMALL_IS_OFF = Gradients(0.99, [Gradient("0", 1.0, 0.99), Gradient("body", 1e-4, 0.5)])
-FAIR = Gradients(0.96, [Gradient("0", 1.0, 0.96)])
-BETTER = Gradients(0.97, [Gradient("0", 1.0, 0.97)])
-TEXT = (
-    "with codes, its gradient has a cosine of 0.94 with the exact one on this step's data, and that of a parameter of "
-    "body one of 0.60"
-)
-
-
-def trained_with(monkeypatch: pytest.MonkeyPatch, results: list[Gradients], bits: int) -> tuple[nn.Module, nn.Module]:
-    """A trained model and its exact twin, the comparisons of gradients answered by `results` in turn."""
-    compare, answers = first_step.compare_gradients, iter(results)
-
-    def answer(*args: Any) -> Gradients:
-        measured = compare(*args)
-        assert measured is not None and measured.whole > 0.98 and len(measured.each) > 1  # as it really is
-        return next(answers)
-
-    monkeypatch.setattr(first_step, "compare_gradients", answer)
-    return trained(lambda: (OutlierStream(128, 30), (torch.randn(8, 64, 32),)), bits)
-
-
-@pytest.mark.parametrize(("bits", "results"), [(4, 4 * [OFF]), (6, 2 * [OFF]), (8, [OFF])])
-def test_a_small_graph_whose_gradients_are_off_trains_exactly(
-    bits: int, results: list[Gradients], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    model, exact = trained_with(monkeypatch, results, bits)
-    report = approx_fx.report(model)
-    assert report.ratio == 1 and len(report.graphs) == 1
-    assert report.graphs[0].failed == TEXT
-    assert said(caplog)[-1] == f"approx_fx leaves a graph exact, it trains as with torch.compile: {TEXT}"
-    for ours, right in zip(model.parameters(), exact.parameters(), strict=True):
-        assert ours.grad is not None and right.grad is not None
-        assert torch.allclose(ours.grad, right.grad, rtol=1e-3, atol=1e-4 * float(right.grad.abs().max()))
-
-
-def test_more_bits_come_before_exact(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    model, _ = trained_with(monkeypatch, [OFF, RIGHT], 4)
-    assert f"approx_fx stores a graph in 5 bits: {TEXT}" in said(caplog)
-    report = approx_fx.report(model)
-    assert report.tensors and {row.bits for row in report.tensors} == {5}
-    assert not report.graphs[0].failed
-
-
-@pytest.mark.parametrize(
-    ("results", "bits"), [([FAIR, FAIR, RIGHT], 6), ([FAIR, FAIR, FAIR, BETTER], 8), ([FAIR] * 4, 4)]
-)
-def test_fair_gradients_get_the_bits_that_help(
-    results: list[Gradients], bits: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """All gradients between what they must be and what is good: more bits until they are good, the widest if that is
-    better, and no more where nothing helps; never exact."""
-    model, _ = trained_with(monkeypatch, results, 4)
-    report = approx_fx.report(model)
-    assert not report.graphs[0].failed
-    assert min(row.bits for row in report.tensors) == bits
-    assert any("stores a graph in" in text for text in said(caplog)) == (bits > 4)
-
-
-def test_a_small_gradient_that_is_off_is_named(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    model, _ = trained_with(monkeypatch, [SMALL_IS_OFF], 4)
-    text = (
-        "approx_fx: on this step's data the gradient of a parameter of body, 1e-04 times as large as the largest, has "
-        "a cosine of 0.50 with the exact one"
-    )
-    assert text in said(caplog)
-    assert 4 in {row.bits for row in approx_fx.report(model).tensors}
-
-
-def test_rounding_noise_is_no_gradient() -> None:
-    """The bias of keys: softmax does not depend on it, so that its gradient is what rounding leaves."""
-
-    class Attend(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.q, self.k, self.v = (nn.Linear(32, 32) for _ in range(3))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.softmax(self.q(x) @ self.k(x).transpose(-1, -2), -1) @ self.v(x)
-
-    compared: list[Gradients | None] = []
-    with pytest.MonkeyPatch.context() as patch:
-        compare = first_step.compare_gradients
-        patch.setattr(first_step, "compare_gradients", lambda *args: [compared.append(compare(*args)), compared[-1]][1])
-        trained(lambda: (Attend(), (torch.randn(8, 64, 32),)), 8)
-    assert compared[0] is not None
-    assert [gradient.module for gradient in compared[0].each] == ["q", "q", "k", "v", "v"]
 
 
 def test_check_none_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,107 @@
+"""A small graph's gradients are compared with the exact ones: more bits, or exact, where they are off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import approx_fx
+from approx_fx.measure import first_step
+from approx_fx.measure.gradients import Gradient, Gradients
+from tests.support.hard_nets import OutlierStream
+from tests.support.measured_step import said, trained
+
+RIGHT = Gradients(0.99, [Gradient("0", 1.0, 0.99)])
+OFF = Gradients(0.94, [Gradient("0", 1.0, 0.94), Gradient("body", 0.5, 0.6)])
+SMALL_IS_OFF = Gradients(0.99, [Gradient("0", 1.0, 0.99), Gradient("body", 1e-4, 0.5)])
+FAIR = Gradients(0.96, [Gradient("0", 1.0, 0.96)])
+BETTER = Gradients(0.97, [Gradient("0", 1.0, 0.97)])
+TEXT = (
+    "with codes, its gradient has a cosine of 0.94 with the exact one on this step's data, and that of a parameter of "
+    "body one of 0.60"
+)
+
+
+def trained_with(monkeypatch: pytest.MonkeyPatch, results: list[Gradients], bits: int) -> tuple[nn.Module, nn.Module]:
+    """A trained model and its exact twin, the comparisons of gradients answered by `results` in turn."""
+    compare, answers = first_step.compare_gradients, iter(results)
+
+    def answer(*args: Any) -> Gradients:
+        measured = compare(*args)
+        assert measured is not None and measured.whole > 0.98 and len(measured.each) > 1  # as it really is
+        return next(answers)
+
+    monkeypatch.setattr(first_step, "compare_gradients", answer)
+    return trained(lambda: (OutlierStream(128, 30), (torch.randn(8, 64, 32),)), bits)
+
+
+@pytest.mark.parametrize(("bits", "results"), [(4, 4 * [OFF]), (6, 2 * [OFF]), (8, [OFF])])
+def test_a_small_graph_whose_gradients_are_off_trains_exactly(
+    bits: int, results: list[Gradients], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, exact = trained_with(monkeypatch, results, bits)
+    report = approx_fx.report(model)
+    assert report.ratio == 1 and len(report.graphs) == 1
+    assert report.graphs[0].failed == TEXT
+    assert said(caplog)[-1] == f"approx_fx leaves a graph exact, it trains as with torch.compile: {TEXT}"
+    for ours, right in zip(model.parameters(), exact.parameters(), strict=True):
+        assert ours.grad is not None and right.grad is not None
+        assert torch.allclose(ours.grad, right.grad, rtol=1e-3, atol=1e-4 * float(right.grad.abs().max()))
+
+
+def test_more_bits_come_before_exact(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    model, _ = trained_with(monkeypatch, [OFF, RIGHT], 4)
+    assert f"approx_fx stores a graph in 5 bits: {TEXT}" in said(caplog)
+    report = approx_fx.report(model)
+    assert report.tensors and {row.bits for row in report.tensors} == {5}
+    assert not report.graphs[0].failed
+
+
+@pytest.mark.parametrize(
+    ("results", "bits"), [([FAIR, FAIR, RIGHT], 6), ([FAIR, FAIR, FAIR, BETTER], 8), ([FAIR] * 4, 4)]
+)
+def test_fair_gradients_get_the_bits_that_help(
+    results: list[Gradients], bits: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All gradients between what they must be and what is good: more bits until they are good, the widest if that is
+    better, and no more where nothing helps; never exact."""
+    model, _ = trained_with(monkeypatch, results, 4)
+    report = approx_fx.report(model)
+    assert not report.graphs[0].failed
+    assert min(row.bits for row in report.tensors) == bits
+    assert any("stores a graph in" in text for text in said(caplog)) == (bits > 4)
+
+
+def test_a_small_gradient_that_is_off_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, _ = trained_with(monkeypatch, [SMALL_IS_OFF], 4)
+    text = (
+        "approx_fx: on this step's data the gradient of a parameter of body, 1e-04 times as large as the largest, has "
+        "a cosine of 0.50 with the exact one"
+    )
+    assert text in said(caplog)
+    assert 4 in {row.bits for row in approx_fx.report(model).tensors}
+
+
+def test_rounding_noise_is_no_gradient() -> None:
+    """The bias of keys: softmax does not depend on it, so that its gradient is what rounding leaves."""
+
+    class Attend(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(32, 32) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(self.q(x) @ self.k(x).transpose(-1, -2), -1) @ self.v(x)
+
+    compared: list[Gradients | None] = []
+    with pytest.MonkeyPatch.context() as patch:
+        compare = first_step.compare_gradients
+        patch.setattr(first_step, "compare_gradients", lambda *args: [compared.append(compare(*args)), compared[-1]][1])
+        trained(lambda: (Attend(), (torch.randn(8, 64, 32),)), 8)
+    assert compared[0] is not None
+    assert [gradient.module for gradient in compared[0].each] == ["q", "q", "k", "v", "v"]
