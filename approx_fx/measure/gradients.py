@@ -15,7 +15,7 @@ from torch import fx
 
 from ..config import Config
 from ..joint.attribution import module_of
-from ..joint.fake_values import tensor
+from ..joint.fake_values import memory_order, tensor
 from ..joint.op_table import traits
 from ..passes.pipeline import partition
 from ..plan.decisions import Decisions
@@ -163,7 +163,11 @@ def _tangents(graph: fx.Graph, inputs: Sequence[Any]) -> dict[str, Any]:
         if not aot.is_tangent(node) or fake is None:
             continue
         shape = [size_in_step(size, sizes) if isinstance(size, torch.SymInt) else size for size in fake.shape]
-        noise = torch.randn(shape, generator=generator) if shape else torch.ones(())
+        order = memory_order(fake) or list(
+            range(fake.ndim)
+        )  # the backward's views rely on the strides that were traced
+        noise = torch.randn([shape[dim] for dim in order], generator=generator) if shape else torch.ones(())
+        noise = noise.permute([order.index(dim) for dim in range(fake.ndim)])
         tangents[node.name] = noise.to(fake.device, fake.dtype)
     return tangents
 

@@ -105,3 +105,24 @@ def test_rounding_noise_is_no_gradient() -> None:
         trained(lambda: (Attend(), (torch.randn(8, 64, 32),)), 8)
     assert compared[0] is not None
     assert [gradient.module for gradient in compared[0].each] == ["q", "q", "k", "v", "v"]
+
+
+class Transposed(nn.Module):
+    """A graph whose output is a transposed view, whose gradient is viewed as rows, and behind a break a second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.tanh(self.first(x.flatten(0, 1))).view(x.shape)
+        x = rows.transpose(0, 1)
+        torch._dynamo.graph_break()
+        return self.last(x)
+
+
+def test_an_output_may_have_any_strides(caplog: pytest.LogCaptureFixture) -> None:
+    """An incoming gradient has the strides that the backward was traced with: else its views cannot be run."""
+    model, _ = trained(lambda: (Transposed(), (torch.randn(16, 32, 64),)), 4)
+    assert len(approx_fx.report(model).graphs) == 2
+    assert not said(caplog)
