@@ -25,7 +25,7 @@ def ladder(
     """
     fake = tensor(value)
     assert fake is not None, "only a value that is one tensor is coded"
-    group = context.config.group
+    group = context.tile(value)
     one_channel = "space" if value in context.facts.images else "tokens"
     widths = sorted({bits, min(2 * bits, WIDEST), WIDEST})
     tiles = [(group, one_channel), (min(group, SMALL_TILE), context.grouping(value)), (SMALL_TILE, one_channel)]

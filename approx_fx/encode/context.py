@@ -15,7 +15,9 @@ from ..joint.graph import JointGraph
 from ..joint.masks import Mask
 from ..joint.module_patterns import last_match
 from ..joint.op_table import ELEMENT_PRESERVING, name_of
+from ..joint.parts import part_length
 from ..joint.row_norms import RowNorms, find_row_norms
+from .tile import largest_divisor
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class Context:
         bits = self.config.bits
         width = (last_match(bits, module_of(value), 4) if isinstance(bits, Mapping) else bits) or 8
         return max(width, self.least_bits)
+
+    def tile(self, value: fx.Node) -> int:
+        """The number of elements of a tile: the option `group`, or less where the value has parts along its rows."""
+        part, group = part_length(value), self.config.group
+        return group if part is None else largest_divisor(part, group)
 
     def grouping(self, value: fx.Node) -> str:
         """The elements of the value that form a tile, by name: "channels" or "memory", see `Tile.of`."""

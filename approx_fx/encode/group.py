@@ -40,7 +40,7 @@ class Group(Code):
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> Group:
         """The encoding of any value; before a group norm, of small tiles within one channel."""
-        bits, group = context.bits(value), context.config.group
+        bits, group = context.bits(value), context.tile(value)
         if value in context.row_norms.by_input and value in context.facts.images:
             return cls(bits, min(group, MAX_TILE_BEFORE_GROUP_NORM), "space")
         return cls(bits, group, context.grouping(value))
@@ -104,7 +104,7 @@ class Relu(Code):
     @classmethod
     def for_value(cls, value: fx.Node, context: Context) -> Relu | None:
         """The encoding of a ReLU's output, with its mask, or of a softmax's; None for other values."""
-        bits, group, grouping = context.bits(value), context.config.group, context.grouping(value)
+        bits, group, grouping = context.bits(value), context.tile(value), context.grouping(value)
         source = skip_ops(value, ELEMENT_PRESERVING)
         if is_softmax(source):
             return cls(bits, group, None, grouping, zero_below_quarter_step=True)

@@ -48,7 +48,7 @@ class Stochastic(Code):
         if config.rounding != "stochastic" or is_bool(value):
             return None
         mask = context.relu_masks.get(skip_ops(value, ELEMENT_PRESERVING))
-        return cls(bits, config.group, context.grouping(value), mask if bits > 1 else None, config.seed)
+        return cls(bits, context.tile(value), context.grouping(value), mask if bits > 1 else None, config.seed)
 
     def alternatives(self, value: fx.Node, context: Context) -> Sequence[Encoding]:
         """Other tiles, more bits."""

@@ -46,7 +46,7 @@ class Tile:
                 continue
             if count > group:
                 break
-            size = _divisor(length, group // count)
+            size = largest_divisor(length, group // count)
             if size != length or count * length > group:
                 is_divided = size > 1 or not reduced_dims
                 return cls(dim, size, tuple(reduced_dims)) if is_divided else cls._of_dims(value, reduced_dims)
@@ -76,7 +76,7 @@ class Tile:
         return layout.dim_in_memory(self.dim), self.size, sorted(layout.dim_in_memory(dim) for dim in self.reduced_dims)
 
 
-def _divisor(length: int, most: int) -> int:
+def largest_divisor(length: int, most: int) -> int:
     """The largest divisor of `length` up to `most`; if that is below a quarter of it, the smallest divisor above."""
     sizes = [size for size in range(1, length + 1) if length % size == 0]
     best = max((size for size in sizes if size <= most), default=1)
