@@ -188,6 +188,11 @@ def name_of(node: fx.Node) -> str:
     return getattr(target, "__name__", str(target))
 
 
+def label_of(node: fx.Node) -> str:
+    """What the reports call a value: the name of its op, or 'input' for an input of the graph."""
+    return "input" if node.op == "placeholder" else name_of(node)
+
+
 def traits(node: fx.Node) -> OpTraits:
     """The row of a node's op; a row without traits for a node that is no call, or whose op has no row."""
     return TABLE.get(name_of(node), UNKNOWN)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..joint.attribution import layer_pattern, module_of
-from ..joint.op_table import name_of
+from ..joint.op_table import label_of
 from ..plan.plan import Plan
 from ..report.data import MeasuredValue
 from .gradients import Gradient, Gradients
@@ -37,7 +37,7 @@ def rows(
         is_read = result is not None or kind == "exact"
         action = _action(name, kind, bits, before, is_read) if failure is not None else ""
         old = failure.error if failure is not None else None
-        values.append(MeasuredValue(name, module_of(node), name_of(node), kind, bits, expected, error, old, action))
+        values.append(MeasuredValue(name, module_of(node), label_of(node), kind, bits, expected, error, old, action))
     return values
 
 

@@ -8,7 +8,7 @@ from torch import fx
 
 from ..joint.attribution import module_of, source_of
 from ..joint.fake_values import is_size, nbytes, sizes, tensor
-from ..joint.op_table import TABLE, VIEWS, name_of, skip_ops, traits
+from ..joint.op_table import TABLE, VIEWS, label_of, name_of, skip_ops, traits
 from ..passes.state import Partition
 from ..plan.plan import Plan
 from .data import GraphReport, Kept, Row
@@ -36,7 +36,7 @@ def describe(partition: Partition, before: int, peaks: tuple[int, int], key: str
             continue
         reading_nodes = readers_of.get(value, [])
         ops = tuple(sorted({name_of(node) for node in reading_nodes} - {""}))
-        identity = (value.name, module_of(value), name_of(value), sizes(fake), str(fake.dtype).removeprefix("torch."))
+        identity = (value.name, module_of(value), label_of(value), sizes(fake), str(fake.dtype).removeprefix("torch."))
         used_in = tuple(dict.fromkeys(map(module_of, reading_nodes)))
         if encoding.why_exact():
             kept.append(Kept(*identity, nbytes(value), encoding.why_exact(), ops, source_of(value), used_in))

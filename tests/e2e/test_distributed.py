@@ -14,11 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def run(kind: str, folder: Path) -> list[dict[str, Any]]:
+def run(worker: str, kind: str, folder: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [*command, "tests/support/distributed_worker.py", kind, str(folder)],
+        [*command, f"tests/support/{worker}.py", kind, str(folder)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -28,7 +28,7 @@ def run(kind: str, folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.cpp
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_ranks(kind: str, tmp_path: Path) -> None:
-    first, second = run(kind, tmp_path)
+    first, second = run("distributed_worker", kind, tmp_path)
     assert first["failed"] == second["failed"] == []
     assert first["decisions"] == second["decisions"] and first["decisions"]
     assert first["gradients"] == second["gradients"], "the ranks' averaged gradients differ"
@@ -39,3 +39,13 @@ def test_two_ranks(kind: str, tmp_path: Path) -> None:
     for rank in (first, second):
         exact, ours = rank["losses"]
         assert abs(ours - exact) < 0.02 * exact
+
+
+@pytest.mark.cpp
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_rank_decides_for_itself_when_its_data_are_hard(kind: str, tmp_path: Path) -> None:
+    first, second = run("hard_data_worker", kind, tmp_path)
+    assert first["cosines"] == second["cosines"] and first["sum"] == second["sum"], "the averaged gradients differ"
+    assert min(first["cosines"].values()) > 0.95
+    assert not first["texts"] and any("code of addmm in" in text for text in second["texts"])
+    assert not any("code of  in" in text for text in second["texts"])
