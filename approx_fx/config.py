@@ -53,6 +53,8 @@ class Config:
         switches patches off, too.
     check: when to measure, on real data, how far codes are off, and to store values in a better way where they are too
         far off: "first", in the first step; a number N, in the first and every Nth after it; None, never.
+    chunk_loss: compute a loss and its gradient, from the last product that makes logits, for a few rows of the logits at
+        a time, so that no full copy of them exists, where that is possible; the report says where it is not, and why.
     keep_freed_memory: on a CPU, make glibc's malloc keep freed memory, for the whole process, which avoids page faults
         in each step.
     """
@@ -75,6 +77,7 @@ class Config:
     patches: Sequence[str] | None = None
     keep_freed_memory: bool = False
     check: int | str | None = "first"
+    chunk_loss: bool = True
 
     def __post_init__(self) -> None:
         for width in self.bits.values() if isinstance(self.bits, Mapping) else [self.bits]:
@@ -100,7 +103,7 @@ class Config:
             value = getattr(self, name)
             if not _is_int(value) or value < least:
                 raise ApproxFxError(f"{name}={value!r} is not allowed: {name} is a whole number, {least} or more.")
-        for name in ("strict", "keep_freed_memory"):
+        for name in ("strict", "keep_freed_memory", "chunk_loss"):
             if not isinstance(getattr(self, name), bool):
                 raise ApproxFxError(f"{name}={getattr(self, name)!r} is not allowed: {name} is True or False.")
         if self.check not in ("first", None) and not (_is_int(self.check) and int(self.check) > 0):

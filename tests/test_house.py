@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "approx_fx"
 ROOMS = (
     ["errors", "process", "torch_compat", "version"],
-    ["joint", "ops", "recurrent"],
+    ["joint", "ops", "recurrent", "chunk"],
     ["inductor"],
     ["config"],
     ["encode"],

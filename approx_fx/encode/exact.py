@@ -28,6 +28,7 @@ REASONS = {
     "reader": "read by a backward op that is not known to tolerate approximation",
     "parameter": "computed from parameters alone: an error in a weight is the same for every sample",
     "checkpoint": "read by a region under torch.utils.checkpoint, which is recomputed from exact values",
+    "gradient": "a gradient that the forward computes, with a loss in chunks",
     "user": "its module is named in the option `exact`, or has no bits",
     "overwritten": "the forward writes to its memory: the backward reads a copy",
     "measured": "its code was measured to be too far off",

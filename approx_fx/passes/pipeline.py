@@ -12,6 +12,7 @@ from ..joint.graph import classify
 from ..plan.decisions import NONE, Decisions
 from ..plan.plan import plan
 from ..torch_compat.aot_partitioner import Halves
+from .chunk_loss import chunk_losses
 from .concatenate_codes import ConcatenateCodes
 from .fast_tanh import FastTanh
 from .fold_batch_norm import FoldBatchNorm
@@ -21,6 +22,7 @@ from .insert_quantize import InsertQuantize
 from .split_conv_backward import SplitConvBackward
 from .split_halves import SplitHalves
 from .state import Partition, Pass
+from .unroll_chunks import UnrollChunks
 from .verify import Verify
 
 
@@ -31,6 +33,7 @@ def partitioning_passes(config: Config) -> tuple[Pass, ...]:
         InsertDequantize(config.window),
         FoldBatchNorm(),
         SplitHalves(),
+        UnrollChunks(),
         SplitConvBackward(),
         Verify(),
     )
@@ -57,7 +60,8 @@ def partition(
     buffers; activations: of inputs that another graph computed. decisions: what was decided after measuring an earlier
     plan.
     """
-    state = Partition(plan(classify(module, num_fwd_outputs, static or (), activations), config, decisions))
+    losses = chunk_losses(module, num_fwd_outputs) if config.chunk_loss else []
+    state = Partition(plan(classify(module, num_fwd_outputs, static or (), activations), config, decisions), losses=losses)
     for run in partitioning_passes(config):
         state = run(state)
     return state

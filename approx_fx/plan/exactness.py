@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from ..chunk.run import chunked_rows
 from ..config import Config
 from ..joint.attribution import module_of
 from ..joint.facts import Facts
 from ..joint.fake_values import is_bool, is_float, is_size, is_whole, tensor
 from ..joint.graph import JointGraph, is_random
 from ..joint.module_patterns import last_match, named
-from ..joint.op_table import traits
+from ..joint.op_table import VIEWS, skip_ops, traits
 from ..torch_compat import aot_partitioner as aot
 from .rules import recomputable_from_exact, tolerates
 
@@ -56,6 +57,8 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
             reasons[node] = "parameter" if node in weights else "decision"
         elif node in checkpointed or any(user in checkpointed for user in node.users):
             reasons[node] = "checkpoint"
+        elif _is_computed_in_chunks(node):
+            reasons[node] = "gradient"
         elif _is_user_exact(config, node, readers):
             reasons[node] = "user"
         elif not all(tolerates(reader, node, facts) for reader in readers):
@@ -66,6 +69,12 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
             if is_float(source) and source not in available and source not in joint.backward:
                 reasons.setdefault(source, reasons[node])
     return Exactness(available, recomputed_exactly, checkpointed, reasons, facts)
+
+
+def _is_computed_in_chunks(node: fx.Node) -> bool:
+    """Whether the value is a loss or a gradient that the forward computes in chunks."""
+    source = skip_ops(node, VIEWS)
+    return source.target is operator.getitem and source.args[0].target is chunked_rows  # type: ignore[union-attr]
 
 
 def _derived_from_inputs(joint: JointGraph) -> set[fx.Node]:

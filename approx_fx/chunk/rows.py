@@ -1,0 +1,197 @@
+"""How ops carry rows: the rules by which a value that is computed row by row is recognized, and computed for a few rows.
+
+A value has N rows if the product of its first `leading` dimensions is N: logits [N, V], or [B, T, V] with N = B T and
+`leading` 2. `leading` 0 is a value that is the same for all rows. A value [V, N], of rows transposed, has `TRANSPOSED`.
+A chunk of a value with rows is [n, ...]: its leading dimensions are one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..joint.fake_values import tensor
+from ..joint.op_table import name_of
+
+aten = torch.ops.aten
+TRANSPOSED = -1
+WHOLE = 0
+
+# Ops that keep the order of elements: a result's leading dimensions are those whose product is N.
+REGROUP = frozenset("view reshape _unsafe_view unsqueeze squeeze".split())
+# Pointwise ops that have no tag, or that torch does not call so.
+POINTWISE = frozenset("convert_element_type clone expand _to_copy alias detach".split())
+REDUCE = frozenset("sum amax amin mean prod".split())
+PRODUCTS = frozenset("mm addmm".split())
+
+
+class NotByRows(Exception):
+    """A value is not computed row by row. The text says which op."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an op reads rows. leading: of its result, None if the result is a sum over all rows; operands: of each input
+    node."""
+
+    leading: int | None
+    operands: Mapping[fx.Node, int]
+
+
+def reading(node: fx.Node, leading: Mapping[fx.Node, int], rows: int) -> Reading:
+    """How the node computes its result from values with rows. leading: of those of its inputs that are known.
+
+    Raises:
+        NotByRows: it mixes rows otherwise than by a sum.
+    """
+    name = name_of(node)
+    known = {source: leading[source] for source in node.all_input_nodes if source in leading}
+    if tensor(node) is None or (TRANSPOSED in known.values() and name not in ("permute", "mm")):
+        raise NotByRows(name)
+    if is_pointwise(node):
+        return _pointwise(node, max(known.values()) and _leading_of(shape(node), rows), rows)
+    rule = _RULES.get(name)
+    if rule is None:
+        raise NotByRows(name)
+    return rule(node, known, rows)
+
+
+def demanded(node: fx.Node, leading: int, rows: int) -> Reading:
+    """How a node whose result has to have these rows reads its inputs, of which none is known.
+
+    Raises:
+        NotByRows: it is not computed row by row.
+    """
+    name = name_of(node)
+    if name in ("full", "iota", "scalar_tensor"):
+        return Reading(leading, {})
+    if leading == TRANSPOSED:
+        if name != "permute":
+            raise NotByRows(name)
+        return Reading(TRANSPOSED, {node.all_input_nodes[0]: 1})
+    if is_pointwise(node):
+        return _pointwise(node, leading, rows)
+    if name in REGROUP:
+        source = node.all_input_nodes[0]
+        return Reading(leading, {source: _leading_of(shape(source), rows) if leading else WHOLE})
+    if name in REDUCE:
+        source = node.all_input_nodes[0]
+        known = _leading_of(shape(source), rows) if leading else WHOLE
+        if all(dim >= known for dim in reduced_dims(node)):
+            return Reading(leading, {source: known})
+    raise NotByRows(name)
+
+
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether each element of the result is computed from the elements at its place, or where an operand is broadcast."""
+    return torch.Tag.pointwise in getattr(node.target, "tags", ()) or name_of(node) in POINTWISE
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """The value's sizes. Raises NotByRows for one that is no tensor, or whose sizes are symbols."""
+    fake = tensor(node)
+    if fake is None or not all(isinstance(size, int) for size in fake.shape):
+        raise NotByRows(f"{name_of(node)} of varying size")
+    return tuple(fake.shape)
+
+
+def _leading_of(sizes: Sequence[int], rows: int) -> int:
+    """The number of first dimensions whose product is N."""
+    for count in range(1, len(sizes) + 1):
+        if math.prod(sizes[:count]) == rows:
+            return count
+    raise NotByRows("view")
+
+
+def _pointwise(node: fx.Node, leading: int, rows: int) -> Reading:
+    if leading == TRANSPOSED:
+        raise NotByRows(name_of(node))
+    sizes = shape(node)
+    return Reading(leading, {source: _aligned(sizes, shape(source), leading) for source in node.all_input_nodes})
+
+
+def _aligned(sizes: Sequence[int], operand: Sequence[int], leading: int) -> int:
+    """The leading dimensions of an operand that is broadcast to `sizes`."""
+    missing = len(sizes) - len(operand)
+    row_sizes = ([1] * missing + list(operand))[:leading]
+    if row_sizes == list(sizes[:leading]) and leading > missing:
+        return leading - missing
+    if all(size == 1 for size in row_sizes):
+        return WHOLE
+    raise NotByRows("broadcasting")
+
+
+def _regroup(node: fx.Node, known: Mapping[fx.Node, int], rows: int) -> Reading:
+    (source, leading), *_ = known.items()
+    if leading == TRANSPOSED:
+        raise NotByRows(name_of(node))
+    return Reading(_leading_of(shape(node), rows) if leading else WHOLE, {source: leading})
+
+
+def reduced_dims(node: fx.Node) -> list[int]:
+    """The dimensions that a reduction reduces, from 0."""
+    count = len(shape(node.all_input_nodes[0]))
+    dims: Any = node.args[1] if len(node.args) > 1 else None
+    dims = [dims] if isinstance(dims, int) else dims
+    return sorted(dim % count for dim in dims) if dims else list(range(count))
+
+
+def _reduce(node: fx.Node, known: Mapping[fx.Node, int], _: int) -> Reading:
+    (source, leading), *_rest = known.items()
+    dims = reduced_dims(node)
+    if leading == TRANSPOSED:
+        raise NotByRows(name_of(node))
+    if all(dim >= leading for dim in dims):
+        return Reading(leading, {source: leading})
+    if name_of(node) == "sum" and set(range(leading)) <= set(dims):
+        return Reading(None, {source: leading})
+    raise NotByRows(f"{name_of(node)} over some rows")
+
+
+def _permute(node: fx.Node, known: Mapping[fx.Node, int], _: int) -> Reading:
+    (source, leading), *_rest = known.items()
+    order: Any = list(node.args[1])  # type: ignore[arg-type]
+    if len(order) == 2 and order == [1, 0] and leading in (1, TRANSPOSED):
+        return Reading(TRANSPOSED if leading == 1 else 1, {source: leading})
+    if leading >= 0 and order[:leading] == list(range(leading)):
+        return Reading(leading, {source: leading})
+    raise NotByRows("permute")
+
+
+def _product(node: fx.Node, known: Mapping[fx.Node, int], _: int) -> Reading:
+    """A product [N, K] [K, M] has rows; one [M, N] [N, K] is a sum over them."""
+    *bias, a, b = node.args
+    assert isinstance(a, fx.Node) and isinstance(b, fx.Node), "the operands of a product are nodes"
+    if any(isinstance(item, fx.Node) and item in known for item in bias):
+        raise NotByRows(name_of(node))
+    whole = {item: WHOLE for item in bias if isinstance(item, fx.Node)}
+    if known.get(a, 1) == 1 and known.get(b, WHOLE) == WHOLE and known.get(a) != TRANSPOSED:
+        return Reading(1, {**whole, a: 1, b: WHOLE})
+    if not bias and known.get(a, TRANSPOSED) == TRANSPOSED and known.get(b, 1) == 1:
+        return Reading(None, {a: TRANSPOSED, b: 1})
+    raise NotByRows(name_of(node))
+
+
+def _along(node: fx.Node, known: Mapping[fx.Node, int], rows: int) -> Reading:
+    """An op along one dimension, which has to be none of the rows'. Other inputs have rows, too."""
+    source = node.all_input_nodes[0]
+    leading = _leading_of(shape(source), rows)
+    dim = node.args[1] if len(node.args) > 1 else 0
+    if not isinstance(dim, int) or dim % len(shape(source)) < leading or known.get(source, leading) != leading:
+        raise NotByRows(name_of(node))
+    return Reading(leading, {other: leading for other in node.all_input_nodes})
+
+
+_RULES: dict[str, Callable[[fx.Node, Mapping[fx.Node, int], int], Reading]] = {
+    **dict.fromkeys(REGROUP, _regroup),
+    **dict.fromkeys(REDUCE, _reduce),
+    **dict.fromkeys(PRODUCTS, _product),
+    "permute": _permute,
+    "gather": _along,
+    "slice": _along,
+}

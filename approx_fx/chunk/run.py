@@ -1,0 +1,34 @@
+"""`chunked_rows`: computes a region of a joint graph for a few rows at a time, op by op."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def chunked_rows(
+    bodies: Sequence[Callable[..., Sequence[Tensor]]],
+    sizes: Sequence[int],
+    sums: Sequence[bool],
+    divided: Sequence[Tensor],
+    whole: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """The outputs of a region: sums over all rows, or values [N, ...].
+
+    bodies: for one chunk of each of `sizes`, (chunks of `divided`, `whole`) -> outputs; each chunk takes the body of its
+    size, of which there are one or two: of all but the last chunk, and of the last. sums: whether an output is a sum.
+    divided: values [N, ...]; whole: values that all chunks read.
+    """
+    by_size = dict(zip(dict.fromkeys(sizes), bodies, strict=True))
+    parts = zip(*(value.split(list(sizes)) for value in divided), strict=True)
+    results: list[Any] = [None] * len(sums)
+    for size, chunks in zip(sizes, parts, strict=True):
+        for index, output in enumerate(by_size[size](*chunks, *whole)):
+            if not sums[index]:
+                results[index] = [*(results[index] or ()), output]
+            else:
+                results[index] = output if results[index] is None else results[index] + output
+    return tuple(result if is_sum else torch.cat(result) for result, is_sum in zip(results, sums, strict=True))

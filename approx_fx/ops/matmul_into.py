@@ -1,0 +1,35 @@
+"""`matmul_into`: a matrix product that is written into, or added to, memory that is there already."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Rows of a product in another dtype than the sum that it is added to, which are in memory at a time.
+ROWS = 4096
+
+
+@torch.library.custom_op("approx_fx::matmul_into", mutates_args=("out",))
+def matmul_into(out: Tensor, a: Tensor, b: Tensor, start: int, add: bool) -> None:
+    """Write a b, for a [n, k] and b [k, m], into the rows [start, start + n) of `out` [N, m], or add it to them.
+
+    out: of the dtype of a and b, or float32 where those have 16 bits.
+    """
+    rows = out[start : start + a.shape[0]]
+    if out.dtype == a.dtype:
+        if add:
+            rows.addmm_(a, b)
+        else:
+            torch.mm(a, b, out=rows)
+        return
+    for part, operand in zip(rows.split(ROWS), a.split(ROWS), strict=True):
+        product = torch.mm(operand, b)
+        if add:
+            part.add_(product)
+        else:
+            part.copy_(product)
+
+
+@matmul_into.register_fake
+def _(out: Tensor, a: Tensor, b: Tensor, start: int, add: bool) -> None:
+    return None

@@ -1,0 +1,208 @@
+"""Puts one node in the place of a loss and its gradient, which computes them for a few rows of the logits at a time.
+
+The gradient is computed in the forward, for an incoming gradient of 1, and multiplied by the incoming one in the
+backward: no full copy of the logits, of their softmax or of their gradient exists, and nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..chunk.region import Declined, Output, Region, products, region_of
+from ..chunk.rows import REDUCE, REGROUP, TRANSPOSED, WHOLE, NotByRows, reduced_dims, shape
+from ..chunk.run import chunked_rows
+from ..joint.attribution import module_of
+from ..joint.fake_values import nbytes
+from ..joint.graph import classify
+from ..joint.op_table import name_of
+from .node_builder import ATTRIBUTION, Builder
+
+aten = torch.ops.aten
+# Bytes of a chunk of the product; a chunk has at least so many rows; the most chunks.
+CHUNK_BYTES = 2**22
+LEAST_ROWS = 64
+MOST_CHUNKS = 64
+
+
+@dataclass(frozen=True)
+class ChunkedLoss:
+    """A large product, such as logits. module: that computes it; chunks: their number, or 1; why: it is not in chunks."""
+
+    module: str
+    chunks: int
+    why: str = ""
+
+
+def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[ChunkedLoss]:
+    """Compute every region of a simplified joint graph in chunks for which that is possible, in place."""
+    results = []
+    for product in list(products(module.graph)):
+        backward = classify(module, num_fwd_outputs).backward
+        if product in backward:
+            continue
+        try:
+            region = region_of(product, backward)
+        except (Declined, NotByRows) as error:
+            results.append(ChunkedLoss(module_of(product), 1, str(error)))
+            continue
+        sizes = chunk_sizes(region.rows, nbytes(product) // region.rows)
+        _replace(module, region, sizes, len(results))
+        results.append(ChunkedLoss(module_of(product), len(sizes)))
+    return results
+
+
+def chunk_sizes(rows: int, row_bytes: int) -> list[int]:
+    """Rows of each chunk: equal ones where a divisor is near, otherwise the last is smaller."""
+    wanted = max(min(rows, LEAST_ROWS), CHUNK_BYTES // max(row_bytes, 1), math.ceil(rows / MOST_CHUNKS))
+    divisors = [size for size in range(max(wanted // 2, 1), min(2 * wanted, rows) + 1) if rows % size == 0]
+    size = min(divisors, key=lambda divisor: abs(divisor - wanted), default=wanted)
+    whole, rest = divmod(rows, size)
+    return [size] * whole + ([rest] if rest else [])
+
+
+def _replace(module: fx.GraphModule, region: Region, sizes: Sequence[int], index: int) -> None:
+    graph = module.graph
+    divided = [node for node in region.inputs if region.leading[node] != WHOLE]
+    whole = [node for node in region.inputs if region.leading[node] == WHOLE]
+    bodies = []
+    for size in dict.fromkeys(sizes):
+        name = f"chunk_{index}_{size}"
+        module.add_submodule(name, fx.GraphModule(module, body(region, size, divided, whole)))
+        bodies.append(name)
+    first = next(iter(region.product.users))
+    with graph.inserting_before(first):
+        build = Builder(graph, Builder.on(graph).mode, False, region.product)
+        attributes = [graph.get_attr(name) for name in bodies]
+        flat = [_flattened(build, node, region) for node in divided]
+        sums = [output.is_sum for output in region.outputs]
+        call = graph.call_function(chunked_rows, (attributes, list(sizes), sums, flat, whole))
+        call.meta["val"] = tuple(_result(build, output, region.rows) for output in region.outputs)
+        call.meta.update({key: region.product.meta[key] for key in ATTRIBUTION if key in region.product.meta})
+        for position, output in enumerate(region.outputs):
+            node = build.call(operator.getitem, call, position)
+            outside = [user for user in output.node.users if user not in region.nodes]
+            if not output.is_sum and shape(output.node) != shape(node):
+                node = build.call(aten.reshape.default, node, list(shape(output.node)))
+            if output.degree:
+                scaled = Builder(graph, build.mode, False, output.node)
+                node = scaled.call(aten.mul.Tensor, node, region.tangent)
+            for user in outside:
+                user.replace_input_with(output.node, node)
+    _sort(graph)
+    graph.eliminate_dead_code()
+    graph.lint()
+
+
+def _flattened(build: Builder, node: fx.Node, region: Region) -> fx.Node:
+    """A value whose leading dimensions are one."""
+    leading = region.leading[node]
+    return node if leading == 1 else build.call(aten.reshape.default, node, [region.rows, *shape(node)[leading:]])
+
+
+def _result(build: Builder, output: Output, rows: int) -> torch.Tensor:
+    """The fake value of an output as `chunked_rows` returns it."""
+    fake = output.node.meta["val"]
+    with build.mode:
+        return torch.empty(
+            fake.shape if output.is_sum else [rows, *fake.shape[output.leading :]],
+            dtype=fake.dtype,
+            device=fake.device,
+        )
+
+
+def body(region: Region, size: int, divided: Sequence[fx.Node], whole: Sequence[fx.Node]) -> fx.Graph:
+    """The region's graph for a chunk of `size` rows: (chunks of `divided`, `whole`) -> outputs."""
+    graph = fx.Graph()
+    build = Builder(graph, Builder.on(region.product.graph).mode)
+    copies: dict[fx.Node, Any] = {}
+    for node in (*divided, *whole):
+        copies[node] = graph.placeholder(node.name)
+        fake = node.meta["val"]
+        with build.mode:
+            sizes = _chunk_shape(node, region.leading[node], size)
+            copies[node].meta["val"] = fake if node in whole else torch.empty(sizes, dtype=fake.dtype, device=fake.device)
+    if region.tangent is not None:
+        fake = region.tangent.meta["val"]
+        copies[region.tangent] = build.call(aten.full.default, list(fake.shape), 1, dtype=fake.dtype, device=fake.device)
+    for node in region.nodes:
+        build.origin = node
+        copies[node] = _copy(build, node, region, copies, size)
+    graph.output(tuple(copies[output.node] for output in region.outputs))
+    graph.eliminate_dead_code()
+    return graph
+
+
+def _chunk_shape(node: fx.Node, leading: int, size: int) -> tuple[int, ...]:
+    sizes = shape(node)
+    if leading == TRANSPOSED:
+        return (sizes[0], size)
+    return sizes if leading == WHOLE else (size, *sizes[leading:])
+
+
+def _copy(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, Any], size: int) -> fx.Node:
+    """The node for a chunk."""
+    name = name_of(node)
+    leading = region.leading.get(node)
+    if leading is None:
+        return _sum(build, node, region, copies)
+    sizes = list(_chunk_shape(node, leading, size))
+    removed = max(leading - 1, 0)
+    args: list[Any] = [fx.map_arg(arg, copies.__getitem__) for arg in node.args]
+    kwargs = fx.map_arg(node.kwargs, copies.__getitem__)
+    if name in REGROUP:
+        return build.call(aten.reshape.default, args[0], sizes)
+    if name == "expand":
+        return build.call(aten.expand.default, _without_rows(build, args[0], len(sizes), leading), sizes)
+    if name == "full":
+        return build.call(aten.full.default, sizes, *args[1:], **kwargs)
+    if name in REDUCE:
+        args[1:2] = [[dim - removed for dim in reduced_dims(node)]]
+    elif name in ("gather", "slice"):
+        args[1] = args[1] % len(shape(node)) - removed
+    elif name == "permute" and leading > 1:
+        args[1] = [0, *(dim - removed for dim in args[1][leading:])]
+    elif name not in ("mm", "addmm", "permute"):
+        args = [_without_rows(build, arg, len(sizes), leading) if isinstance(arg, fx.Node) else arg for arg in args]
+    return build.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
+
+
+def _without_rows(build: Builder, operand: fx.Node, ndim: int, leading: int) -> fx.Node:
+    """An operand that is broadcast along all rows, without the dimensions of length 1 that stood for them."""
+    sizes = operand.meta["val"].shape
+    surplus = len(sizes) - ndim if leading else 0
+    return build.call(aten.reshape.default, operand, list(sizes[surplus:])) if surplus > 0 else operand
+
+
+def _sum(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, Any]) -> fx.Node:
+    """A sum over the rows of a chunk, in the shape of the sum over all."""
+    args: list[Any] = [fx.map_arg(arg, copies.__getitem__) for arg in node.args]
+    if name_of(node) == "mm":
+        return build.call(aten.mm.default, *args)
+    source = node.all_input_nodes[0]
+    removed = region.leading[source] - 1
+    dims = sorted({max(dim - removed, 0) for dim in reduced_dims(node)})
+    total = build.call(aten.sum.dim_IntList, args[0], dims, False, **node.kwargs)
+    return total if total.meta["val"].shape == shape(node) else build.call(aten.reshape.default, total, list(shape(node)))
+
+
+def _sort(graph: fx.Graph) -> None:
+    """Put every node behind its inputs, otherwise in the order in which they are."""
+    nodes = list(graph.nodes)
+    order = {node: index for index, node in enumerate(nodes)}
+    waiting = {node: len(node.all_input_nodes) for node in nodes}
+    ready = [index for index, node in enumerate(nodes) if not waiting[node]]
+    for _ in nodes:
+        node = nodes[heapq.heappop(ready)]
+        next(reversed(graph.nodes)).append(node)
+        for user in node.users:
+            waiting[user] -= 1
+            if not waiting[user]:
+                heapq.heappush(ready, order[user])
