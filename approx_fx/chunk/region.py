@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from ..joint.fake_values import nbytes, numel, tensor
+from ..joint.fake_values import numel, tensor
 from ..joint.op_table import name_of
 from ..torch_compat import aot_partitioner as aot
 from .linear import degrees
@@ -22,8 +22,8 @@ aten = torch.ops.aten
 # A product is chunked that has so many elements, and so many times those that it has in common with its rows' operand.
 LEAST_ELEMENTS = 2**20
 LEAST_GROWTH = 8
-# A value of rows is large that has at least this share of the product's bytes.
-LARGE = 0.3
+# A value of rows is large that has at least this share of the product's elements.
+LARGE = 0.2
 
 
 class Declined(Exception):
@@ -101,7 +101,7 @@ class _Walk:
         self.ends: dict[fx.Node, bool] = {}
 
     def is_large(self, node: fx.Node) -> bool:
-        return nbytes(node) >= LARGE * nbytes(self.product)
+        return numel_of(node) >= LARGE * numel_of(self.product)
 
     def forwards(self) -> None:
         """Follow the rows from the product to where they end: a sum, a product that is smaller, an unknown op."""

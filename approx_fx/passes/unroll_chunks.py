@@ -16,11 +16,12 @@ from torch import fx
 
 from ..chunk.run import chunked_rows
 from ..joint.op_table import name_of
-from ..ops.matmul_into import matmul_into  # noqa: F401
+from ..ops import into  # noqa: F401
 from .node_builder import Builder
 from .state import Partition
 
 aten = torch.ops.aten
+PRODUCT_READERS = frozenset(["mm", "addmm", "permute"])
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,35 @@ class _Chunks:
         results: list[list[fx.Node]] = [[] for _ in sums]  # type: ignore[union-attr]
         start = 0
         for size in sizes:  # type: ignore[union-attr]
-            chunks = [self.build.call(aten.slice.Tensor, value, 0, start, start + size) for value in divided]  # type: ignore[union-attr,operator]
+            places = by_size[size].find_nodes(op="placeholder")
+            chunks = self._rows(divided, places[: len(divided)], start)  # type: ignore[arg-type]
             outputs = self._chunk(by_size[size], [*chunks, *whole], sums, start)  # type: ignore[misc,arg-type]
             for result, output in zip(results, outputs, strict=True):
                 result.append(output)
             start += size  # type: ignore[operator]
         return [self._joined(result, bool(is_sum), index) for index, (result, is_sum) in enumerate(zip(results, sums, strict=True))]  # type: ignore[arg-type]
+
+    def _rows(self, values: Sequence[fx.Node], places: Sequence[fx.Node], start: int) -> list[fx.Node]:
+        """The rows of one chunk: views for products; others are copied, so that the loops of all chunks are the same."""
+        copied = [place for place in places if not all(name_of(user) in PRODUCT_READERS for user in place.users)]
+        memory = {}
+        for place in copied:
+            fake = place.meta["val"]
+            memory[place] = self._memory(f"{place.name} of {fake.shape[0]}", fake, fake.shape, fake.dtype)
+        if copied:
+            sources = [value for value, place in zip(values, places, strict=True) if place in memory]
+            self.build.call(torch.ops.approx_fx.copy_rows_into.default, list(memory.values()), sources, start)
+        return [
+            memory[place]
+            if place in memory
+            else self.build.call(aten.slice.Tensor, value, 0, start, start + place.meta["val"].shape[0])
+            for value, place in zip(values, places, strict=True)
+        ]
+
+    def _memory(self, key: str, like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> fx.Node:
+        if key not in self.memory:
+            self.memory[key] = self.build.call(aten.empty.memory_format, list(shape), dtype=dtype, device=like.device)
+        return self.memory[key]
 
     def _chunk(self, body: fx.Graph, inputs: Sequence[fx.Node], sums: Sequence[bool], start: int) -> list[fx.Node]:
         """The outputs of one chunk; those that are written to memory are that memory."""
@@ -79,9 +103,8 @@ class _Chunks:
             self.build.origin = node
             args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), copies.__getitem__)
             if node is first:
-                product = self._product("first", node, args[-2:], 0, node.meta["val"].shape[0], False)
-                if self.rows_of_first(product) != node.meta["val"].shape[0]:
-                    product = self.build.call(aten.slice.Tensor, product, 0, 0, node.meta["val"].shape[0])
+                rows = node.meta["val"].shape[0]
+                product = self._product(f"first of {rows}", node, args[-2:], 0, rows, False)
                 copies[node] = self.build.call(aten.add.Tensor, product, args[0]) if len(args) == 3 else product
             elif name_of(node) == "mm" and node in outputs and not node.users.keys() - {next(iter(body.find_nodes(op="output")))}:
                 index = outputs.index(node)
@@ -92,18 +115,13 @@ class _Chunks:
                 copies[node] = self.build.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
         return [copies[output] for output in outputs]
 
-    def rows_of_first(self, product: fx.Node) -> int:
-        return int(product.meta["val"].shape[0])
-
     def _product(self, key: str, node: fx.Node, args: Any, start: int, rows: int, add: bool) -> fx.Node:
         """The memory [rows, m] to which a product is written, or added."""
         fake = node.meta["val"]
-        half = fake.dtype.itemsize < 4 and key != "first"
-        if key not in self.memory:
-            dtype = torch.float32 if half else fake.dtype
-            self.memory[key] = self.build.call(aten.empty.memory_format, [rows, fake.shape[1]], dtype=dtype, device=fake.device)
-        self.build.call(torch.ops.approx_fx.matmul_into.default, self.memory[key], *args, start, add)
-        return self.memory[key]
+        is_sum = fake.dtype.itemsize < 4 and not key.startswith("first")
+        memory = self._memory(key, fake, (rows, fake.shape[1]), torch.float32 if is_sum else fake.dtype)
+        self.build.call(torch.ops.approx_fx.matmul_into.default, memory, *args, start, add)
+        return memory
 
     def _joined(self, results: list[fx.Node], is_sum: bool, index: int) -> fx.Node:
         dtype = self.call.meta["val"][index].dtype
@@ -118,3 +136,4 @@ class _Chunks:
         if total.meta["val"].dtype != dtype:
             total = self.build.call(torch.ops.prims.convert_element_type.default, total, dtype)
         return total
+

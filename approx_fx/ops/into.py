@@ -1,6 +1,8 @@
-"""`matmul_into`: a matrix product that is written into, or added to, memory that is there already."""
+"""Ops that write to memory that is there already: `matmul_into`, `copy_rows_into`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,4 +34,16 @@ def matmul_into(out: Tensor, a: Tensor, b: Tensor, start: int, add: bool) -> Non
 
 @matmul_into.register_fake
 def _(out: Tensor, a: Tensor, b: Tensor, start: int, add: bool) -> None:
+    return None
+
+
+@torch.library.custom_op("approx_fx::copy_rows_into", mutates_args=("outs",))
+def copy_rows_into(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int) -> None:
+    """Copy the rows [start, start + n) of each source [N, ...] to its `out` [n, ...]."""
+    for out, source in zip(outs, sources, strict=True):
+        out.copy_(source[start : start + out.shape[0]])
+
+
+@copy_rows_into.register_fake
+def _(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int) -> None:
     return None
