@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .chunk.deferred import defer_logits, with_deferred
 from .config import Config
 from .encode.exact import REASONS
 from .errors import PassFailed
@@ -73,6 +74,7 @@ def compile_with(
     activations, has_backward = activations_among(inputs), _has_backward(inputs)
     if has_backward and config.bits is not None:
         replace_recurrent_layers(module)
+    deferred = defer_logits(module) if has_backward and config.bits is not None and config.chunk_loss else []
 
     def compile_graph(
         values: Sequence[Any], decisions: Decisions, before_forward: Hook | None, unique: bool = False
@@ -88,6 +90,7 @@ def compile_with(
         return [owner for reference in references if (owner := reference()) is not None]
 
     compiled = noted(checked(compile_graph, inputs, config, graph, key), graph, alive)
+    compiled = with_deferred(compiled, deferred)
     return count_steps(compiled, alive) if config.rounding == "stochastic" else compiled
 
 

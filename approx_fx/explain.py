@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .backend import Partitioning, activations_among
+from .chunk.deferred import defer_logits, with_deferred
 from .config import Config
 from .errors import ApproxFxError, did_you_mean
 from .inductor import compile as inductor
@@ -54,12 +55,13 @@ def explain(
         key, activations = graph_key(module, values, config), activations_among(values)
         if config.bits is not None:
             replace_recurrent_layers(module)
+        deferred = defer_logits(module) if config.bits is not None and config.chunk_loss else []
         partitioning = Partitioning(config, key, dry=True, activations=activations)
         partitioner = inductor.Partitioner(config.key(), partitioning)
         compiled = inductor.compile_halves(module, values, partitioner, seeds=config.compiler == "inductor")
         graphs.extend(partitioning.reports)
         both_partitions.extend(partitioning.both_partitions)
-        return compiled
+        return with_deferred(compiled, deferred)
 
     leaves = [leaf for leaf in tree_leaves((inputs, keywords)) if isinstance(leaf, torch.Tensor)]
     device = next(itertools.chain(model.parameters(), leaves)).device.type

@@ -1,4 +1,4 @@
-"""Ops that write to memory that is there already: `matmul_into`, `copy_rows_into`."""
+"""Ops that write to memory that is there already: `matmul_into`, `copy_rows_into`, `store_into`."""
 
 from __future__ import annotations
 
@@ -46,4 +46,15 @@ def copy_rows_into(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int
 
 @copy_rows_into.register_fake
 def _(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int) -> None:
+    return None
+
+
+@torch.library.custom_op("approx_fx::store_into", mutates_args=("out",))
+def store_into(out: Tensor, value: Tensor) -> None:
+    """Write a value to `out`, of the same shape and dtype; Inductor's code computes it there."""
+    out.copy_(value)
+
+
+@store_into.register_fake
+def _(out: Tensor, value: Tensor) -> None:
     return None

@@ -26,9 +26,9 @@ from ..joint.op_table import name_of
 from .node_builder import ATTRIBUTION, Builder
 
 aten = torch.ops.aten
-# Bytes of a chunk of the product; a chunk has at least so many rows; the most chunks.
-CHUNK_BYTES = 2**22
-LEAST_ROWS = 64
+# Bytes of a chunk of the product, on a CPU and on a GPU; a chunk has at least so many rows; the most chunks.
+CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**26}
+LEAST_ROWS = {"cpu": 128, "cuda": 1024}
 MOST_CHUNKS = 64
 
 
@@ -53,15 +53,16 @@ def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[ChunkedLo
         except (Declined, NotByRows) as error:
             results.append(ChunkedLoss(module_of(product), 1, str(error)))
             continue
-        sizes = chunk_sizes(region.rows, nbytes(product) // region.rows)
+        device = "cpu" if product.meta["val"].device.type == "cpu" else "cuda"
+        sizes = chunk_sizes(region.rows, nbytes(product) // region.rows, device)
         _replace(module, region, sizes, len(results))
         results.append(ChunkedLoss(module_of(product), len(sizes)))
     return results
 
 
-def chunk_sizes(rows: int, row_bytes: int) -> list[int]:
+def chunk_sizes(rows: int, row_bytes: int, device: str = "cpu") -> list[int]:
     """Rows of each chunk: equal ones where a divisor is near, otherwise the last is smaller."""
-    wanted = max(min(rows, LEAST_ROWS), CHUNK_BYTES // max(row_bytes, 1), math.ceil(rows / MOST_CHUNKS))
+    wanted = max(min(rows, LEAST_ROWS[device]), CHUNK_BYTES[device] // max(row_bytes, 1), math.ceil(rows / MOST_CHUNKS))
     divisors = [size for size in range(max(wanted // 2, 1), min(2 * wanted, rows) + 1) if rows % size == 0]
     size = min(divisors, key=lambda divisor: abs(divisor - wanted), default=wanted)
     whole, rest = divmod(rows, size)

@@ -113,6 +113,10 @@ class _Chunks:
                 copies[node] = self._product(f"output {index}", node, args, at, rows, bool(sums[index] and start))
             else:
                 copies[node] = self.build.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
+                if _replaces(node, first):
+                    memory = self.memory[f"first of {node.meta['val'].shape[0]}"]
+                    self.build.call(torch.ops.approx_fx.store_into.default, memory, copies[node])
+                    copies[node] = memory
         return [copies[output] for output in outputs]
 
     def _product(self, key: str, node: fx.Node, args: Any, start: int, rows: int, add: bool) -> fx.Node:
@@ -137,3 +141,14 @@ class _Chunks:
             total = self.build.call(torch.ops.prims.convert_element_type.default, total, dtype)
         return total
 
+
+def _replaces(node: fx.Node, first: fx.Node) -> bool:
+    """Whether a value is written to the memory of the first product: its gradient, which products read."""
+    fake, product = node.meta["val"], first.meta["val"]
+    readers = [user for reader in node.users for user in (reader.users if name_of(reader) == "permute" else [reader])]
+    return (
+        fake.shape == product.shape
+        and fake.dtype == product.dtype
+        and name_of(node) != "permute"
+        and all(name_of(reader) == "mm" for reader in readers)
+    )

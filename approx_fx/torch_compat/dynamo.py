@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, FunctionType
@@ -39,7 +40,7 @@ def trace_in_isolation(
     code = _call.__code__.replace(co_name=f"traced_apart_{next(_NUMBERS)}")
     call = FunctionType(code, globals())
     codes_before = set(_compiled_codes())
-    with config.patch(automatic_dynamic_shapes=False, allow_rnn=True):
+    with config.patch(automatic_dynamic_shapes=False, allow_rnn=True, **_without_notes()):
         try:
             return torch.compile(call, backend=backend, dynamic=False)(function, args, dict(kwargs or {}))
         finally:
@@ -56,7 +57,18 @@ def recurrent_layers_traced(function: Callable[..., Any]) -> Callable[..., Any]:
 
     if torch.__version__ < (2, 13):  # type: ignore[operator]  # else it traces pad_packed_sequence, and fails at this op
         torch._dynamo.disallow_in_graph(torch._VF._pad_packed_sequence)
-    return torch.compiler.disable(config.patch(allow_rnn=True)(function))
+    return torch.compiler.disable(config.patch(allow_rnn=True, **_without_notes())(function))
+
+
+def _without_notes() -> dict[str, Any]:
+    """Settings by which a note that is logged once, as transformers' `logger.warning_once`, breaks no graph."""
+    from torch._dynamo import config
+
+    name = next((n for n in ("ignore_logging_functions", "ignore_logger_methods") if hasattr(config, n)), None)
+    if name is None:
+        return {}
+    methods = [getattr(logging.Logger, method, None) for method in ("warning_once", "info_once")]
+    return {name: {*getattr(config, name), *(method for method in methods if method is not None)}}
 
 
 def _compiled_codes() -> list[CodeType]:
