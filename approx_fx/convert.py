@@ -17,7 +17,7 @@ from .inductor import compile as inductor
 from .recurrent.packed import run_packed_rows, unpacking
 from .report.runs import forget_runs, last_runs, note_uncompiled
 from .torch_compat.compiled_module import attach_to_copies, compile_call, remove_compiled_call, set_compiled_call
-from .torch_compat.dynamo import graph_break_reasons, recurrent_layers_traced
+from .torch_compat.dynamo import graph_break_reasons, traced_more
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -81,8 +81,7 @@ class Conversion:
         compiled = compile_call(approx_fx, self.dynamic)
         if isinstance(model, nn.RNNBase) and self.is_recurrent:
             compiled = unpacking(compiled, compile_call(approx_fx, self.dynamic, run_packed_rows))
-        if self.is_recurrent:
-            compiled = recurrent_layers_traced(compiled)
+        compiled = traced_more(compiled, self.is_recurrent)
         set_compiled_call(model, compiled, self._after_first_step)
         attach_to_copies(model, self)
 

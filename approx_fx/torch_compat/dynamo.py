@@ -49,26 +49,30 @@ def trace_in_isolation(
                     torch._C._dynamo.eval_frame.reset_code(compiled_code)
 
 
-def recurrent_layers_traced(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function in whose calls Dynamo traces nn.LSTM, nn.GRU and nn.RNN, as one op each, which it usually leaves to
-    eager. The function itself is called, not traced, where compiled code comes upon it."""
+def traced_more(function: Callable[..., Any], recurrent: bool) -> Callable[..., Any]:
+    """A function in whose calls Dynamo goes on where it usually breaks the graph: at notes that are logged once, and, if
+    `recurrent`, at nn.LSTM, nn.GRU and nn.RNN, which it traces as one op each.
+
+    The function itself is then called, not traced, where compiled code comes upon it.
+    """
     import torch._dynamo
     from torch._dynamo import config
 
-    if torch.__version__ < (2, 13):  # type: ignore[operator]  # else it traces pad_packed_sequence, and fails at this op
+    if recurrent and torch.__version__ < (2, 13):  # type: ignore[operator]  # else it traces pad_packed_sequence, and fails
         torch._dynamo.disallow_in_graph(torch._VF._pad_packed_sequence)
-    return torch.compiler.disable(config.patch(allow_rnn=True, **_without_notes())(function))
+    settings = {**_without_notes(), **({"allow_rnn": True} if recurrent else {})}
+    return torch.compiler.disable(config.patch(**settings)(function)) if settings else function
 
 
 def _without_notes() -> dict[str, Any]:
-    """Settings by which a note that is logged once, as transformers' `logger.warning_once`, breaks no graph."""
+    """Settings by which notes of transformers' `logger.warning_once` break no graph; empty if there are none."""
     from torch._dynamo import config
 
     name = next((n for n in ("ignore_logging_functions", "ignore_logger_methods") if hasattr(config, n)), None)
     if name is None:
         return {}
-    methods = [getattr(logging.Logger, method, None) for method in ("warning_once", "info_once")]
-    return {name: {*getattr(config, name), *(method for method in methods if method is not None)}}
+    methods = {getattr(logging.Logger, method, None) for method in ("warning_once", "info_once")} - {None}
+    return {name: {*getattr(config, name), *methods}} if methods else {}
 
 
 def _compiled_codes() -> list[CodeType]:
