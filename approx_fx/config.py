@@ -53,8 +53,9 @@ class Config:
         switches patches off, too.
     check: when to measure, on real data, how far codes are off, and to store values in a better way where they are too
         far off: "first", in the first step; a number N, in the first and every Nth after it; None, never.
-    chunk_loss: compute a loss and its gradient, from the last product that makes logits, for a few rows of the logits at
-        a time, so that no full copy of them exists, where that is possible; the report says where it is not, and why.
+    chunk_loss: compute a loss and its gradient, from the product that makes the logits, for a few rows at a time, so
+        that no full copy of the logits exists, where that is possible; the report says where it is not, and why. Logits
+        that a model returns beside its loss are then computed when they are read.
     keep_freed_memory: on a CPU, make glibc's malloc keep freed memory, for the whole process, which avoids page faults
         in each step.
     """

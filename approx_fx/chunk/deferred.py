@@ -1,8 +1,8 @@
 """Logits that a training step returns beside its loss: computed when they are read, not kept.
 
 A language model returns (loss, logits), and few training loops read the logits. As an output of the graph they would
-exist as a whole, and have an incoming gradient of the same size. In their place the graph returns what they are computed
-from, and the caller gets a tensor that computes them, exactly and with gradients, when something reads it.
+exist as a whole, and have an incoming gradient of the same size. In their place the graph returns what they are
+computed from, and the caller gets a tensor that computes them, exactly and with gradients, when something reads it.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class DeferredLogits(Tensor):
             return func(*_materialized(args), **_materialized(kwargs))
 
     @classmethod
-    def __torch_dispatch__(
-        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """Call an op with the logits: torch's own code has come upon them."""
         return func(*_materialized(args), **_materialized(kwargs or {}))
 
@@ -82,7 +80,10 @@ class DeferredLogits(Tensor):
 # What is known of the logits before they are computed.
 _KNOWN = frozenset(
     [
-        *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_cpu")),
+        *(
+            getattr(Tensor, name).__get__
+            for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_cpu")
+        ),
         *(getattr(Tensor, name).__get__ for name in ("requires_grad", "is_leaf", "grad_fn", "is_meta")),
         *(getattr(Tensor, name) for name in ("size", "dim", "numel", "nelement", "element_size", "is_floating_point")),
         *(getattr(Tensor, name) for name in ("is_complex", "is_contiguous", "stride", "__len__")),
@@ -101,7 +102,7 @@ def _probe(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Deferred:
-    """position: of an output that is replaced by `hidden`; weight, bias: positions among the inputs; bias may be None."""
+    """An output that is replaced by its hidden states. position: of the output; weight, bias: among the inputs."""
 
     position: int
     weight: int

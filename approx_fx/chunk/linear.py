@@ -14,10 +14,26 @@ from .rows import NotByRows
 
 # Ops that are linear in their only operand, or in the first of several that is linear in the gradient.
 LINEAR = frozenset(
-    "neg view reshape _unsafe_view unsqueeze squeeze expand permute clone convert_element_type sum slice alias".split()
+    [
+        "neg",
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "permute",
+        "clone",
+        "convert_element_type",
+        "sum",
+        "mean",
+        "slice",
+        "select",
+        "alias",
+    ]
 )
-SUMS = frozenset("add sub".split())
-PRODUCTS = frozenset("mul mm".split())
+SUMS = frozenset(["add", "sub"])
+PRODUCTS = frozenset(["mul", "mm"])
 
 
 def degrees(nodes: Sequence[fx.Node], tangent: fx.Node | None) -> dict[fx.Node, int]:
@@ -41,6 +57,14 @@ def _degree(node: fx.Node, degree: dict[fx.Node, int]) -> int:
     name = name_of(node)
     if name in LINEAR:
         return 1
+    if name == "scatter_add" and degree.get(node.args[2], 0) == 0 and _is_zero(node.args[0]):  # type: ignore[arg-type]
+        return 1
+    if name in ("select_scatter", "slice_scatter") and _is_zero(node.args[0]):
+        return 1
+    if name == "fma":
+        *factors, addend = node.args
+        if sum(degree.get(arg, 0) for arg in factors if isinstance(arg, fx.Node)) == 1:
+            return int(degree.get(addend, 0) or _is_zero(addend)) or _not_linear(name)  # type: ignore[arg-type]
     if name in PRODUCTS and sum(degree.get(arg, 0) for arg in node.args if isinstance(arg, fx.Node)) == 1:
         return 1
     if name == "div" and degree.get(node.args[1], 0) == 0:  # type: ignore[arg-type]
@@ -51,6 +75,10 @@ def _degree(node: fx.Node, degree: dict[fx.Node, int]) -> int:
         choices: Any = node.args[1:3]
         if all(degree.get(choice, 0) or _is_zero(choice) for choice in choices):
             return 1
+    return _not_linear(name)
+
+
+def _not_linear(name: str) -> int:
     raise NotByRows(f"{name}, which is not linear in the gradient")
 
 
@@ -59,4 +87,4 @@ def _is_zero(value: Any) -> bool:
     if not isinstance(value, fx.Node):
         return bool(value == 0)
     position = {"full": 1, "scalar_tensor": 0, "full_like": 1}.get(name_of(value))
-    return position is not None and value.args[position] == 0
+    return position is not None and bool(value.args[position] == 0)

@@ -86,7 +86,9 @@ def region_of(product: fx.Node, backward: frozenset[fx.Node]) -> Region:
     nodes = [node for node in product.graph.nodes if node in walk.inside]
     outputs = _outputs(walk, nodes, tangent)
     _check_order(walk.inside, outputs, inputs)
-    return Region(product, rows, walk.leading, nodes, [node for node in inputs if node is not tangent], tangent, outputs)
+    return Region(
+        product, rows, walk.leading, nodes, [node for node in inputs if node is not tangent], tangent, outputs
+    )
 
 
 class _Walk:
@@ -110,6 +112,8 @@ class _Walk:
             self.leading[operand] = leading
         for node in list(self.product.graph.nodes):
             operands = [o for o in node.all_input_nodes if o in self.inside and o not in self.ends]
+            if node.op == "output" and any(self.is_large(operand) for operand in operands):
+                raise Declined("the graph returns it, as a whole")
             if node is self.product or not operands or node.op == "output":
                 continue
             known = {operand: self.leading[operand] for operand in operands}
@@ -131,7 +135,7 @@ class _Walk:
                     self.ends[node] = False
 
     def pull(self) -> list[fx.Node]:
-        """Take in what the region reads that is large, or depends on an incoming gradient; return what it reads still."""
+        """Take in what is read that is large, or depends on an incoming gradient; return what is read still."""
         inputs: dict[fx.Node, None] = {}
         stack = [operand for node in self.inside for operand in node.all_input_nodes]
         while stack:
@@ -180,8 +184,7 @@ def _outputs(walk: _Walk, nodes: Sequence[fx.Node], tangent: fx.Node | None) -> 
         if not is_sum and leading == TRANSPOSED:
             raise Declined("its transpose is read elsewhere")
         if not is_sum and walk.is_large(node):
-            reader = "the graph returns it" if outside[0].op == "output" else f"{name_of(outside[0])} reads it"
-            raise Declined(f"{reader}, as a whole")
+            raise Declined(f"{name_of(outside[0])} reads it, as a whole")
         outputs.append(Output(node, is_sum, leading, degree[node]))
     if not any(output.degree == 1 for output in outputs):
         raise Declined("no gradient is computed from it")

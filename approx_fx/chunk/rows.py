@@ -1,4 +1,4 @@
-"""How ops carry rows: the rules by which a value that is computed row by row is recognized, and computed for a few rows.
+"""How ops carry rows: the rules by which a value that is computed row by row is recognized.
 
 A value has N rows if the product of its first `leading` dimensions is N: logits [N, V], or [B, T, V] with N = B T and
 `leading` 2. `leading` 0 is a value that is the same for all rows. A value [V, N], of rows transposed, has `TRANSPOSED`.
@@ -23,11 +23,15 @@ TRANSPOSED = -1
 WHOLE = 0
 
 # Ops that keep the order of elements: a result's leading dimensions are those whose product is N.
-REGROUP = frozenset("view reshape _unsafe_view unsqueeze squeeze".split())
+REGROUP = frozenset(["view", "reshape", "_unsafe_view", "unsqueeze", "squeeze"])
 # Pointwise ops that have no tag, or that torch does not call so.
-POINTWISE = frozenset("convert_element_type clone expand _to_copy alias detach".split())
-REDUCE = frozenset("sum amax amin mean prod".split())
-PRODUCTS = frozenset("mm addmm".split())
+POINTWISE = frozenset(["convert_element_type", "clone", "expand", "_to_copy", "alias", "detach"])
+REDUCE = frozenset(["sum", "mean", "amax", "amin", "any", "all", "prod", "logsumexp", "argmax", "argmin"])
+# Reductions whose value for all rows follows from those for chunks of them.
+TOTALS = frozenset(["sum", "mean"])
+PRODUCTS = frozenset(["mm", "addmm"])
+# Ops along one dimension -> the position of that argument.
+ALONG = {"gather": 1, "slice": 1, "select": 1, "scatter_add": 1, "select_scatter": 2, "slice_scatter": 2}
 
 
 class NotByRows(Exception):
@@ -79,6 +83,10 @@ def demanded(node: fx.Node, leading: int, rows: int) -> Reading:
     if name in REGROUP:
         source = node.all_input_nodes[0]
         return Reading(leading, {source: _leading_of(shape(source), rows) if leading else WHOLE})
+    if name in PRODUCTS and leading == 1:
+        return _product(node, {}, rows)
+    if name in ALONG:
+        return _along(node, {}, rows)
     if name in REDUCE:
         source = node.all_input_nodes[0]
         known = _leading_of(shape(source), rows) if leading else WHOLE
@@ -88,7 +96,7 @@ def demanded(node: fx.Node, leading: int, rows: int) -> Reading:
 
 
 def is_pointwise(node: fx.Node) -> bool:
-    """Whether each element of the result is computed from the elements at its place, or where an operand is broadcast."""
+    """Whether each element of the result is computed from the operands' elements at its place."""
     return torch.Tag.pointwise in getattr(node.target, "tags", ()) or name_of(node) in POINTWISE
 
 
@@ -148,7 +156,7 @@ def _reduce(node: fx.Node, known: Mapping[fx.Node, int], _: int) -> Reading:
         raise NotByRows(name_of(node))
     if all(dim >= leading for dim in dims):
         return Reading(leading, {source: leading})
-    if name_of(node) == "sum" and set(range(leading)) <= set(dims):
+    if name_of(node) in TOTALS and set(range(leading)) <= set(dims):
         return Reading(None, {source: leading})
     raise NotByRows(f"{name_of(node)} over some rows")
 
@@ -181,7 +189,8 @@ def _along(node: fx.Node, known: Mapping[fx.Node, int], rows: int) -> Reading:
     """An op along one dimension, which has to be none of the rows'. Other inputs have rows, too."""
     source = node.all_input_nodes[0]
     leading = _leading_of(shape(source), rows)
-    dim = node.args[1] if len(node.args) > 1 else 0
+    position = ALONG[name_of(node)]
+    dim = node.args[position] if len(node.args) > position else 0
     if not isinstance(dim, int) or dim % len(shape(source)) < leading or known.get(source, leading) != leading:
         raise NotByRows(name_of(node))
     return Reading(leading, {other: leading for other in node.all_input_nodes})
@@ -192,6 +201,5 @@ _RULES: dict[str, Callable[[fx.Node, Mapping[fx.Node, int], int], Reading]] = {
     **dict.fromkeys(REDUCE, _reduce),
     **dict.fromkeys(PRODUCTS, _product),
     "permute": _permute,
-    "gather": _along,
-    "slice": _along,
+    **dict.fromkeys(ALONG, _along),
 }

@@ -18,8 +18,8 @@ def chunked_rows(
 ) -> tuple[Tensor, ...]:
     """The outputs of a region: sums over all rows, or values [N, ...].
 
-    bodies: for one chunk of each of `sizes`, (chunks of `divided`, `whole`) -> outputs; each chunk takes the body of its
-    size, of which there are one or two: of all but the last chunk, and of the last. sums: whether an output is a sum.
+    bodies: (chunks of `divided`, `whole`) -> outputs, for each different number of rows among `sizes`, of which there
+    are one or two: that of all but the last chunk, and of the last. sums: whether an output is a sum.
     divided: values [N, ...]; whole: values that all chunks read.
     """
     by_size = dict(zip(dict.fromkeys(sizes), bodies, strict=True))

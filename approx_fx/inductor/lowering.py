@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import torch
 from torch import fx
 from torch.utils._pytree import tree_map
 
 from ..ops import OPS
-from ..ops import into  # noqa: F401
+from ..ops.into import STORE_INTO
 from .compile_time_ops import MATERIALIZE, UPCAST
 from .ir_tensor import FUNCTIONS, Functions, IRTensor, box_of
 from .materialize import lower_materialize, lower_upcast
@@ -47,7 +46,7 @@ def register_lowerings() -> None:
         lowering.add_layout_constraint(op.overload, _kernel_layout)
     for compile_time_op, lower in ((MATERIALIZE, lower_materialize), (UPCAST, lower_upcast)):
         lowering.register_lowering(compile_time_op, type_promotion_kind=None)(lower)
-    lowering.register_lowering(torch.ops.approx_fx.store_into.default, type_promotion_kind=None)(_lower_store_into)
+    lowering.register_lowering(STORE_INTO, type_promotion_kind=None)(_lower_store_into)
 
 
 def _kernel_layout(node: fx.Node, *args: Any, **options: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -58,3 +58,8 @@ def store_into(out: Tensor, value: Tensor) -> None:
 @store_into.register_fake
 def _(out: Tensor, value: Tensor) -> None:
     return None
+
+
+MATMUL_INTO = torch.ops.approx_fx.matmul_into.default
+COPY_ROWS_INTO = torch.ops.approx_fx.copy_rows_into.default
+STORE_INTO = torch.ops.approx_fx.store_into.default

@@ -10,14 +10,13 @@ import heapq
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
 from ..chunk.region import Declined, Output, Region, products, region_of
-from ..chunk.rows import REDUCE, REGROUP, TRANSPOSED, WHOLE, NotByRows, reduced_dims, shape
+from ..chunk.rows import ALONG, REDUCE, REGROUP, TRANSPOSED, WHOLE, NotByRows, reduced_dims, shape
 from ..chunk.run import chunked_rows
 from ..joint.attribution import module_of
 from ..joint.fake_values import nbytes
@@ -32,18 +31,12 @@ LEAST_ROWS = {"cpu": 128, "cuda": 1024}
 MOST_CHUNKS = 64
 
 
-@dataclass(frozen=True)
-class ChunkedLoss:
-    """A large product, such as logits. module: that computes it; chunks: their number, or 1; why: it is not in chunks."""
+def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[str]:
+    """Compute every region of a simplified joint graph in chunks for which that is possible, in place.
 
-    module: str
-    chunks: int
-    why: str = ""
-
-
-def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[ChunkedLoss]:
-    """Compute every region of a simplified joint graph in chunks for which that is possible, in place."""
-    results = []
+    Returns a text for each product that is large enough: 'head: in 16 chunks of 128 rows', or why not.
+    """
+    results: list[str] = []
     for product in list(products(module.graph)):
         backward = classify(module, num_fwd_outputs).backward
         if product in backward:
@@ -51,12 +44,12 @@ def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[ChunkedLo
         try:
             region = region_of(product, backward)
         except (Declined, NotByRows) as error:
-            results.append(ChunkedLoss(module_of(product), 1, str(error)))
+            results.append(f"{module_of(product) or 'a product'}: not in chunks: {error}")
             continue
         device = "cpu" if product.meta["val"].device.type == "cpu" else "cuda"
         sizes = chunk_sizes(region.rows, nbytes(product) // region.rows, device)
         _replace(module, region, sizes, len(results))
-        results.append(ChunkedLoss(module_of(product), len(sizes)))
+        results.append(f"{module_of(product) or 'a product'}: in {len(sizes)} chunks of {sizes[0]} rows")
     return results
 
 
@@ -129,10 +122,14 @@ def body(region: Region, size: int, divided: Sequence[fx.Node], whole: Sequence[
         fake = node.meta["val"]
         with build.mode:
             sizes = _chunk_shape(node, region.leading[node], size)
-            copies[node].meta["val"] = fake if node in whole else torch.empty(sizes, dtype=fake.dtype, device=fake.device)
+            copies[node].meta["val"] = (
+                fake if node in whole else torch.empty(sizes, dtype=fake.dtype, device=fake.device)
+            )
     if region.tangent is not None:
         fake = region.tangent.meta["val"]
-        copies[region.tangent] = build.call(aten.full.default, list(fake.shape), 1, dtype=fake.dtype, device=fake.device)
+        copies[region.tangent] = build.call(
+            aten.full.default, list(fake.shape), 1, dtype=fake.dtype, device=fake.device
+        )
     for node in region.nodes:
         build.origin = node
         copies[node] = _copy(build, node, region, copies, size)
@@ -165,9 +162,10 @@ def _copy(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, A
     if name == "full":
         return build.call(aten.full.default, sizes, *args[1:], **kwargs)
     if name in REDUCE:
-        args[1:2] = [[dim - removed for dim in reduced_dims(node)]]
-    elif name in ("gather", "slice"):
-        args[1] = args[1] % len(shape(node)) - removed
+        dims = [dim - removed for dim in reduced_dims(node)]
+        args[1:2] = [dims[0] if isinstance(node.args[1], int) else dims]
+    elif name in ALONG:
+        args[ALONG[name]] = args[ALONG[name]] % len(shape(node.all_input_nodes[0])) - removed
     elif name == "permute" and leading > 1:
         args[1] = [0, *(dim - removed for dim in args[1][leading:])]
     elif name not in ("mm", "addmm", "permute"):
@@ -183,7 +181,7 @@ def _without_rows(build: Builder, operand: fx.Node, ndim: int, leading: int) -> 
 
 
 def _sum(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, Any]) -> fx.Node:
-    """A sum over the rows of a chunk, in the shape of the sum over all."""
+    """A sum over the rows of a chunk, in the shape of the sum over all; of a mean, the chunk's share."""
     args: list[Any] = [fx.map_arg(arg, copies.__getitem__) for arg in node.args]
     if name_of(node) == "mm":
         return build.call(aten.mm.default, *args)
@@ -191,7 +189,12 @@ def _sum(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, An
     removed = region.leading[source] - 1
     dims = sorted({max(dim - removed, 0) for dim in reduced_dims(node)})
     total = build.call(aten.sum.dim_IntList, args[0], dims, False, **node.kwargs)
-    return total if total.meta["val"].shape == shape(node) else build.call(aten.reshape.default, total, list(shape(node)))
+    if name_of(node) == "mean":
+        count = math.prod(shape(source)) // math.prod(shape(node))
+        total = build.call(aten.mul.Tensor, total, 1 / count)
+    return (
+        total if total.meta["val"].shape == shape(node) else build.call(aten.reshape.default, total, list(shape(node)))
+    )
 
 
 def _sort(graph: fx.Graph) -> None:

@@ -61,7 +61,9 @@ def partition(
     plan.
     """
     losses = chunk_losses(module, num_fwd_outputs) if config.chunk_loss else []
-    state = Partition(plan(classify(module, num_fwd_outputs, static or (), activations), config, decisions), losses=losses)
+    state = Partition(
+        plan(classify(module, num_fwd_outputs, static or (), activations), config, decisions), losses=losses
+    )
     for run in partitioning_passes(config):
         state = run(state)
     return state

@@ -11,7 +11,6 @@ from torch import fx
 from ..encode.base import Stored
 from ..plan.plan import Plan
 from ..torch_compat.aot_partitioner import Halves
-from .chunk_loss import ChunkedLoss
 
 
 @dataclass(frozen=True)
@@ -19,15 +18,15 @@ class Partition:
     """A joint graph that is being split into two halves, with its plan.
 
     stored: anchor -> the nodes that are saved for it. copies: a decoded or recomputed node of the backward -> the value
-    that it stands for. halves: forward and backward; None before `SplitHalves`. losses: large products, such as logits,
-    and whether they are computed in chunks.
+    that it stands for. halves: forward and backward; None before `SplitHalves`. losses: for each large product,
+    such as logits, whether it is computed in chunks.
     """
 
     plan: Plan
     stored: dict[fx.Node, Stored] = field(default_factory=dict)
     copies: dict[fx.Node, fx.Node] = field(default_factory=dict)
     halves: Halves | None = None
-    losses: Sequence[ChunkedLoss] = ()
+    losses: Sequence[str] = ()
 
     @property
     def forward(self) -> fx.GraphModule:

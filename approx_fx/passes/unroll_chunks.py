@@ -1,12 +1,13 @@
 """Writes the chunks of a loss one after the other into the forward half: ordinary ops, which a compiler fuses.
 
-All chunks of the logits are written to the same memory, which also keeps the chunks in their order, and the sums over
-the rows, such as the gradient of the head's weight, are added to in place.
+All chunks of the logits are written to the same memory, which also keeps the chunks in their order; their gradient
+replaces them there, and sums over the rows, such as the gradient of the head's weight, are added to in place. What else
+a chunk reads of its rows is copied to memory of its own, so that all chunks run the same compiled loops.
 """
 
 from __future__ import annotations
 
-import operator
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +17,13 @@ from torch import fx
 
 from ..chunk.run import chunked_rows
 from ..joint.op_table import name_of
-from ..ops import into  # noqa: F401
+from ..ops.into import COPY_ROWS_INTO, MATMUL_INTO, STORE_INTO
 from .node_builder import Builder
 from .state import Partition
 
 aten = torch.ops.aten
-PRODUCT_READERS = frozenset(["mm", "addmm", "permute"])
+PRODUCTS = frozenset(["mm", "addmm"])
+EMPTY = aten.empty.memory_format
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class UnrollChunks:
         forward = partition.forward
         calls = forward.graph.find_nodes(op="call_function", target=chunked_rows)
         for call in calls:
+            build = Builder.on(forward.graph)
             with forward.graph.inserting_before(call):
-                results = _Chunks(forward, call, Builder(forward.graph, Builder.on(forward.graph).mode)).unroll()
+                results = _Unrolled(forward, call, build).outputs()
             for item in list(call.users):
                 item.replace_all_uses_with(results[item.args[1]])  # type: ignore[index]
                 forward.graph.erase_node(item)
@@ -46,109 +49,120 @@ class UnrollChunks:
 
 
 @dataclass
-class _Chunks:
-    """memory: node of a body -> the buffer that all chunks write it to: the first product, sums, rows of a product."""
+class _Unrolled:
+    """One call of `chunked_rows`. memory: what is written in all chunks, by a name -> the node that allocates it."""
 
     forward: fx.GraphModule
     call: fx.Node
     build: Builder
     memory: dict[str, fx.Node] = field(default_factory=dict)
 
-    def unroll(self) -> list[fx.Node]:
-        """The outputs' nodes, in the place of the call."""
-        attributes, sizes, sums, divided, whole = self.call.args
-        bodies = [getattr(self.forward, node.target).graph for node in attributes]  # type: ignore[union-attr,arg-type,union-attr]
-        by_size = dict(zip(dict.fromkeys(sizes), bodies, strict=True))  # type: ignore[arg-type]
-        results: list[list[fx.Node]] = [[] for _ in sums]  # type: ignore[union-attr]
-        start = 0
-        for size in sizes:  # type: ignore[union-attr]
-            places = by_size[size].find_nodes(op="placeholder")
-            chunks = self._rows(divided, places[: len(divided)], start)  # type: ignore[arg-type]
-            outputs = self._chunk(by_size[size], [*chunks, *whole], sums, start)  # type: ignore[misc,arg-type]
-            for result, output in zip(results, outputs, strict=True):
-                result.append(output)
-            start += size  # type: ignore[operator]
-        return [self._joined(result, bool(is_sum), index) for index, (result, is_sum) in enumerate(zip(results, sums, strict=True))]  # type: ignore[arg-type]
-
-    def _rows(self, values: Sequence[fx.Node], places: Sequence[fx.Node], start: int) -> list[fx.Node]:
-        """The rows of one chunk: views for products; others are copied, so that the loops of all chunks are the same."""
-        copied = [place for place in places if not all(name_of(user) in PRODUCT_READERS for user in place.users)]
-        memory = {}
-        for place in copied:
-            fake = place.meta["val"]
-            memory[place] = self._memory(f"{place.name} of {fake.shape[0]}", fake, fake.shape, fake.dtype)
-        if copied:
-            sources = [value for value, place in zip(values, places, strict=True) if place in memory]
-            self.build.call(torch.ops.approx_fx.copy_rows_into.default, list(memory.values()), sources, start)
-        return [
-            memory[place]
-            if place in memory
-            else self.build.call(aten.slice.Tensor, value, 0, start, start + place.meta["val"].shape[0])
-            for value, place in zip(values, places, strict=True)
+    def outputs(self) -> list[fx.Node]:
+        """Write all chunks; return the nodes of the call's outputs."""
+        arguments: Any = self.call.args
+        attributes, sizes, sums, divided, whole = arguments
+        bodies = [getattr(self.forward, attribute.target).graph for attribute in attributes]
+        by_size = dict(zip(dict.fromkeys(sizes), bodies, strict=True))
+        chunks = [
+            _Chunk(self, by_size[size], start, sums).write(divided, whole)
+            for size, start in zip(sizes, itertools.accumulate(sizes, initial=0), strict=False)
         ]
+        return [self._joined(index, parts) for index, parts in enumerate(zip(*chunks, strict=True))]
 
-    def _memory(self, key: str, like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> fx.Node:
-        if key not in self.memory:
-            self.memory[key] = self.build.call(aten.empty.memory_format, list(shape), dtype=dtype, device=like.device)
-        return self.memory[key]
+    def allocate(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> fx.Node:
+        """Memory that all chunks share by this name."""
+        if name not in self.memory:
+            device = self.call.meta["val"][0].device
+            self.memory[name] = self.build.call(EMPTY, list(shape), dtype=dtype, device=device)
+        return self.memory[name]
 
-    def _chunk(self, body: fx.Graph, inputs: Sequence[fx.Node], sums: Sequence[bool], start: int) -> list[fx.Node]:
-        """The outputs of one chunk; those that are written to memory are that memory."""
-        copies: dict[fx.Node, Any] = dict(zip(body.find_nodes(op="placeholder"), inputs, strict=True))
-        outputs: Any = next(iter(body.find_nodes(op="output"))).args[0]
-        first = next(node for node in body.nodes if name_of(node) in ("mm", "addmm"))
-        for node in body.nodes:
+    def _joined(self, index: int, parts: Sequence[fx.Node]) -> fx.Node:
+        """An output, from that of each chunk, which is the same memory in all if a product is written to it."""
+        fake, is_sum = self.call.meta["val"][index], self.call.args[2][index]  # type: ignore[index]
+        total = parts[0]
+        if f"output {index}" in self.memory:
+            pass
+        elif not is_sum:
+            total = self.build.call(aten.cat.default, list(parts))
+        else:
+            for part in parts[1:]:
+                total = self.build.call(aten.add.Tensor, total, part)
+        if total.meta["val"].dtype == fake.dtype:
+            return total
+        return self.build.call(torch.ops.prims.convert_element_type.default, total, fake.dtype)
+
+
+@dataclass
+class _Chunk:
+    """One chunk. body: its graph; start: its first row; sums: whether an output is a sum over all rows."""
+
+    unrolled: _Unrolled
+    body: fx.Graph
+    start: int
+    sums: Sequence[bool]
+
+    def write(self, divided: Sequence[fx.Node], whole: Sequence[fx.Node]) -> list[fx.Node]:
+        """Write the chunk's nodes; return those of its outputs. divided, whole: see `chunked_rows`."""
+        build = self.unrolled.build
+        places = self.body.find_nodes(op="placeholder")
+        inputs = [*self._rows(divided, places[: len(divided)]), *whole]
+        copies: dict[fx.Node, Any] = dict(zip(places, inputs, strict=True))
+        end = next(iter(self.body.find_nodes(op="output")))
+        outputs: Any = end.args[0]
+        first = next(node for node in self.body.nodes if name_of(node) in PRODUCTS)
+        for node in self.body.nodes:
             if node.op != "call_function":
                 continue
-            self.build.origin = node
+            build.origin = node
             args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), copies.__getitem__)
             if node is first:
-                rows = node.meta["val"].shape[0]
-                product = self._product(f"first of {rows}", node, args[-2:], 0, rows, False)
-                copies[node] = self.build.call(aten.add.Tensor, product, args[0]) if len(args) == 3 else product
-            elif name_of(node) == "mm" and node in outputs and not node.users.keys() - {next(iter(body.find_nodes(op="output")))}:
-                index = outputs.index(node)
-                rows = node.meta["val"].shape[0] if sums[index] else self.call.meta["val"][index].shape[0]
-                at = 0 if sums[index] else start
-                copies[node] = self._product(f"output {index}", node, args, at, rows, bool(sums[index] and start))
+                product = self._first(node)
+                build.call(MATMUL_INTO, product, *args[-2:], 0, False)
+                copies[node] = build.call(aten.add.Tensor, product, args[0]) if len(args) == 3 else product
+            elif name_of(node) == "mm" and set(node.users) == {end}:
+                copies[node] = self._output(node, outputs.index(node), args)
             else:
-                copies[node] = self.build.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
+                copies[node] = build.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
                 if _replaces(node, first):
-                    memory = self.memory[f"first of {node.meta['val'].shape[0]}"]
-                    self.build.call(torch.ops.approx_fx.store_into.default, memory, copies[node])
-                    copies[node] = memory
+                    build.call(STORE_INTO, self._first(first), copies[node])
+                    copies[node] = self._first(first)
         return [copies[output] for output in outputs]
 
-    def _product(self, key: str, node: fx.Node, args: Any, start: int, rows: int, add: bool) -> fx.Node:
-        """The memory [rows, m] to which a product is written, or added."""
-        fake = node.meta["val"]
-        is_sum = fake.dtype.itemsize < 4 and not key.startswith("first")
-        memory = self._memory(key, fake, (rows, fake.shape[1]), torch.float32 if is_sum else fake.dtype)
-        self.build.call(torch.ops.approx_fx.matmul_into.default, memory, *args, start, add)
-        return memory
+    def _rows(self, values: Sequence[fx.Node], places: Sequence[fx.Node]) -> list[fx.Node]:
+        """The rows of the chunk: views where products read them, else copies."""
+        build, rows = self.unrolled.build, {}
+        for value, place in zip(values, places, strict=True):
+            fake = place.meta["val"]
+            if all(name_of(user) in PRODUCTS | {"permute"} for user in place.users):
+                rows[place] = build.call(aten.slice.Tensor, value, 0, self.start, self.start + fake.shape[0])
+            else:
+                rows[place] = self.unrolled.allocate(f"{place.name} {fake.shape[0]}", fake.shape, fake.dtype)
+        copied = [
+            (rows[place], value) for value, place in zip(values, places, strict=True) if rows[place].target is EMPTY
+        ]
+        if copied:
+            copies, sources = zip(*copied, strict=True)
+            build.call(COPY_ROWS_INTO, list(copies), list(sources), self.start)
+        return list(rows.values())
 
-    def _joined(self, results: list[fx.Node], is_sum: bool, index: int) -> fx.Node:
-        dtype = self.call.meta["val"][index].dtype
-        if f"output {index}" in self.memory:
-            total = self.memory[f"output {index}"]
-        elif not is_sum:
-            total = self.build.call(aten.cat.default, results)
-        else:
-            total = results[0]
-            for result in results[1:]:
-                total = self.build.call(aten.add.Tensor, total, result)
-        if total.meta["val"].dtype != dtype:
-            total = self.build.call(torch.ops.prims.convert_element_type.default, total, dtype)
-        return total
+    def _first(self, node: fx.Node) -> fx.Node:
+        """The memory of the first product."""
+        fake = node.meta["val"]
+        return self.unrolled.allocate(f"first product {fake.shape[0]}", fake.shape, fake.dtype)
+
+    def _output(self, node: fx.Node, index: int, args: Sequence[fx.Node]) -> fx.Node:
+        """Write an output that is a product to its rows of the whole output, or add it to the sum, which is float32."""
+        shape, dtype, is_sum = self.unrolled.call.meta["val"][index].shape, node.meta["val"].dtype, self.sums[index]
+        is_half = dtype in (torch.float16, torch.bfloat16)
+        out = self.unrolled.allocate(f"output {index}", shape, torch.float32 if is_sum and is_half else dtype)
+        start, add = (0, self.start > 0) if is_sum else (self.start, False)
+        self.unrolled.build.call(MATMUL_INTO, out, *args, start, add)
+        return out
 
 
 def _replaces(node: fx.Node, first: fx.Node) -> bool:
-    """Whether a value is written to the memory of the first product: its gradient, which products read."""
+    """Whether a value is written to the memory of the first product: the gradient, which only products read."""
     fake, product = node.meta["val"], first.meta["val"]
     readers = [user for reader in node.users for user in (reader.users if name_of(reader) == "permute" else [reader])]
-    return (
-        fake.shape == product.shape
-        and fake.dtype == product.dtype
-        and name_of(node) != "permute"
-        and all(name_of(reader) == "mm" for reader in readers)
-    )
+    is_alike = fake.shape == product.shape and fake.dtype == product.dtype
+    return is_alike and name_of(node) != "permute" and all(name_of(reader) == "mm" for reader in readers)

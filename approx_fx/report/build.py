@@ -59,7 +59,7 @@ def describe(partition: Partition, before: int, peaks: tuple[int, int], key: str
         counted.update(nodes)
     stored = [node for nodes in partition.stored.values() for node in nodes if node.name in read_names]
     after = saved_bytes(stored, plan.joint.activations)
-    return GraphReport(key, before, after, *peaks, tuple(rows), tuple(kept))
+    return GraphReport(key, before, after, *peaks, tuple(rows), tuple(kept), losses=tuple(partition.losses))
 
 
 def earliness(partition: Partition) -> dict[fx.Node, int]:

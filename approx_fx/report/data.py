@@ -101,7 +101,8 @@ class GraphReport:
     """One compiled graph. failed: why the pass left the graph exact, or ''.
 
     before, after: bytes saved under torch's own partition and under this one. peak_before, peak_after: predicted bytes
-    alive at the peak, without parameters; peak_before is 0 where it was not predicted. values: what was measured.
+    alive at the peak, without parameters; peak_before is 0 where it was not predicted. values: what was measured. losses:
+    for each large product, such as logits, whether it is computed in chunks, or why not.
     """
 
     key: str
@@ -113,6 +114,7 @@ class GraphReport:
     kept: tuple[Kept, ...] = ()
     failed: str = ""
     values: tuple[MeasuredValue, ...] = ()
+    losses: tuple[str, ...] = ()
 
     def with_errors(self, errors: Mapping[tuple[str, str], float | None]) -> GraphReport:
         """The report with measured errors. errors: (a tensor's name, its module) -> its error; others stay."""
@@ -127,7 +129,7 @@ class GraphReport:
         rows = tuple(Row(**_tuples(row)) for row in data["tensors"])
         kept = tuple(Kept(**_tuples(row)) for row in data["kept"])
         values = tuple(MeasuredValue(**row) for row in data["values"])
-        return cls(**{**data, "tensors": rows, "kept": kept, "values": values})
+        return cls(**{**data, "tensors": rows, "kept": kept, "values": values, "losses": tuple(data["losses"])})
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,7 @@ class Report:
             "options": self.options,
             "tensors": [dataclasses.asdict(row) for row in self.tensors],
             "kept": [{**dataclasses.asdict(row), "reason_text": REASONS[row.reason]} for row in self.kept],
+            "losses": [text for graph in self.graphs for text in graph.losses],
             "exact_graphs": [graph.failed for graph in self.graphs if graph.failed],
         }
 

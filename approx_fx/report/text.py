@@ -83,12 +83,17 @@ def failures(report: Report) -> list[str]:
     return [f"one graph trains exactly: {graph.failed}" for graph in report.graphs if graph.failed]
 
 
+def losses(report: Report) -> list[str]:
+    """One line for each large product, such as logits: whether it and its loss are computed in chunks."""
+    return [f"logits and loss of {text}" for graph in report.graphs for text in graph.losses]
+
+
 def as_text(report: Report) -> str:
     """The report as tables for a terminal or a log, 160 columns wide."""
     out = io.StringIO()
     console = Console(file=out, width=160, no_color=True)
     console.print(headline(report), soft_wrap=True)
-    for line in failures(report):
+    for line in (*failures(report), *losses(report)):
         console.print(line, soft_wrap=True)
     for title, columns, lines in (
         ("stored in few bits", COLUMNS, cells(report)),

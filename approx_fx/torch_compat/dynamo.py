@@ -50,8 +50,9 @@ def trace_in_isolation(
 
 
 def traced_more(function: Callable[..., Any], recurrent: bool) -> Callable[..., Any]:
-    """A function in whose calls Dynamo goes on where it usually breaks the graph: at notes that are logged once, and, if
-    `recurrent`, at nn.LSTM, nn.GRU and nn.RNN, which it traces as one op each.
+    """A function in whose calls Dynamo goes on where it usually breaks the graph.
+
+    That is at notes that are logged once, and, if `recurrent`, at nn.LSTM, nn.GRU and nn.RNN, traced as one op each.
 
     The function itself is then called, not traced, where compiled code comes upon it.
     """

@@ -1,0 +1,164 @@
+"""Losses in chunks: loss and gradients are those of the whole, up to rounding, and what cannot be chunked says why."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import approx_fx
+from approx_fx.chunk import region
+from approx_fx.passes import chunk_loss
+from tests.support.losses import LOSSES, MIXED, Distilled, Head
+
+ROWS = 96  # in chunks of 16
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small products chunked, in chunks of 16 rows."""
+    monkeypatch.setattr(region, "LEAST_ELEMENTS", 4096)
+    monkeypatch.setattr(chunk_loss, "CHUNK_BYTES", {"cpu": 1})
+    monkeypatch.setattr(chunk_loss, "LEAST_ROWS", {"cpu": 16})
+
+
+def step(model: nn.Module, inputs: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    loss = model(*inputs)
+    (loss * scale).backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def trained(model: nn.Module, inputs: tuple[Tensor, ...], scale: float = 1.0, **options: Any) -> list[str]:
+    """Compare a step in chunks, in which nothing is coded, with the exact one; return what is said of the loss."""
+    torch._dynamo.reset()
+    exact = copy.deepcopy(model)
+    approx_fx.convert(model, min_bytes=1 << 40, **{"compiler": "eager", "strict": True, "check": None, **options})
+    loss, gradients = step(model, inputs, scale)
+    expected, exact_gradients = step(exact, inputs, scale)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-7)
+    assert gradients.keys() == exact_gradients.keys()
+    for name, gradient in gradients.items():
+        error = (gradient - exact_gradients[name]).norm() / exact_gradients[name].norm()
+        assert error < 2e-6, (name, float(error))
+    return [text for graph in approx_fx.report(model).graphs for text in graph.losses]
+
+
+def data(rows: int = ROWS) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(rows, 32), torch.randint(512, (rows,))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_in_chunks(name: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    assert trained(Head(LOSSES[name], bias=bias), data()) == ["head: in 6 chunks of 16 rows"]
+
+
+@pytest.mark.cpp
+@pytest.mark.parametrize("name", ["mean", "ignored labels", "z-loss", "weight of each token", "in [B, T, V]"])
+def test_compiled(name: str) -> None:
+    torch.manual_seed(0)
+    losses = trained(Head(LOSSES[name], bias=True), data(), compiler="inductor")
+    assert losses == ["head: in 6 chunks of 16 rows"]
+
+
+@pytest.mark.parametrize("scale", [0.25, 65536.0])
+def test_the_incoming_gradient_scales_all(scale: float) -> None:
+    torch.manual_seed(0)
+    trained(Head(LOSSES["mean"]), data(), scale=scale)
+
+
+def test_the_last_chunk_may_be_smaller() -> None:
+    torch.manual_seed(0)
+    assert trained(Head(LOSSES["mean"]), data(97)) == ["head: in 7 chunks of 16 rows"]
+
+
+def test_both_logits_of_a_distillation_are_in_chunks() -> None:
+    torch.manual_seed(0)
+    losses = trained(Distilled(), data()[:1])
+    assert "in 6 chunks of 16 rows" in " ".join(losses)
+
+
+def test_a_tied_embedding() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.body = nn.Embedding(512, 32), nn.Linear(32, 32)
+
+        def forward(self, tokens: Tensor, labels: Tensor) -> Tensor:
+            logits = torch.tanh(self.body(self.words(tokens))) @ self.words.weight.T
+            return nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+    torch.manual_seed(0)
+    tokens = torch.randint(512, (4, 24))
+    assert trained(Tied(), (tokens, tokens.roll(1))) == ["a product: in 6 chunks of 16 rows"]
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_rows_that_depend_on_each_other_are_left_whole(name: str) -> None:
+    torch.manual_seed(0)
+    loss, reason = MIXED[name]
+    (text,) = trained(Head(loss), data())
+    assert text.startswith("head: not in chunks: ") and reason in text
+
+
+def test_logits_that_are_returned_are_left_whole() -> None:
+    class Both(Head):
+        def forward(self, x: Tensor, labels: Tensor) -> Any:
+            logits = self.head(x) * 1
+            return nn.functional.cross_entropy(logits, labels), logits
+
+    torch.manual_seed(0)
+    model = Both(LOSSES["mean"])
+    approx_fx.convert(model, compiler="eager", strict=True, check=None)
+    model(*data())[0].backward()
+    (text,) = approx_fx.report(model).graphs[0].losses
+    assert text == "head: not in chunks: the graph returns it, as a whole"
+
+
+def test_a_second_backward_is_refused_or_right() -> None:
+    torch.manual_seed(0)
+    model = Head(LOSSES["mean"])
+    exact = copy.deepcopy(model)
+    approx_fx.convert(model, min_bytes=1 << 40, compiler="eager", strict=True, check=None)
+    loss, expected = model(*data()), exact(*data())
+    for item in (loss, expected):
+        item.backward(retain_graph=True)
+        item.backward()
+    for ours, theirs in zip(model.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-8)
+
+
+def test_bfloat16() -> None:
+    torch.manual_seed(0)
+    model, inputs = Head(LOSSES["mean"], bias=True), data()
+    exact = copy.deepcopy(model)
+    approx_fx.convert(model, min_bytes=1 << 40, compiler="eager", strict=True, check=None)
+    for item in (model, exact):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = item(*inputs)
+        loss.backward()
+    assert approx_fx.report(model).graphs[0].losses == ("head: in 6 chunks of 16 rows",)
+    for ours, theirs in zip(model.parameters(), exact.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).norm() < 0.01 * theirs.grad.norm()
+
+
+@pytest.mark.parametrize(
+    ("rows", "row_bytes", "sizes"),
+    [
+        (2048, 65536, [128] * 16),
+        (2048, 200_000, [128] * 16),
+        (1009, 65536, [128] * 7 + [113]),
+        (100, 65536, [100]),
+        (131072, 65536, [2048] * 64),
+        (2048, 4096, [1024] * 2),
+    ],
+)
+def test_sizes(rows: int, row_bytes: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert chunk_loss.chunk_sizes(rows, row_bytes) == sizes

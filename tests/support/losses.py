@@ -1,0 +1,76 @@
+"""Losses of logits, as people write them: (logits [N, V], labels [N]) -> a scalar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def by_hand(logits: Tensor, labels: Tensor) -> Tensor:
+    return (torch.logsumexp(logits, -1) - logits.gather(-1, labels[:, None])[:, 0]).mean()
+
+
+def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+    """A weight for each token, as of masks and of policy gradients."""
+    weight = (labels % 3).to(logits.dtype)
+    return (F.cross_entropy(logits, labels, reduction="none") * weight).sum() / weight.sum()
+
+
+LOSSES: dict[str, Loss] = {
+    "mean": lambda x, y: F.cross_entropy(x, y),
+    "sum": lambda x, y: F.cross_entropy(x, y, reduction="sum"),
+    "ignored labels": lambda x, y: F.cross_entropy(x, y.where(y % 2 == 0, -100)),
+    "label smoothing": lambda x, y: F.cross_entropy(x, y, label_smoothing=0.1),
+    "class weights": lambda x, y: F.cross_entropy(x, y, weight=torch.linspace(0.5, 2, x.shape[1])),
+    "z-loss": lambda x, y: F.cross_entropy(x, y) + 1e-3 * torch.logsumexp(x, -1).square().mean(),
+    "soft cap": lambda x, y: F.cross_entropy(20 * torch.tanh(x / 20), y),
+    "temperature, times 3": lambda x, y: 3 * F.cross_entropy(x / 0.7, y),
+    "in [B, T, V]": lambda x, y: F.cross_entropy(x.view(4, -1, x.shape[1]).float().flatten(0, 1), y),
+    "logarithm of a softmax": lambda x, y: F.nll_loss(F.log_softmax(x.view(4, -1, x.shape[1]), -1).flatten(0, 1), y),
+    "by hand": by_hand,
+    "weight of each token": weighted,
+    "distance to one-hot": lambda x, y: F.mse_loss(x.softmax(-1), F.one_hot(y, x.shape[1]).to(x.dtype)),
+    "logistic": lambda x, y: F.binary_cross_entropy_with_logits(x, F.one_hot(y, x.shape[1]).to(x.dtype)),
+}
+# Those of which rows depend on each other.
+MIXED: dict[str, tuple[Loss, str]] = {
+    "softmax over rows": (lambda x, y: F.cross_entropy(x, y) + x.softmax(0).square().mean(), "amax over some rows"),
+    "shifted logits": (
+        lambda x, y: F.cross_entropy(x.view(4, -1, x.shape[1])[:, :-1].flatten(0, 1), y.view(4, -1)[:, 1:].flatten()),
+        "slice reads it",
+    ),
+    "square of the loss": (lambda x, y: F.cross_entropy(x, y).square(), "computed from the loss"),
+}
+
+
+class Head(nn.Module):
+    """(N, width), labels (N) -> the loss of their logits; tied: the head's weight is the embedding's."""
+
+    def __init__(self, loss: Loss, width: int = 32, words: int = 512, bias: bool = False) -> None:
+        super().__init__()
+        self.body, self.head, self.loss = nn.Linear(width, width), nn.Linear(width, words, bias=bias), loss
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return self.loss(self.head(torch.tanh(self.body(x))), labels)
+
+
+class Distilled(nn.Module):
+    """(N, width) -> the divergence of a student's probabilities from a teacher's, whose head does not train."""
+
+    def __init__(self, width: int = 32, words: int = 512) -> None:
+        super().__init__()
+        self.body, self.student, self.teacher = (
+            nn.Linear(width, width),
+            nn.Linear(width, words),
+            nn.Linear(width, words),
+        )
+        self.teacher.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        student = F.log_softmax(self.student(torch.tanh(self.body(x))), -1)
+        return F.kl_div(student, F.log_softmax(self.teacher(x), -1), reduction="batchmean", log_target=True)
