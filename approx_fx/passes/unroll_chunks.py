@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from ..chunk.run import chunked_rows
-from ..joint.op_table import name_of
+from ..joint.op_table import name_of, traits
 from ..ops.into import COPY_ROWS_INTO, MATMUL_INTO, STORE_INTO
 from .node_builder import Builder
 from .state import Partition
@@ -110,6 +110,7 @@ class _Chunk:
         end = next(iter(self.body.find_nodes(op="output")))
         outputs: Any = end.args[0]
         first = next(node for node in self.body.nodes if name_of(node) in PRODUCTS)
+        gradient = _gradient_of(first)
         for node in self.body.nodes:
             if node.op != "call_function":
                 continue
@@ -123,7 +124,7 @@ class _Chunk:
                 copies[node] = self._output(node, outputs.index(node), args)
             else:
                 copies[node] = build.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
-                if _replaces(node, first):
+                if node is gradient:
                     build.call(STORE_INTO, self._first(first), copies[node])
                     copies[node] = self._first(first)
         return [copies[output] for output in outputs]
@@ -160,9 +161,27 @@ class _Chunk:
         return out
 
 
-def _replaces(node: fx.Node, first: fx.Node) -> bool:
-    """Whether a value is written to the memory of the first product: the gradient, which only products read."""
-    fake, product = node.meta["val"], first.meta["val"]
-    readers = [user for reader in node.users for user in (reader.users if name_of(reader) == "permute" else [reader])]
-    is_alike = fake.shape == product.shape and fake.dtype == product.dtype
-    return is_alike and name_of(node) != "permute" and all(name_of(reader) == "mm" for reader in readers)
+def _gradient_of(first: fx.Node) -> fx.Node | None:
+    """The value that is written to the memory of the first product: its gradient, which products and sums read.
+
+    None if there is no such value behind all that reads the product.
+    """
+    nodes = list(first.graph.nodes)
+    order = {node: index for index, node in enumerate(nodes)}
+    last = max((order[reader] for reader in _readers(first)), default=len(nodes))
+    product = first.meta["val"]
+    for node in reversed(nodes[last:]):
+        fake = node.meta.get("val")
+        if node.op != "call_function" or fake.shape != product.shape or fake.dtype != product.dtype:
+            continue
+        if not traits(node).view and all(name_of(reader) in ("mm", "sum") for reader in _readers(node)):
+            return node
+    return None
+
+
+def _readers(value: fx.Node) -> list[fx.Node]:
+    """The nodes that read a value's memory, also through views, which are among them only if nothing reads them."""
+    readers: list[fx.Node] = []
+    for user in value.users:
+        readers += (_readers(user) if traits(user).view else []) or [user]
+    return readers

@@ -101,8 +101,8 @@ class GraphReport:
     """One compiled graph. failed: why the pass left the graph exact, or ''.
 
     before, after: bytes saved under torch's own partition and under this one. peak_before, peak_after: predicted bytes
-    alive at the peak, without parameters; peak_before is 0 where it was not predicted. values: what was measured. losses:
-    for each large product, such as logits, whether it is computed in chunks, or why not.
+    alive at the peak, without parameters; peak_before is 0 where it was not predicted. values: what was measured.
+    losses: for each large product, such as logits, whether it is computed in chunks, or why not.
     """
 
     key: str
