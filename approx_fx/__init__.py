@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .bench.check import check
+from .chunk.with_loss import with_loss
 from .config import Config
 from .convert import convert, restore
 from .errors import ApproxFxError, PassFailed
@@ -26,4 +27,5 @@ __all__ = [
     "restore",
     "rounding_state",
     "view",
+    "with_loss",
 ]

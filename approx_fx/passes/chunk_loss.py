@@ -49,7 +49,9 @@ def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[str]:
         device = "cpu" if product.meta["val"].device.type == "cpu" else "cuda"
         sizes = chunk_sizes(region.rows, nbytes(product) // region.rows, device)
         _replace(module, region, sizes, len(results))
-        results.append(f"{module_of(product) or 'a product'}: in {len(sizes)} chunks of {sizes[0]} rows")
+        results.append(
+            f"{module_of(product) or 'a product'}: in {len(sizes)} chunk{'s' * (len(sizes) > 1)} of {sizes[0]} rows"
+        )
     return results
 
 

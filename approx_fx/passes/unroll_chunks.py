@@ -124,7 +124,7 @@ class _Chunk:
                 copies[node] = self._output(node, outputs.index(node), args)
             else:
                 copies[node] = build.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
-                if node is gradient:
+                if gradient is not None and node is gradient:
                     build.call(STORE_INTO, self._first(first), copies[node])
                     copies[node] = self._first(first)
         return [copies[output] for output in outputs]

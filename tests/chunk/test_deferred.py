@@ -86,7 +86,9 @@ def test_they_cannot_be_read_behind_the_optimizer(how: str) -> None:
         torch.optim.SGD(model.parameters(), lr=0.1).step()
     else:
         model.head.weight.data.add_(1e-3)
-    text = "the logits of this training step were not kept, and the weight that they are computed from has changed since"
+    text = (
+        "the logits of this training step were not kept, and the weight that they are computed from has changed since"
+    )
     with pytest.raises(ApproxFxError, match=text):
         logits.mean()
 

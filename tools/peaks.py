@@ -1,0 +1,179 @@
+"""Measures the peak of a language model's step, its loss included, beside torch.compile's.
+
+    python tools/peaks.py          all models, some ten minutes on two cores; --model NAME for one of them
+
+float32, Inductor, 4 bits, on a CPU. Both are in one process and take turns while they are timed. Results go to
+docs/results/peaks.json and into the table of docs/language_models.md.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+if __name__ == "__main__":
+    import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
+
+import torch
+import torch.nn.functional as F
+import typer
+from torch import Tensor, nn
+
+import approx_fx
+from approx_fx.bench.live_bytes import peak_bytes
+from models.gpt import GPT
+from tools.lib.checkpoint import write_text
+from tools.lib.markdown_tables import fill
+from tools.lib.measuring.environment import environment
+from tools.lib.repo_path import ROOT
+from tools.lib.torchvision_import import import_torchvision
+
+RESULTS = ROOT / "docs" / "results" / "peaks.json"
+PAGE = ROOT / "docs" / "language_models.md"
+STEPS = 5
+Loss = Callable[[nn.Module], Tensor]
+
+
+def _labelled(model: str, config: str, words: int, **options: Any) -> tuple[nn.Module, Loss]:
+    """A model of transformers with its loss by `labels=`, and 16 x 128 tokens."""
+    import_torchvision()
+    import transformers
+
+    tokens = torch.randint(words, (16, 128))
+    made = getattr(transformers, model)(getattr(transformers, config)(vocab_size=words, **options))
+    return made, lambda m: m(input_ids=tokens, labels=tokens).loss
+
+
+def llama() -> tuple[nn.Module, Loss]:
+    """Grouped heads, SwiGLU, a head of its own."""
+    return _labelled(
+        "LlamaForCausalLM", "LlamaConfig", 16384, hidden_size=128, intermediate_size=344, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, use_cache=False,
+    )  # fmt: skip
+
+
+def gpt2() -> tuple[nn.Module, Loss]:
+    """The head's weight is the embedding's; with dropout."""
+    return _labelled(
+        "GPT2LMHeadModel", "GPT2Config", 16384, n_embd=128, n_layer=2, n_head=4, n_positions=128, use_cache=False
+    )
+
+
+def bert() -> tuple[nn.Module, Loss]:
+    """Masked language modelling, a head with a bias."""
+    return _labelled(
+        "BertForMaskedLM", "BertConfig", 30522, hidden_size=256, num_hidden_layers=4, num_attention_heads=4,
+        intermediate_size=1024,
+    )  # fmt: skip
+
+
+def t5() -> tuple[nn.Module, Loss]:
+    """An encoder and a decoder."""
+    return _labelled(
+        "T5ForConditionalGeneration", "T5Config", 30522, d_model=256, d_kv=64, d_ff=1024, num_layers=4, num_heads=4,
+        use_cache=False, decoder_start_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+
+
+def gpt_12x768() -> tuple[nn.Module, Loss]:
+    """GPT-2 small's size, its loss brought into the graph by `with_loss`."""
+    tokens = torch.randint(50257, (4, 257))
+    model = approx_fx.with_loss(
+        GPT(12, 768, 12, 50257, 256), lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten())
+    )
+    return model, lambda m: m(tokens[:, :-1], tokens[:, 1:])
+
+
+MODELS: dict[str, tuple[Callable[[], tuple[nn.Module, Loss]], str]] = {
+    "llama": (llama, "Llama, 2 x 128, 16,384 words, 16 x 128 tokens"),
+    "gpt2": (gpt2, "GPT-2, 2 x 128, 16,384 words, 16 x 128 tokens"),
+    "bert": (bert, "BERT MLM, 4 x 256, 30,522 words, 16 x 128 tokens"),
+    "t5": (t5, "T5, 4 x 256, 30,522 words, 16 x 128 tokens"),
+    "gpt_12x768": (gpt_12x768, "GPT, 12 x 768, 50,257 words, 4 x 256 tokens"),
+}
+
+
+def measured(name: str) -> dict[str, Any]:
+    """Peaks, step times and loss of a model, by torch.compile and in 4 bits."""
+    steps: dict[str, Callable[[], Tensor]] = {}
+    losses, peaks, models = {}, {}, {}
+    for system in ("compile", "approx_fx"):
+        torch.manual_seed(0)
+        torch._dynamo.reset()
+        model, loss = MODELS[name][0]()
+        model.compile() if system == "compile" else approx_fx.convert(model, bits=4, check=None)
+
+        def step(model: nn.Module = model, loss: Loss = loss) -> Tensor:
+            model.zero_grad(set_to_none=True)
+            value = loss(model)
+            value.backward()
+            return value.detach()
+
+        torch.manual_seed(1)
+        losses[system] = float(step())
+        step()
+        model.zero_grad(set_to_none=True)
+        peaks[system] = peak_bytes(step)
+        steps[system], models[system] = step, model
+    report = approx_fx.report(models["approx_fx"])
+    times: dict[str, list[float]] = {system: [] for system in steps}
+    for _ in range(STEPS):
+        for system, call in steps.items():
+            start = time.perf_counter()
+            call()
+            times[system].append(time.perf_counter() - start)
+    seconds = {system: statistics.median(values) for system, values in times.items()}
+    return {
+        "model": name, "peak": peaks, "seconds": seconds, "loss": losses,
+        "predicted": report.predicted_peak["after"], "losses": [text for g in report.graphs for text in g.losses],
+    }  # fmt: skip
+
+
+def table(results: list[dict[str, Any]], made: dict[str, Any]) -> str:
+    """The table of docs/language_models.md."""
+    rows = ["| model | torch.compile's peak | peak | ratio | predicted | step | loss, relative difference |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    for result in results:
+        before, after = result["peak"]["compile"], result["peak"]["approx_fx"]
+        exact, ours = result["loss"]["compile"], result["loss"]["approx_fx"]
+        rows.append(
+            f"| {MODELS[result['model']][1]} | {before / 2**20:.1f} MiB | {after / 2**20:.1f} MiB | "
+            f"{before / after:.1f}x | {result['predicted'] / 2**20:.1f} MiB | "
+            f"{result['seconds']['approx_fx'] / result['seconds']['compile']:.2f}x | {abs(ours - exact) / exact:.0e} |"
+        )
+    place = f"{made['device']}, {made['threads']} threads, torch {made['torch']}, {made['date'][:10]}"
+    return "\n".join([*rows, "", f"{place}, revision {made['revision']}; `{made['command']}`"])
+
+
+def main(
+    model: Annotated[list[str] | None, typer.Option(help="names of models; default all")] = None,
+    one: Annotated[str, typer.Option(help="measure this model in this process", hidden=True)] = "",
+) -> None:
+    """Measure each model in a process of its own; write docs/results/peaks.json and the table if all are measured."""
+    if one:
+        print(json.dumps(measured(one)))
+        return
+    results = []
+    for name in model or MODELS:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", __file__, "--one", name],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        results.append(json.loads(done.stdout.strip().splitlines()[-1]))
+        print(results[-1], flush=True)
+    if model is None:
+        made = environment()
+        write_text(RESULTS, json.dumps({**made, "models": results}, indent=1) + "\n")
+        write_text(PAGE, fill(PAGE.read_text(), {"peaks": table(results, made)}, PAGE.name))
+
+
+if __name__ == "__main__":
+    typer.run(main)
