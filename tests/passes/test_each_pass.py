@@ -10,6 +10,7 @@ import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from approx_fx.config import Config
 from approx_fx.joint.graph import classify
+from approx_fx.passes.chunk_loss import chunk_losses
 from approx_fx.passes.pipeline import lowering_passes, partitioning_passes
 from approx_fx.passes.state import Partition
 from approx_fx.passes.verify import Verify
@@ -85,12 +87,27 @@ def symbolic_batch() -> Example:
     return Masked(), x
 
 
+def loss_of_logits() -> Example:
+    """A cross entropy by hand, of logits in two chunks."""
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(32, 8192, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.logsumexp(self.head(x), 1).mean()
+
+    return Loss(), torch.randn(256, 32, requires_grad=True)
+
+
 # pass -> the graph that shows what it does, and whether it lies on a GPU
 CASES: dict[str, tuple[Callable[[], Example], bool]] = {
     "InsertQuantize": (convolutions, False),
     "InsertDequantize": (convolutions, False),
     "FoldBatchNorm": (convolutions, True),
     "SplitHalves": (convolutions, False),
+    "UnrollChunks": (loss_of_logits, False),
     "SplitConvBackward": (convolutions, False),
     "FastTanh": (tanh_of_a_product, False),
     "ConcatenateCodes": (concatenated_relus, False),
@@ -112,7 +129,8 @@ def _lines(module: fx.GraphModule) -> list[str]:
         value = node.meta.get("val")
         kind = f": {str(value.dtype)[6:]}{list(value.shape)}" if isinstance(value, Tensor) else ""
         arguments = ", ".join(map(str, (*node.args, *(f"{name}={item}" for name, item in node.kwargs.items()))))
-        what = node.op if node.op in ("placeholder", "output") else str(node.target)
+        name = node.target.__name__ if isinstance(node.target, FunctionType) else str(node.target)
+        what = node.op if node.op in ("placeholder", "output") else name
         lines.append(f"{node.name}{kind} = {what}({arguments})")
     return lines
 
@@ -138,6 +156,7 @@ def test_before_and_after(name: str) -> None:
         near: Any = emulated_gpu() if on_gpu else contextlib.nullcontext()
         config = Config(min_bytes=256)
         with near:
+            chunk_losses(joint, num_fwd_outputs)
             partition = Partition(plan(classify(joint, num_fwd_outputs), config))
             for each in (*partitioning_passes(config), *lowering_passes("fused")):
                 before = text(partition)

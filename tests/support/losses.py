@@ -31,6 +31,9 @@ LOSSES: dict[str, Loss] = {
     "soft cap": lambda x, y: F.cross_entropy(20 * torch.tanh(x / 20), y),
     "temperature, times 3": lambda x, y: 3 * F.cross_entropy(x / 0.7, y),
     "in [B, T, V]": lambda x, y: F.cross_entropy(x.view(4, -1, x.shape[1]).float().flatten(0, 1), y),
+    "one long sequence": lambda x, y: F.cross_entropy(
+        (x.view(1, -1, x.shape[1]) * torch.ones(len(x), 1)).flatten(0, 1), y
+    ),
     "logarithm of a softmax": lambda x, y: F.nll_loss(F.log_softmax(x.view(4, -1, x.shape[1]), -1).flatten(0, 1), y),
     "by hand": by_hand,
     "weight of each token": weighted,
