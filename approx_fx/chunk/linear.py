@@ -28,6 +28,7 @@ LINEAR = frozenset(
         "sum",
         "mean",
         "slice",
+        "constant_pad_nd",
         "select",
         "alias",
     ]

@@ -6,6 +6,7 @@ and multiplied afterwards, they are the same.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from ..joint.fake_values import numel, tensor
 from ..joint.op_table import name_of
 from ..torch_compat import aot_partitioner as aot
 from .linear import degrees
-from .rows import TRANSPOSED, WHOLE, NotByRows, demanded, reading, shape
+from .rows import REDUCE, REGROUP, TRANSPOSED, WHOLE, NotByRows, Rows, demanded, is_pointwise, reading, shape
 
 aten = torch.ops.aten
 # A product is chunked that has so many elements, and so many times those that it has in common with its rows' operand.
@@ -49,7 +50,7 @@ class Region:
     graph's order, and its inputs. inputs: nodes outside that it reads. tangent: the incoming gradient, or None."""
 
     product: fx.Node
-    rows: int
+    rows: Rows
     leading: Mapping[fx.Node, int]
     nodes: Sequence[fx.Node]
     inputs: Sequence[fx.Node]
@@ -63,7 +64,7 @@ def products(graph: fx.Graph) -> Iterator[fx.Node]:
         if name_of(node) not in ("mm", "addmm"):
             continue
         fake, source = tensor(node), tensor(node.args[-2])
-        if fake is None or source is None or not all(isinstance(size, int) for size in (*fake.shape, *source.shape)):
+        if fake is None or source is None or node.kwargs or not all(isinstance(size, int) for size in (*fake.shape, *source.shape)):
             continue
         if numel(fake) >= LEAST_ELEMENTS and numel(fake) >= LEAST_GROWTH * numel(source):
             yield node
@@ -75,7 +76,18 @@ def region_of(product: fx.Node, backward: frozenset[fx.Node]) -> Region:
     Raises:
         Declined: its rows cannot be computed one chunk after the other.
     """
-    rows = shape(product)[0]
+    try:
+        return _region(product, Rows(shape(product)[0]), backward)
+    except (Declined, NotByRows):
+        views = [user for user in product.users if name_of(user) in REGROUP and len(shape(user)) > 2]
+        for count in {shape(view)[0] for view in views} - {1}:
+            with contextlib.suppress(Declined, NotByRows):
+                return _region(product, Rows(count, are_sequences=True), backward)
+        raise
+
+
+def _region(product: fx.Node, rows: Rows, backward: frozenset[fx.Node]) -> Region:
+    """The region of a product, whose rows are these."""
     walk = _Walk(product, rows, backward)
     walk.forwards()
     inputs = walk.pull()
@@ -95,7 +107,7 @@ class _Walk:
     """Finds the nodes of a region. leading: of its nodes and inputs; ends: nodes behind which it ends -> is a sum;
     pulled: nodes that do not depend on the product, and are computed with it: others may read the original."""
 
-    def __init__(self, product: fx.Node, rows: int, backward: frozenset[fx.Node]) -> None:
+    def __init__(self, product: fx.Node, rows: Rows, backward: frozenset[fx.Node]) -> None:
         self.product, self.rows, self.backward = product, rows, backward
         self.leading: dict[fx.Node, int] = {}
         self.inside: set[fx.Node] = {product}
@@ -104,6 +116,17 @@ class _Walk:
 
     def is_large(self, node: fx.Node) -> bool:
         return numel_of(node) >= LARGE * numel_of(self.product)
+
+    def is_of_large(self, node: fx.Node) -> bool:
+        """Whether a value with few elements for each row is reduced from a large one, such as a teacher's logits."""
+        stack = [node]
+        while stack:
+            source = stack.pop()
+            if self.is_large(source):
+                return True
+            if is_pointwise(source) or name_of(source) in REDUCE | REGROUP:
+                stack += [operand for operand in source.all_input_nodes if tensor(operand) is not None]
+        return False
 
     def forwards(self) -> None:
         """Follow the rows from the product to where they end: a sum, a product that is smaller, an unknown op."""
@@ -140,11 +163,15 @@ class _Walk:
         stack = [operand for node in self.inside for operand in node.all_input_nodes]
         while stack:
             node = stack.pop()
+            if node in self.ends:
+                raise Declined("what is summed over all rows is read by a row again")
             if node in self.inside or node in inputs:
                 continue
             leading = self.leading[node]
             is_pulled = node.op == "call_function" and (
-                node in self.backward or leading == TRANSPOSED or (leading != WHOLE and self.is_large(node))
+                node in self.backward
+                or leading == TRANSPOSED
+                or (leading != WHOLE and (self.is_large(node) or self.is_of_large(node)))
             )
             if is_pulled:
                 try:
@@ -157,6 +184,8 @@ class _Walk:
                 self.inside.add(node)
                 self.pulled.add(node)
                 stack += node.all_input_nodes
+            elif leading == TRANSPOSED:
+                raise Declined(f"{name_of(node) or 'an input'}, which is not the transpose of rows, is multiplied with it")
             else:
                 inputs[node] = None
         order = {node: index for index, node in enumerate(self.product.graph.nodes)}

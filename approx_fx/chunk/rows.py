@@ -3,6 +3,9 @@
 A value has N rows if the product of its first `leading` dimensions is N: logits [N, V], or [B, T, V] with N = B T and
 `leading` 2. `leading` 0 is a value that is the same for all rows. A value [V, N], of rows transposed, has `TRANSPOSED`.
 A chunk of a value with rows is [n, ...]: its leading dimensions are one.
+
+Where an op takes a part of T, as a shift of the logits does, the rows are the B sequences instead: `leading` is 1, and
+a value [B m, ...] has m places for each.
 """
 
 from __future__ import annotations
@@ -34,6 +37,29 @@ PRODUCTS = frozenset(["mm", "addmm"])
 ALONG = {"gather": 1, "slice": 1, "select": 1, "scatter_add": 1, "select_scatter": 2, "slice_scatter": 2}
 
 
+@dataclass(frozen=True)
+class Rows:
+    """count: how many rows there are. are_sequences: a row is all that has one index in the first dimension."""
+
+    count: int
+    are_sequences: bool = False
+
+    def leading(self, sizes: Sequence[int]) -> int:
+        """The number of first dimensions that are rows. Raises NotByRows if none are."""
+        if self.are_sequences:
+            if sizes and sizes[0] % self.count == 0:
+                return 1
+            raise NotByRows("view")
+        for count in range(1, len(sizes) + 1):
+            if math.prod(sizes[:count]) == self.count:
+                return count
+        raise NotByRows("view")
+
+    def places(self, sizes: Sequence[int], leading: int) -> int:
+        """The places that each row has in the first dimensions of a value; 1 but for sequences."""
+        return math.prod(sizes[:leading]) // self.count
+
+
 class NotByRows(Exception):
     """A value is not computed row by row. The text says which op."""
 
@@ -47,7 +73,7 @@ class Reading:
     operands: Mapping[fx.Node, int]
 
 
-def reading(node: fx.Node, leading: Mapping[fx.Node, int], rows: int) -> Reading:
+def reading(node: fx.Node, leading: Mapping[fx.Node, int], rows: Rows) -> Reading:
     """How the node computes its result from values with rows. leading: of those of its inputs that are known.
 
     Raises:
@@ -58,14 +84,14 @@ def reading(node: fx.Node, leading: Mapping[fx.Node, int], rows: int) -> Reading
     if tensor(node) is None or (TRANSPOSED in known.values() and name not in ("permute", "mm")):
         raise NotByRows(name)
     if is_pointwise(node):
-        return _pointwise(node, max(known.values()) and _leading_of(shape(node), rows), rows)
+        return _pointwise(node, max(known.values()) and rows.leading(shape(node)), rows)
     rule = _RULES.get(name)
     if rule is None:
         raise NotByRows(name)
     return rule(node, known, rows)
 
 
-def demanded(node: fx.Node, leading: int, rows: int) -> Reading:
+def demanded(node: fx.Node, leading: int, rows: Rows) -> Reading:
     """How a node whose result has to have these rows reads its inputs, of which none is known.
 
     Raises:
@@ -82,14 +108,14 @@ def demanded(node: fx.Node, leading: int, rows: int) -> Reading:
         return _pointwise(node, leading, rows)
     if name in REGROUP:
         source = node.all_input_nodes[0]
-        return Reading(leading, {source: _leading_of(shape(source), rows) if leading else WHOLE})
+        return Reading(leading, {source: rows.leading(shape(source)) if leading else WHOLE})
     if name in PRODUCTS and leading == 1:
         return _product(node, {}, rows)
-    if name in ALONG:
-        return _along(node, {}, rows)
+    if name in ALONG or name == "constant_pad_nd":
+        return _RULES[name](node, {}, rows)
     if name in REDUCE:
         source = node.all_input_nodes[0]
-        known = _leading_of(shape(source), rows) if leading else WHOLE
+        known = rows.leading(shape(source)) if leading else WHOLE
         if all(dim >= known for dim in reduced_dims(node)):
             return Reading(leading, {source: known})
     raise NotByRows(name)
@@ -108,15 +134,7 @@ def shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(fake.shape)
 
 
-def _leading_of(sizes: Sequence[int], rows: int) -> int:
-    """The number of first dimensions whose product is N."""
-    for count in range(1, len(sizes) + 1):
-        if math.prod(sizes[:count]) == rows:
-            return count
-    raise NotByRows("view")
-
-
-def _pointwise(node: fx.Node, leading: int, rows: int) -> Reading:
+def _pointwise(node: fx.Node, leading: int, rows: Rows) -> Reading:
     if leading == TRANSPOSED:
         raise NotByRows(name_of(node))
     sizes = shape(node)
@@ -134,11 +152,11 @@ def _aligned(sizes: Sequence[int], operand: Sequence[int], leading: int) -> int:
     raise NotByRows("broadcasting")
 
 
-def _regroup(node: fx.Node, known: Mapping[fx.Node, int], rows: int) -> Reading:
+def _regroup(node: fx.Node, known: Mapping[fx.Node, int], rows: Rows) -> Reading:
     (source, leading), *_ = known.items()
     if leading == TRANSPOSED:
         raise NotByRows(name_of(node))
-    return Reading(_leading_of(shape(node), rows) if leading else WHOLE, {source: leading})
+    return Reading(rows.leading(shape(node)) if leading else WHOLE, {source: leading})
 
 
 def reduced_dims(node: fx.Node) -> list[int]:
@@ -149,7 +167,7 @@ def reduced_dims(node: fx.Node) -> list[int]:
     return sorted(dim % count for dim in dims) if dims else list(range(count))
 
 
-def _reduce(node: fx.Node, known: Mapping[fx.Node, int], _: int) -> Reading:
+def _reduce(node: fx.Node, known: Mapping[fx.Node, int], _: Rows) -> Reading:
     (source, leading), *_rest = known.items()
     dims = reduced_dims(node)
     if leading == TRANSPOSED:
@@ -161,9 +179,15 @@ def _reduce(node: fx.Node, known: Mapping[fx.Node, int], _: int) -> Reading:
     raise NotByRows(f"{name_of(node)} over some rows")
 
 
-def _permute(node: fx.Node, known: Mapping[fx.Node, int], _: int) -> Reading:
+def permutation(node: fx.Node) -> list[int]:
+    """The order of dimensions of a permute, from 0."""
+    order: Any = node.args[1]
+    return [dim % len(order) for dim in order]
+
+
+def _permute(node: fx.Node, known: Mapping[fx.Node, int], _: Rows) -> Reading:
     (source, leading), *_rest = known.items()
-    order: Any = list(node.args[1])  # type: ignore[arg-type]
+    order = permutation(node)
     if len(order) == 2 and order == [1, 0] and leading in (1, TRANSPOSED):
         return Reading(TRANSPOSED if leading == 1 else 1, {source: leading})
     if leading >= 0 and order[:leading] == list(range(leading)):
@@ -171,11 +195,12 @@ def _permute(node: fx.Node, known: Mapping[fx.Node, int], _: int) -> Reading:
     raise NotByRows("permute")
 
 
-def _product(node: fx.Node, known: Mapping[fx.Node, int], _: int) -> Reading:
+def _product(node: fx.Node, known: Mapping[fx.Node, int], _: Rows) -> Reading:
     """A product [N, K] [K, M] has rows; one [M, N] [N, K] is a sum over them."""
     *bias, a, b = node.args
     assert isinstance(a, fx.Node) and isinstance(b, fx.Node), "the operands of a product are nodes"
-    if any(isinstance(item, fx.Node) and item in known for item in bias):
+    has_rows = any(isinstance(item, fx.Node) and (item in known or len(shape(item)) > 1) for item in bias)
+    if node.kwargs or has_rows:
         raise NotByRows(name_of(node))
     whole = {item: WHOLE for item in bias if isinstance(item, fx.Node)}
     if known.get(a, 1) == 1 and known.get(b, WHOLE) == WHOLE and known.get(a) != TRANSPOSED:
@@ -185,21 +210,33 @@ def _product(node: fx.Node, known: Mapping[fx.Node, int], _: int) -> Reading:
     raise NotByRows(name_of(node))
 
 
-def _along(node: fx.Node, known: Mapping[fx.Node, int], rows: int) -> Reading:
+def _along(node: fx.Node, known: Mapping[fx.Node, int], rows: Rows) -> Reading:
     """An op along one dimension, which has to be none of the rows'. Other inputs have rows, too."""
     source = node.all_input_nodes[0]
-    leading = _leading_of(shape(source), rows)
+    leading = rows.leading(shape(source))
     position = ALONG[name_of(node)]
     dim = node.args[position] if len(node.args) > position else 0
     if not isinstance(dim, int) or dim % len(shape(source)) < leading or known.get(source, leading) != leading:
         raise NotByRows(name_of(node))
+    if any(shape(other)[:leading] != shape(source)[:leading] for other in node.all_input_nodes):
+        raise NotByRows(f"{name_of(node)} of some rows")
     return Reading(leading, {other: leading for other in node.all_input_nodes})
 
 
-_RULES: dict[str, Callable[[fx.Node, Mapping[fx.Node, int], int], Reading]] = {
+def _pad(node: fx.Node, _: Mapping[fx.Node, int], rows: Rows) -> Reading:
+    """A padding, which must leave the rows as they are."""
+    source, pads = node.all_input_nodes[0], node.args[1]
+    leading = rows.leading(shape(source))
+    if len(pads) // 2 > len(shape(source)) - leading:  # type: ignore[arg-type]
+        raise NotByRows("padding")
+    return Reading(leading, {source: leading})
+
+
+_RULES: dict[str, Callable[[fx.Node, Mapping[fx.Node, int], Rows], Reading]] = {
     **dict.fromkeys(REGROUP, _regroup),
     **dict.fromkeys(REDUCE, _reduce),
     **dict.fromkeys(PRODUCTS, _product),
     "permute": _permute,
+    "constant_pad_nd": _pad,
     **dict.fromkeys(ALONG, _along),
 }

@@ -16,19 +16,26 @@ def chunked_rows(
     divided: Sequence[Tensor],
     whole: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    """The outputs of a region: sums over all rows, or values [N, ...].
+    """The outputs of a region: sums over all rows, of `sum_dtype`, or values [N, ...].
 
     bodies: (chunks of `divided`, `whole`) -> outputs, for each different number of rows among `sizes`, of which there
     are one or two: that of all but the last chunk, and of the last. sums: whether an output is a sum.
-    divided: values [N, ...]; whole: values that all chunks read.
+    divided: values [N m, ...], of m places for each row; whole: values that all chunks read.
     """
+    rows = sum(sizes)
     by_size = dict(zip(dict.fromkeys(sizes), bodies, strict=True))
-    parts = zip(*(value.split(list(sizes)) for value in divided), strict=True)
+    parts = zip(*(value.split([size * len(value) // rows for size in sizes]) for value in divided), strict=True)
     results: list[Any] = [None] * len(sums)
     for size, chunks in zip(sizes, parts, strict=True):
         for index, output in enumerate(by_size[size](*chunks, *whole)):
             if not sums[index]:
                 results[index] = [*(results[index] or ()), output]
             else:
+                output = output.to(sum_dtype(output.dtype))
                 results[index] = output if results[index] is None else results[index] + output
     return tuple(result if is_sum else torch.cat(result) for result, is_sum in zip(results, sums, strict=True))
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which chunks are added up: float32 for one of 16 bits."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -38,14 +38,15 @@ def _(out: Tensor, a: Tensor, b: Tensor, start: int, add: bool) -> None:
 
 
 @torch.library.custom_op("approx_fx::copy_rows_into", mutates_args=("outs",))
-def copy_rows_into(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int) -> None:
-    """Copy the rows [start, start + n) of each source [N, ...] to its `out` [n, ...]."""
+def copy_rows_into(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int, rows: int) -> None:
+    """Copy a chunk of each source [rows m, ...], from its row start m on, to its `out` [n m, ...]."""
     for out, source in zip(outs, sources, strict=True):
-        out.copy_(source[start : start + out.shape[0]])
+        first = start * source.shape[0] // rows
+        out.copy_(source[first : first + out.shape[0]])
 
 
 @copy_rows_into.register_fake
-def _(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int) -> None:
+def _(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int, rows: int) -> None:
     return None
 
 

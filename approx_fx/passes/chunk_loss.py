@@ -16,8 +16,8 @@ import torch
 from torch import fx
 
 from ..chunk.region import Declined, Output, Region, products, region_of
-from ..chunk.rows import ALONG, REDUCE, REGROUP, TRANSPOSED, WHOLE, NotByRows, reduced_dims, shape
-from ..chunk.run import chunked_rows
+from ..chunk.rows import ALONG, REDUCE, REGROUP, TRANSPOSED, WHOLE, NotByRows, Rows, permutation, reduced_dims, shape
+from ..chunk.run import chunked_rows, sum_dtype
 from ..joint.attribution import module_of
 from ..joint.fake_values import nbytes
 from ..joint.graph import classify
@@ -39,7 +39,7 @@ def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[str]:
     results: list[str] = []
     for product in list(products(module.graph)):
         backward = classify(module, num_fwd_outputs).backward
-        if product in backward:
+        if product not in module.graph.nodes or product in backward:  # an earlier region has it
             continue
         try:
             region = region_of(product, backward)
@@ -47,17 +47,18 @@ def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[str]:
             results.append(f"{module_of(product) or 'a product'}: not in chunks: {error}")
             continue
         device = "cpu" if product.meta["val"].device.type == "cpu" else "cuda"
-        sizes = chunk_sizes(region.rows, nbytes(product) // region.rows, device)
+        count, places = region.rows.count, shape(product)[0] // region.rows.count
+        sizes = chunk_sizes(count, nbytes(product) // count, device, places)
         _replace(module, region, sizes, len(results))
-        results.append(
-            f"{module_of(product) or 'a product'}: in {len(sizes)} chunk{'s' * (len(sizes) > 1)} of {sizes[0]} rows"
-        )
+        chunks = "1 chunk" if len(sizes) == 1 else f"{len(sizes)} chunks"
+        results.append(f"{module_of(product) or 'a product'}: in {chunks} of {sizes[0] * places} rows")
     return results
 
 
-def chunk_sizes(rows: int, row_bytes: int, device: str = "cpu") -> list[int]:
+def chunk_sizes(rows: int, row_bytes: int, device: str = "cpu", places: int = 1) -> list[int]:
     """Rows of each chunk: equal ones where a divisor is near, otherwise the last is smaller."""
-    wanted = max(min(rows, LEAST_ROWS[device]), CHUNK_BYTES[device] // max(row_bytes, 1), math.ceil(rows / MOST_CHUNKS))
+    least = min(rows, math.ceil(LEAST_ROWS[device] / places))
+    wanted = max(least, CHUNK_BYTES[device] // max(row_bytes, 1), math.ceil(rows / MOST_CHUNKS))
     divisors = [size for size in range(max(wanted // 2, 1), min(2 * wanted, rows) + 1) if rows % size == 0]
     size = min(divisors, key=lambda divisor: abs(divisor - wanted), default=wanted)
     whole, rest = divmod(rows, size)
@@ -80,10 +81,12 @@ def _replace(module: fx.GraphModule, region: Region, sizes: Sequence[int], index
         flat = [_flattened(build, node, region) for node in divided]
         sums = [output.is_sum for output in region.outputs]
         call = graph.call_function(chunked_rows, (attributes, list(sizes), sums, flat, whole))
-        call.meta["val"] = tuple(_result(build, output, region.rows) for output in region.outputs)
+        call.meta["val"] = tuple(_result(build, output) for output in region.outputs)
         call.meta.update({key: region.product.meta[key] for key in ATTRIBUTION if key in region.product.meta})
         for position, output in enumerate(region.outputs):
             node = build.call(operator.getitem, call, position)
+            if node.meta["val"].dtype != output.node.meta["val"].dtype:
+                node = build.call(torch.ops.prims.convert_element_type.default, node, output.node.meta["val"].dtype)
             outside = [user for user in output.node.users if user not in region.nodes]
             if not output.is_sum and shape(output.node) != shape(node):
                 node = build.call(aten.reshape.default, node, list(shape(output.node)))
@@ -100,16 +103,21 @@ def _replace(module: fx.GraphModule, region: Region, sizes: Sequence[int], index
 def _flattened(build: Builder, node: fx.Node, region: Region) -> fx.Node:
     """A value whose leading dimensions are one."""
     leading = region.leading[node]
-    return node if leading == 1 else build.call(aten.reshape.default, node, [region.rows, *shape(node)[leading:]])
+    return (
+        node
+        if leading == 1
+        else build.call(aten.reshape.default, node, [math.prod(shape(node)[:leading]), *shape(node)[leading:]])
+    )
 
 
-def _result(build: Builder, output: Output, rows: int) -> torch.Tensor:
+def _result(build: Builder, output: Output) -> torch.Tensor:
     """The fake value of an output as `chunked_rows` returns it."""
     fake = output.node.meta["val"]
+    dtype = sum_dtype(fake.dtype) if output.is_sum else fake.dtype
     with build.mode:
         return torch.empty(
-            fake.shape if output.is_sum else [rows, *fake.shape[output.leading :]],
-            dtype=fake.dtype,
+            fake.shape if output.is_sum else [math.prod(fake.shape[: output.leading]), *fake.shape[output.leading :]],
+            dtype=dtype,
             device=fake.device,
         )
 
@@ -123,7 +131,7 @@ def body(region: Region, size: int, divided: Sequence[fx.Node], whole: Sequence[
         copies[node] = graph.placeholder(node.name)
         fake = node.meta["val"]
         with build.mode:
-            sizes = _chunk_shape(node, region.leading[node], size)
+            sizes = _chunk_shape(node, region.leading[node], size, region.rows)
             copies[node].meta["val"] = (
                 fake if node in whole else torch.empty(sizes, dtype=fake.dtype, device=fake.device)
             )
@@ -140,11 +148,12 @@ def body(region: Region, size: int, divided: Sequence[fx.Node], whole: Sequence[
     return graph
 
 
-def _chunk_shape(node: fx.Node, leading: int, size: int) -> tuple[int, ...]:
+def _chunk_shape(node: fx.Node, leading: int, size: int, rows: Rows) -> tuple[int, ...]:
+    """The shape of a value in a chunk of `size` rows."""
     sizes = shape(node)
     if leading == TRANSPOSED:
-        return (sizes[0], size)
-    return sizes if leading == WHOLE else (size, *sizes[leading:])
+        return (sizes[0], size * (sizes[1] // rows.count))
+    return sizes if leading == WHOLE else (size * rows.places(sizes, leading), *sizes[leading:])
 
 
 def _copy(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, Any], size: int) -> fx.Node:
@@ -153,7 +162,7 @@ def _copy(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, A
     leading = region.leading.get(node)
     if leading is None:
         return _sum(build, node, region, copies)
-    sizes = list(_chunk_shape(node, leading, size))
+    sizes = list(_chunk_shape(node, leading, size, region.rows))
     removed = max(leading - 1, 0)
     args: list[Any] = [fx.map_arg(arg, copies.__getitem__) for arg in node.args]
     kwargs = fx.map_arg(node.kwargs, copies.__getitem__)
@@ -165,12 +174,12 @@ def _copy(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, A
         return build.call(aten.full.default, sizes, *args[1:], **kwargs)
     if name in REDUCE:
         dims = [dim - removed for dim in reduced_dims(node)]
-        args[1:2] = [dims[0] if isinstance(node.args[1], int) else dims]
+        args[1:2] = [dims[0] if len(node.args) > 1 and isinstance(node.args[1], int) else dims]
     elif name in ALONG:
         args[ALONG[name]] = args[ALONG[name]] % len(shape(node.all_input_nodes[0])) - removed
     elif name == "permute" and leading > 1:
-        args[1] = [0, *(dim - removed for dim in args[1][leading:])]
-    elif name not in ("mm", "addmm", "permute"):
+        args[1] = [0, *(dim - removed for dim in permutation(node)[leading:])]
+    elif name not in ("mm", "addmm", "permute", "constant_pad_nd"):
         args = [_without_rows(build, arg, len(sizes), leading) if isinstance(arg, fx.Node) else arg for arg in args]
     return build.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
 
@@ -190,7 +199,8 @@ def _sum(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, An
     source = node.all_input_nodes[0]
     removed = region.leading[source] - 1
     dims = sorted({max(dim - removed, 0) for dim in reduced_dims(node)})
-    total = build.call(aten.sum.dim_IntList, args[0], dims, False, **node.kwargs)
+    dtype = sum_dtype(node.meta["val"].dtype)
+    total = build.call(aten.sum.dim_IntList, args[0], dims, False, dtype=dtype)
     if name_of(node) == "mean":
         count = math.prod(shape(source)) // math.prod(shape(node))
         total = build.call(aten.mul.Tensor, total, 1 / count)

@@ -39,8 +39,10 @@ class UnrollChunks:
             with forward.graph.inserting_before(call):
                 results = _Unrolled(forward, call, build).outputs()
             for item in list(call.users):
-                item.replace_all_uses_with(results[item.args[1]])  # type: ignore[index]
+                name, result = item.name, results[item.args[1]]  # type: ignore[index]
+                item.replace_all_uses_with(result)
                 forward.graph.erase_node(item)
+                result._rename(name)  # by which the backward reads what is saved
             forward.graph.erase_node(call)
         if calls:
             forward.graph.eliminate_dead_code()
@@ -64,7 +66,7 @@ class _Unrolled:
         bodies = [getattr(self.forward, attribute.target).graph for attribute in attributes]
         by_size = dict(zip(dict.fromkeys(sizes), bodies, strict=True))
         chunks = [
-            _Chunk(self, by_size[size], start, sums).write(divided, whole)
+            _Chunk(self, by_size[size], start, sum(sizes), sums).write(divided, whole)
             for size, start in zip(sizes, itertools.accumulate(sizes, initial=0), strict=False)
         ]
         return [self._joined(index, parts) for index, parts in enumerate(zip(*chunks, strict=True))]
@@ -78,27 +80,25 @@ class _Unrolled:
 
     def _joined(self, index: int, parts: Sequence[fx.Node]) -> fx.Node:
         """An output, from that of each chunk, which is the same memory in all if a product is written to it."""
-        fake, is_sum = self.call.meta["val"][index], self.call.args[2][index]  # type: ignore[index]
-        total = parts[0]
+        is_sum = self.call.args[2][index]  # type: ignore[index]
         if f"output {index}" in self.memory:
-            pass
-        elif not is_sum:
-            total = self.build.call(aten.cat.default, list(parts))
-        else:
-            for part in parts[1:]:
-                total = self.build.call(aten.add.Tensor, total, part)
-        if total.meta["val"].dtype == fake.dtype:
-            return total
-        return self.build.call(torch.ops.prims.convert_element_type.default, total, fake.dtype)
+            return parts[0]
+        if not is_sum:
+            return self.build.call(aten.cat.default, list(parts))
+        total = parts[0]
+        for part in parts[1:]:
+            total = self.build.call(aten.add.Tensor, total, part)
+        return total
 
 
 @dataclass
 class _Chunk:
-    """One chunk. body: its graph; start: its first row; sums: whether an output is a sum over all rows."""
+    """One chunk. body: its graph; start: its first of `count` rows; sums: whether an output is a sum over all rows."""
 
     unrolled: _Unrolled
     body: fx.Graph
     start: int
+    count: int
     sums: Sequence[bool]
 
     def write(self, divided: Sequence[fx.Node], whole: Sequence[fx.Node]) -> list[fx.Node]:
@@ -127,7 +127,10 @@ class _Chunk:
                 if gradient is not None and node is gradient:
                     build.call(STORE_INTO, self._first(first), copies[node])
                     copies[node] = self._first(first)
-        return [copies[output] for output in outputs]
+        return [
+            copies[output] if is_sum or name_of(output) == "mm" else build.call(aten.clone.default, copies[output])
+            for output, is_sum in zip(outputs, self.sums, strict=True)  # a view of memory that the next chunk writes to
+        ]
 
     def _rows(self, values: Sequence[fx.Node], places: Sequence[fx.Node]) -> list[fx.Node]:
         """The rows of the chunk: views where products read them, else copies."""
@@ -135,7 +138,8 @@ class _Chunk:
         for value, place in zip(values, places, strict=True):
             fake = place.meta["val"]
             if all(name_of(user) in PRODUCTS | {"permute"} for user in place.users):
-                rows[place] = build.call(aten.slice.Tensor, value, 0, self.start, self.start + fake.shape[0])
+                first = self.start * value.meta["val"].shape[0] // self.count
+                rows[place] = build.call(aten.slice.Tensor, value, 0, first, first + fake.shape[0])
             else:
                 rows[place] = self.unrolled.allocate(f"{place.name} {fake.shape[0]}", fake.shape, fake.dtype)
         copied = [
@@ -143,7 +147,7 @@ class _Chunk:
         ]
         if copied:
             copies, sources = zip(*copied, strict=True)
-            build.call(COPY_ROWS_INTO, list(copies), list(sources), self.start)
+            build.call(COPY_ROWS_INTO, list(copies), list(sources), self.start, self.count)
         return list(rows.values())
 
     def _first(self, node: fx.Node) -> fx.Node:
@@ -153,10 +157,9 @@ class _Chunk:
 
     def _output(self, node: fx.Node, index: int, args: Sequence[fx.Node]) -> fx.Node:
         """Write an output that is a product to its rows of the whole output, or add it to the sum, which is float32."""
-        shape, dtype, is_sum = self.unrolled.call.meta["val"][index].shape, node.meta["val"].dtype, self.sums[index]
-        is_half = dtype in (torch.float16, torch.bfloat16)
-        out = self.unrolled.allocate(f"output {index}", shape, torch.float32 if is_sum and is_half else dtype)
-        start, add = (0, self.start > 0) if is_sum else (self.start, False)
+        fake, is_sum = self.unrolled.call.meta["val"][index], self.sums[index]
+        out = self.unrolled.allocate(f"output {index}", fake.shape, fake.dtype)
+        start, add = (0, self.start > 0) if is_sum else (self.start * fake.shape[0] // self.count, False)
         self.unrolled.build.call(MATMUL_INTO, out, *args, start, add)
         return out
 

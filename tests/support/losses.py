@@ -34,6 +34,9 @@ LOSSES: dict[str, Loss] = {
     "one long sequence": lambda x, y: F.cross_entropy(
         (x.view(1, -1, x.shape[1]) * torch.ones(len(x), 1)).flatten(0, 1), y
     ),
+    "shifted logits": lambda x, y: F.cross_entropy(
+        x.view(4, -1, x.shape[1])[:, :-1].flatten(0, 1), y.view(4, -1)[:, 1:].flatten()
+    ),
     "logarithm of a softmax": lambda x, y: F.nll_loss(F.log_softmax(x.view(4, -1, x.shape[1]), -1).flatten(0, 1), y),
     "by hand": by_hand,
     "weight of each token": weighted,
@@ -43,10 +46,6 @@ LOSSES: dict[str, Loss] = {
 # Those of which rows depend on each other.
 MIXED: dict[str, tuple[Loss, str]] = {
     "softmax over rows": (lambda x, y: F.cross_entropy(x, y) + x.softmax(0).square().mean(), "amax over some rows"),
-    "shifted logits": (
-        lambda x, y: F.cross_entropy(x.view(4, -1, x.shape[1])[:, :-1].flatten(0, 1), y.view(4, -1)[:, 1:].flatten()),
-        "slice reads it",
-    ),
     "square of the loss": (lambda x, y: F.cross_entropy(x, y).square(), "computed from the loss"),
 }
 
