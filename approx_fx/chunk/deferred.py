@@ -12,82 +12,82 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from ..errors import ApproxFxError
 from .region import LEAST_ELEMENTS, LEAST_GROWTH
 
-# How many elements of the weight are compared, to see whether an optimizer has changed it.
-PROBED = 16
+CHANGED = (
+    "the logits of this training step were not kept, and what they are computed from has changed since: read them "
+    "before optimizer.step(), or convert with chunk_loss=False."
+)
 
 
 class DeferredLogits(Tensor):
-    """F.linear(hidden, weight, bias), computed when it is first read.
+    """F.linear(hidden, weight, bias) in a dtype, without memory until an op reads it.
 
-    Sizes, dtype and device are known at once. Reading it after the weight has changed raises ApproxFxError.
+    For autograd it is an ordinary result, see `_Defer`. Reading it after its sources have changed raises ApproxFxError.
     """
 
-    hidden: Tensor
-    parameters: tuple[Tensor, Tensor | None]
-    versions: list[int]
-    probe: Tensor
+    sources: tuple[Tensor, Tensor, Tensor | None]
+    state: tuple[Any, ...]
     result: Tensor | None
 
     @staticmethod
-    def __new__(cls, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> DeferredLogits:
-        """Defer F.linear(hidden, weight, bias)."""
+    def __new__(
+        cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, state: tuple[Any, ...]
+    ) -> DeferredLogits:
+        """Defer the product. state: `_state` of the sources, at the time at which they have the right values."""
         shape = (*hidden.shape[:-1], weight.shape[0])
-        self = Tensor._make_wrapper_subclass(cls, shape, dtype=hidden.dtype, device=hidden.device)
-        self.hidden, self.parameters, self.result = hidden, (weight, bias), None
-        self.versions, self.probe = [weight._version], _probe(weight)
+        self = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=hidden.device)
+        self.sources, self.result, self.state = (hidden, weight, bias), None, state
         return self
 
     def materialize(self) -> Tensor:
-        """The logits. Raises ApproxFxError if the weight has changed since."""
+        """The logits, without a gradient. Raises ApproxFxError if what they are computed from has changed."""
         if self.result is None:
-            weight, bias = self.parameters
-            if self.versions != [weight._version] or not torch.equal(self.probe, _probe(weight)):
-                raise ApproxFxError(
-                    "the logits of this training step were not kept, and the weight that they are computed from has "
-                    "changed since: read them before optimizer.step(), or convert with chunk_loss=False."
-                )
-            with torch.autocast(self.hidden.device.type, enabled=False):
-                self.result = functional.linear(
-                    self.hidden,
-                    weight.to(self.hidden.dtype),
-                    None if bias is None else bias.to(self.hidden.dtype),
-                )
+            hidden, weight, bias = self.sources
+            with torch.inference_mode(False), torch.no_grad():
+                is_freed = any(item is not None and not item.untyped_storage().nbytes() for item in self.sources)
+                if is_freed or _differ(self.state, _state(self.sources)):
+                    raise ApproxFxError(CHANGED)
+                with torch.autocast(self.device.type, enabled=False):
+                    operands = [
+                        None if item is None else item.detach().to(self.dtype) for item in (hidden, weight, bias)
+                    ]
+                    self.result = functional.linear(*operands)  # type: ignore[arg-type]
         return self.result
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled as the logits themselves."""
+        return self.materialize().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        """A copy of the logits themselves, without a gradient."""
+        return self.materialize().clone()
+
     @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """Call a function with the logits, or, if it only asks for what is known, without."""
-        kwargs = kwargs or {}
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function; one that asks for memory gets the logits themselves."""
         with torch._C.DisableTorchFunctionSubclass():
-            if func in _KNOWN:
-                return func(*args, **kwargs)
-            return func(*_materialized(args), **_materialized(kwargs))
+            return func(*(_materialized(args) if func in _OF_MEMORY else args), **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        """Call an op with the logits: torch's own code has come upon them."""
+        """Call an op with the logits."""
+        if func is torch.ops.aten.detach.default:
+            (item,) = args
+            hidden, weight, bias = item.sources
+            copy = cls.__new__(cls, hidden, weight, bias, item.dtype, item.state)
+            copy.result = item.result
+            return copy
         return func(*_materialized(args), **_materialized(kwargs or {}))
 
 
-# What is known of the logits before they are computed.
-_KNOWN = frozenset(
-    [
-        *(
-            getattr(Tensor, name).__get__
-            for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_cpu")
-        ),
-        *(getattr(Tensor, name).__get__ for name in ("requires_grad", "is_leaf", "grad_fn", "is_meta")),
-        *(getattr(Tensor, name) for name in ("size", "dim", "numel", "nelement", "element_size", "is_floating_point")),
-        *(getattr(Tensor, name) for name in ("is_complex", "is_contiguous", "stride", "__len__")),
-    ]
+_OF_MEMORY = frozenset(
+    getattr(Tensor, name)
+    for name in ("numpy", "tolist", "__array__", "data_ptr", "untyped_storage", "storage", "__dlpack__")
 )
 
 
@@ -95,9 +95,38 @@ def _materialized(item: Any) -> Any:
     return torch.utils._pytree.tree_map_only(DeferredLogits, DeferredLogits.materialize, item)
 
 
-def _probe(weight: Tensor) -> Tensor:
-    flat = weight.detach().flatten()
-    return flat[:: max(flat.numel() // PROBED, 1)].clone()
+def _state(sources: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """What changes if one of the tensors does: its version, and its sum, because writes to `.data` have no version."""
+    tensors = [item for item in sources if item is not None]
+    return tuple((item._version, item.detach().sum(dtype=torch.float64)) for item in tensors)
+
+
+def _differ(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
+    pairs = list(zip(before, now, strict=True))
+    return any(a[0] != b[0] or not torch.equal(a[1].nan_to_num(), b[1].nan_to_num()) for a, b in pairs)
+
+
+class _Defer(torch.autograd.Function):
+    """F.linear(hidden, weight, bias) in a dtype: the result has no memory until it is read."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        ctx.has_bias = bias is not None
+        sources = hidden, weight, bias
+        return DeferredLogits.__new__(DeferredLogits, hidden.detach(), weight.detach(), bias, dtype, _state(sources))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        needs_hidden, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        return (
+            (gradient @ weight.to(gradient.dtype)).to(hidden.dtype) if needs_hidden else None,
+            (rows.t() @ hidden.flatten(0, -2).to(gradient.dtype)).to(weight.dtype) if needs_weight else None,
+            rows.sum(0).to(weight.dtype) if ctx.has_bias and needs_bias else None,
+            None,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,27 +136,33 @@ class Deferred:
     position: int
     weight: int
     bias: int | None
+    dtype: torch.dtype
 
 
 def defer_logits(module: fx.GraphModule) -> list[Deferred]:
     """Return the hidden states in the place of logits, where a graph that Dynamo traced returns a loss of them, too.
 
-    The module is changed in place.
+    The module is changed in place. It is left as it is where something is written to in place behind the logits.
     """
     output = next(iter(module.graph.find_nodes(op="output")))
     results: list[Any] = list(output.args[0]) if isinstance(output.args[0], (list, tuple)) else []
     inputs = {node: index for index, node in enumerate(module.graph.find_nodes(op="placeholder"))}
-    losses = [result for result in results if isinstance(result, fx.Node) and _shape(result) == ()]
+    losses = [result for result in results if isinstance(result, fx.Node) and _is_loss(result)]
     deferred = []
     for position, result in enumerate(results):
-        if not isinstance(result, fx.Node) or result.target is not torch._C._nn.linear:
+        if not isinstance(result, fx.Node) or result.target is not torch._C._nn.linear or len(result.args) < 2:
             continue
-        hidden, weight, bias = (*result.args, *result.kwargs.values(), None)[:3]
-        known = weight in inputs and (bias is None or bias in inputs)
-        if not known or not _is_large(result, hidden) or not any(_depends(loss, result) for loss in losses):
+        hidden, weight = result.args[:2]
+        bias = result.args[2] if len(result.args) > 2 else result.kwargs.get("bias")
+        known = weight in inputs and (bias is None or bias in inputs) and isinstance(hidden, fx.Node)
+        is_apart = known and hidden.op not in ("placeholder", "get_attr") and hidden not in results  # type: ignore[union-attr]
+        if not is_apart or not _is_large(result, hidden) or not any(_depends(loss, result) for loss in losses):
+            continue
+        if _written_behind(result) or results.count(result) > 1:
             continue
         results[position] = hidden
-        deferred.append(Deferred(position, inputs[weight], None if bias is None else inputs[bias]))  # type: ignore[index]
+        dtype = result.meta["example_value"].dtype
+        deferred.append(Deferred(position, inputs[weight], None if bias is None else inputs[bias], dtype))  # type: ignore[index]
     if deferred:
         output.args = (tuple(results),)
         module.recompile()
@@ -140,21 +175,71 @@ def with_deferred(compiled: Callable[..., Any], deferred: Sequence[Deferred]) ->
     def call(*inputs: Any) -> Any:
         results = list(compiled(*inputs))
         for item in deferred:
+            hidden, weight = results[item.position], inputs[item.weight]
             bias = None if item.bias is None else inputs[item.bias]
-            results[item.position] = DeferredLogits(results[item.position], inputs[item.weight], bias)
+            if type(weight) not in (Tensor, nn.Parameter):  # sharded: it is not there any more when they are read
+                results[item.position] = functional.linear(hidden, weight, bias)
+                continue
+            logits = _Defer.apply(hidden, weight, bias, item.dtype)
+            others = [*inputs, *(result for index, result in enumerate(results) if index != item.position)]
+            if any(isinstance(other, Tensor) and _share_memory(other, hidden) for other in others):
+                logits = logits.clone()  # whoever has the other may write to it
+            results[item.position] = logits
         return tuple(results)
 
     return call if deferred else compiled
 
 
-def _shape(node: fx.Node) -> tuple[Any, ...] | None:
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    if isinstance(a, DeferredLogits) or a.device != b.device or torch._C._functorch.is_batchedtensor(a):
+        return False
+    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+
+
+def _written_behind(result: fx.Node) -> bool:
+    """Whether a node behind the result writes to one of its arguments."""
+    nodes = list(result.graph.nodes)
+    return any(map(_is_write, nodes[nodes.index(result) + 1 :]))
+
+
+def _is_write(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    is_in_place = (name.endswith("_") and not name.endswith("__")) or name in ("setitem", "__setitem__", "delitem")
+    return node.op.startswith("call") and (is_in_place or name in _IN_PLACE_OPERATORS or "out" in node.kwargs)
+
+
+_IN_PLACE_OPERATORS = frozenset(
+    [
+        "iadd",
+        "isub",
+        "imul",
+        "itruediv",
+        "ifloordiv",
+        "imod",
+        "ipow",
+        "imatmul",
+        "iand",
+        "ior",
+        "ixor",
+        "ilshift",
+        "irshift",
+    ]
+)
+
+
+def _shape(node: Any) -> tuple[Any, ...] | None:
     value = node.meta.get("example_value")
     return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
+def _is_loss(node: fx.Node) -> bool:
+    value = node.meta.get("example_value")
+    return isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
+
+
 def _is_large(result: fx.Node, hidden: Any) -> bool:
     shape, source = _shape(result), _shape(hidden)
-    if not shape or not source or not all(isinstance(size, int) for size in (*shape, *source)):
+    if not shape or not source or len(source) < 2 or not all(isinstance(size, int) for size in (*shape, *source)):
         return False
     elements, before = torch.Size(shape).numel(), torch.Size(source).numel()
     return elements >= LEAST_ELEMENTS and elements >= LEAST_GROWTH * before

@@ -64,7 +64,12 @@ def products(graph: fx.Graph) -> Iterator[fx.Node]:
         if name_of(node) not in ("mm", "addmm"):
             continue
         fake, source = tensor(node), tensor(node.args[-2])
-        if fake is None or source is None or node.kwargs or not all(isinstance(size, int) for size in (*fake.shape, *source.shape)):
+        if (
+            fake is None
+            or source is None
+            or node.kwargs
+            or not all(isinstance(size, int) for size in (*fake.shape, *source.shape))
+        ):
             continue
         if numel(fake) >= LEAST_ELEMENTS and numel(fake) >= LEAST_GROWTH * numel(source):
             yield node
@@ -185,7 +190,9 @@ class _Walk:
                 self.pulled.add(node)
                 stack += node.all_input_nodes
             elif leading == TRANSPOSED:
-                raise Declined(f"{name_of(node) or 'an input'}, which is not the transpose of rows, is multiplied with it")
+                raise Declined(
+                    f"{name_of(node) or 'an input'}, which is not the transpose of rows, is multiplied with it"
+                )
             else:
                 inputs[node] = None
         order = {node: index for index, node in enumerate(self.product.graph.nodes)}

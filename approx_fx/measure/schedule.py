@@ -13,6 +13,7 @@ from ..joint.fake_values import shape
 from ..joint.graph import JointGraph, ancestors
 from ..joint.op_table import ATTENTION, name_of
 from ..joint.row_norms import RowNorm
+from ..ops.registry import NAMESPACE
 from ..plan.plan import Plan
 
 # Namespaces of ops that other processes wait for: they are not run a second time.
@@ -121,8 +122,9 @@ def affects_others(node: fx.Node) -> bool:
 
 
 def is_write(target: Any) -> bool:
-    """The op changes one of its arguments."""
-    return bool(getattr(getattr(target, "_schema", None), "is_mutable", False))
+    """The op changes one of its arguments. Ops of this package are none: they write to what the graph allocates."""
+    is_own = getattr(target, "namespace", "") == NAMESPACE
+    return not is_own and bool(getattr(getattr(target, "_schema", None), "is_mutable", False))
 
 
 def _reads_copies(node: fx.Node, ready: Mapping[fx.Node, fx.Node]) -> bool:

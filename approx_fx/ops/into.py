@@ -1,4 +1,5 @@
-"""Ops that write to memory that is there already: `matmul_into`, `copy_rows_into`, `store_into`."""
+"""Ops that write to memory that is there already: `matmul_into`, `copy_rows_into`, `store_rows_into`,
+`store_into`."""
 
 from __future__ import annotations
 
@@ -61,6 +62,18 @@ def _(out: Tensor, value: Tensor) -> None:
     return None
 
 
+@torch.library.custom_op("approx_fx::store_rows_into", mutates_args=("out",))
+def store_rows_into(out: Tensor, value: Tensor, start: int) -> None:
+    """Copy a value [n, ...] to the rows [start, start + n) of `out` [N, ...]."""
+    out[start : start + value.shape[0]].copy_(value)
+
+
+@store_rows_into.register_fake
+def _(out: Tensor, value: Tensor, start: int) -> None:
+    return None
+
+
 MATMUL_INTO = torch.ops.approx_fx.matmul_into.default
 COPY_ROWS_INTO = torch.ops.approx_fx.copy_rows_into.default
+STORE_ROWS_INTO = torch.ops.approx_fx.store_rows_into.default
 STORE_INTO = torch.ops.approx_fx.store_into.default

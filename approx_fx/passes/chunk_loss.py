@@ -174,7 +174,8 @@ def _copy(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, A
         return build.call(aten.full.default, sizes, *args[1:], **kwargs)
     if name in REDUCE:
         dims = [dim - removed for dim in reduced_dims(node)]
-        args[1:2] = [dims[0] if len(node.args) > 1 and isinstance(node.args[1], int) else dims]
+        if len(node.args) > 1:  # else it has no rows, and all dimensions are reduced
+            args[1] = dims[0] if isinstance(node.args[1], int) else dims
     elif name in ALONG:
         args[ALONG[name]] = args[ALONG[name]] % len(shape(node.all_input_nodes[0])) - removed
     elif name == "permute" and leading > 1:

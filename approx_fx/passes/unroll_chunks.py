@@ -17,7 +17,7 @@ from torch import fx
 
 from ..chunk.run import chunked_rows
 from ..joint.op_table import name_of, traits
-from ..ops.into import COPY_ROWS_INTO, MATMUL_INTO, STORE_INTO
+from ..ops.into import COPY_ROWS_INTO, MATMUL_INTO, STORE_INTO, STORE_ROWS_INTO
 from .node_builder import Builder
 from .state import Partition
 
@@ -42,7 +42,7 @@ class UnrollChunks:
                 name, result = item.name, results[item.args[1]]  # type: ignore[index]
                 item.replace_all_uses_with(result)
                 forward.graph.erase_node(item)
-                result._rename(name)  # by which the backward reads what is saved
+                result.name = name  # by which the backward reads what is saved
             forward.graph.erase_node(call)
         if calls:
             forward.graph.eliminate_dead_code()
@@ -80,11 +80,8 @@ class _Unrolled:
 
     def _joined(self, index: int, parts: Sequence[fx.Node]) -> fx.Node:
         """An output, from that of each chunk, which is the same memory in all if a product is written to it."""
-        is_sum = self.call.args[2][index]  # type: ignore[index]
         if f"output {index}" in self.memory:
             return parts[0]
-        if not is_sum:
-            return self.build.call(aten.cat.default, list(parts))
         total = parts[0]
         for part in parts[1:]:
             total = self.build.call(aten.add.Tensor, total, part)
@@ -127,10 +124,21 @@ class _Chunk:
                 if gradient is not None and node is gradient:
                     build.call(STORE_INTO, self._first(first), copies[node])
                     copies[node] = self._first(first)
-        return [
-            copies[output] if is_sum or name_of(output) == "mm" else build.call(aten.clone.default, copies[output])
-            for output, is_sum in zip(outputs, self.sums, strict=True)  # a view of memory that the next chunk writes to
-        ]
+        return [self._stored(index, copies[output]) for index, output in enumerate(outputs)]
+
+    def _stored(self, index: int, value: fx.Node) -> fx.Node:
+        """A sum, or what is stored already; any other value, which may be a view of the chunk's memory, in its rows."""
+        if self.sums[index] or value is self.unrolled.memory.get(f"output {index}"):
+            return value
+        out = self._whole(index)
+        start = self.start * out.meta["val"].shape[0] // self.count
+        self.unrolled.build.call(STORE_ROWS_INTO, out, value, start)
+        return out
+
+    def _whole(self, index: int) -> fx.Node:
+        """The memory of a whole output."""
+        fake = self.unrolled.call.meta["val"][index]
+        return self.unrolled.allocate(f"output {index}", fake.shape, fake.dtype)
 
     def _rows(self, values: Sequence[fx.Node], places: Sequence[fx.Node]) -> list[fx.Node]:
         """The rows of the chunk: views where products read them, else copies."""
@@ -157,9 +165,8 @@ class _Chunk:
 
     def _output(self, node: fx.Node, index: int, args: Sequence[fx.Node]) -> fx.Node:
         """Write an output that is a product to its rows of the whole output, or add it to the sum, which is float32."""
-        fake, is_sum = self.unrolled.call.meta["val"][index], self.sums[index]
-        out = self.unrolled.allocate(f"output {index}", fake.shape, fake.dtype)
-        start, add = (0, self.start > 0) if is_sum else (self.start * fake.shape[0] // self.count, False)
+        out, is_sum = self._whole(index), self.sums[index]
+        start, add = (0, self.start > 0) if is_sum else (self.start * out.meta["val"].shape[0] // self.count, False)
         self.unrolled.build.call(MATMUL_INTO, out, *args, start, add)
         return out
 

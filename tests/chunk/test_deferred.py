@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import approx_fx
 from approx_fx.bench.live_bytes import measure
@@ -86,9 +87,7 @@ def test_they_cannot_be_read_behind_the_optimizer(how: str) -> None:
         torch.optim.SGD(model.parameters(), lr=0.1).step()
     else:
         model.head.weight.data.add_(1e-3)
-    text = (
-        "the logits of this training step were not kept, and the weight that they are computed from has changed since"
-    )
+    text = "the logits of this training step were not kept, and what they are computed from has changed since"
     with pytest.raises(ApproxFxError, match=text):
         logits.mean()
 
@@ -157,3 +156,99 @@ def test_the_peak_of_a_step_has_no_copy_of_the_logits(monkeypatch: pytest.Monkey
     step()
     model.zero_grad(set_to_none=True)
     assert measure(step).peak < 12 * 2**20
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        Square.apply,
+        torch.vmap(torch.sin),
+        lambda x: checkpoint(torch.exp, x, use_reentrant=True),
+        lambda x: checkpoint(torch.exp, x, use_reentrant=False),
+        lambda x: x.view(-1, WORDS).t() @ x.view(-1, WORDS),
+    ],
+)
+def test_all_of_autograd_takes_them_for_a_result(read: Any) -> None:
+    model, exact, tokens = built()
+    for item in (model, exact):
+        loss, logits = item(tokens, tokens)
+        assert logits.requires_grad and not logits.is_leaf
+        with torch.no_grad():
+            logits.argmax(-1)
+        (loss + read(logits).square().mean()).backward()
+    for ours, theirs in zip(model.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+class Written(Model):
+    """The logits, or what they are computed from, are written to behind the head."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> Any:  # type: ignore[override]
+        hidden = torch.tanh(self.body(self.words(tokens)))
+        logits = self.head(hidden)
+        if self.how == "scaled":
+            logits.mul_(0.5)
+        if self.how == "filled":
+            logits[..., -4:] = -100.0
+        loss = F.cross_entropy(logits.view(-1, WORDS), labels.view(-1))
+        return (loss, logits, hidden) if self.how == "hidden" else (loss, logits)
+
+
+@pytest.mark.parametrize("how", ["scaled", "filled", "hidden"])
+def test_logits_that_are_written_to_are_as_the_model_returns_them(how: str) -> None:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model, tokens = Written(how), torch.randint(WORDS, (4, 24))
+    exact = copy.deepcopy(model)
+    approx_fx.convert(model, compiler="eager", strict=True, check=None)
+    (_, logits, *rest), (_, expected, *_) = model(tokens, tokens), exact(tokens, tokens)
+    for hidden in rest:
+        hidden.data.zero_()
+    torch.testing.assert_close(logits.detach() + 0, expected.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_bias_that_trains_alone() -> None:
+    model, _, tokens = built()
+    model.head.weight.requires_grad_(False)
+    loss, logits = model(tokens, tokens)
+    loss.backward()
+    torch.optim.SGD([model.head.bias], lr=0.1).step()
+    with pytest.raises(ApproxFxError, match="has changed since"):
+        logits.mean()
+
+
+def test_under_autocast_they_have_its_dtype() -> None:
+    model, exact, tokens = built()
+    results = []
+    for item in (model, exact):
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append(item(tokens, tokens)[1])
+    ours, expected = results
+    assert type(ours) is DeferredLogits and ours.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.detach().float(), expected.detach().float(), rtol=0.02, atol=0.02)
+
+
+def test_they_are_pickled_and_copied_as_they_are() -> None:
+    model, exact, tokens = built()
+    logits, expected = model(tokens, tokens)[1].detach(), exact(tokens, tokens)[1].detach()
+    file = io.BytesIO()
+    torch.save(logits, file)
+    file.seek(0)
+    for other in (torch.load(file), copy.deepcopy(logits), logits.clone()):
+        assert type(other) is Tensor
+        torch.testing.assert_close(other, expected, rtol=1e-6, atol=1e-6)

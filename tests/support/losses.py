@@ -76,3 +76,22 @@ class Distilled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         student = F.log_softmax(self.student(torch.tanh(self.body(x))), -1)
         return F.kl_div(student, F.log_softmax(self.teacher(x), -1), reduction="batchmean", log_target=True)
+
+
+def kept_tokens(logits: Tensor, labels: Tensor) -> Tensor:
+    """A mean over the tokens of which the model is sure: the number of them is a sum over rows of what it computes."""
+    weight = (logits.detach().softmax(-1).amax(-1) > 0.003).to(logits.dtype)
+    return (F.cross_entropy(logits, labels, reduction="none") * weight).sum(0) / weight.sum(0)
+
+
+MIXED |= {
+    "a number of rows that the logits decide": (kept_tokens, "what is summed over all rows is read by a row again"),
+    "logits less their mean": (lambda x, y: F.cross_entropy(x - x.mean(0), y), "summed over all rows is read"),
+    "square of a sum": (lambda x, y: x.logsumexp(-1).sum(0).square(), "computed from the loss"),
+    "labels of some rows": (lambda x, y: -F.log_softmax(x, -1).gather(1, y[:50, None]).mean(), "gather of some rows"),
+}
+LOSSES |= {
+    "a product that sums rows": lambda x, y: (torch.ones(4, len(y)) @ F.log_softmax(x, -1)).mean(),
+    "times a vector of one": lambda x, y: (F.cross_entropy(x, y) * torch.ones(1)).sum(),
+    "axes from the end": lambda x, y: x.view(4, -1, 8, x.shape[1] // 8).permute(0, 1, -1, -2).square().mean(),
+}
