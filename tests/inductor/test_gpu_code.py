@@ -13,7 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from approx_fx.chunk import region
+from approx_fx.passes import chunk_loss
 from tests.support import interpreted
+from tests.support.losses import LOSSES, Head
 from tests.support.nets import PATTERNS, bottlenecks
 
 pytest.importorskip("triton", reason="triton is not installed: Inductor writes no code for a GPU")
@@ -50,8 +53,17 @@ NETS: dict[str, Callable[[], tuple[nn.Module, tuple[Any, ...]]]] = {
     "bottlenecks": lambda: bottlenecks(False, 8, 8),
     "bottlenecks, channels last": lambda: bottlenecks(True, 8, 8),
     "dense": lambda: (Dense(), (torch.randn(8, 3, 6, 6),)),
+    "loss in chunks": lambda: (Head(LOSSES["mean"], bias=True), (torch.randn(64, 32), torch.randint(512, (64,)))),
 }
 CASES = [(name, 4) for name in NETS] + [("conv_bn_relu", 2), ("conv_bn_relu", 8)]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a loss of 64 rows computed in four chunks."""
+    monkeypatch.setattr(region, "LEAST_ELEMENTS", 4096)
+    monkeypatch.setattr(chunk_loss, "CHUNK_BYTES", {"cuda": 1})
+    monkeypatch.setattr(chunk_loss, "LEAST_ROWS", {"cuda": 16})
 
 
 def values_of(half: Half) -> list[Tensor]:
