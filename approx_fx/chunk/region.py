@@ -59,17 +59,12 @@ class Region:
 
 
 def products(graph: fx.Graph) -> Iterator[fx.Node]:
-    """The products of the forward that are far larger than their rows' operand, with fixed sizes."""
+    """The products that are far larger than their rows' operand, a varying size as it was traced."""
     for node in graph.nodes:
         if name_of(node) not in ("mm", "addmm"):
             continue
         fake, source = tensor(node), tensor(node.args[-2])
-        if (
-            fake is None
-            or source is None
-            or node.kwargs
-            or not all(isinstance(size, int) for size in (*fake.shape, *source.shape))
-        ):
+        if fake is None or source is None or node.kwargs:
             continue
         if numel(fake) >= LEAST_ELEMENTS and numel(fake) >= LEAST_GROWTH * numel(source):
             yield node
@@ -81,6 +76,8 @@ def region_of(product: fx.Node, backward: frozenset[fx.Node]) -> Region:
     Raises:
         Declined: its rows cannot be computed one chunk after the other.
     """
+    if not all(isinstance(size, int) for size in product.meta["val"].shape):
+        raise Declined("its sizes vary")
     try:
         return _region(product, Rows(shape(product)[0]), backward)
     except (Declined, NotByRows):

@@ -233,5 +233,10 @@ def test_the_first_step_is_measured(name: str, compiler: str, caplog: pytest.Log
     assert approx_fx.report(model).graphs[0].losses == ("head: in 6 chunks of 16 rows",)
 
 
+def test_sizes_that_vary_leave_it_whole() -> None:
+    torch.manual_seed(0)
+    assert trained(Head(LOSSES["mean"]), data(), dynamic=True) == ["head: not in chunks: its sizes vary"]
+
+
 def cosine(a: Tensor, b: Tensor) -> float:
     return float(nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
