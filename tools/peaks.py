@@ -1,6 +1,6 @@
 """Measures the peak of a language model's step, its loss included, beside torch.compile's.
 
-    python tools/peaks.py          all models, some ten minutes on two cores; --model NAME for one of them
+    python tools/peaks.py          all models, some five minutes on two cores; --model NAME for one of them
 
 float32, Inductor, 4 bits, on a CPU. Both are in one process and take turns while they are timed. Results go to
 docs/results/peaks.json and into the table of docs/language_models.md.
@@ -20,13 +20,11 @@ if __name__ == "__main__":
     import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import torch
-import torch.nn.functional as F
 import typer
 from torch import Tensor, nn
 
 import approx_fx
 from approx_fx.bench.live_bytes import peak_bytes
-from models.gpt import GPT
 from tools.lib.checkpoint import write_text
 from tools.lib.markdown_tables import fill
 from tools.lib.measuring.environment import environment
@@ -80,21 +78,11 @@ def t5() -> tuple[nn.Module, Loss]:
     )  # fmt: skip
 
 
-def gpt_12x768() -> tuple[nn.Module, Loss]:
-    """GPT-2 small's size, its loss brought into the graph by `with_loss`."""
-    tokens = torch.randint(50257, (4, 257))
-    model = approx_fx.with_loss(
-        GPT(12, 768, 12, 50257, 256), lambda x, y: F.cross_entropy(x.flatten(0, 1), y.flatten())
-    )
-    return model, lambda m: m(tokens[:, :-1], tokens[:, 1:])
-
-
 MODELS: dict[str, tuple[Callable[[], tuple[nn.Module, Loss]], str]] = {
     "llama": (llama, "Llama, 2 x 128, 16,384 words, 16 x 128 tokens"),
     "gpt2": (gpt2, "GPT-2, 2 x 128, 16,384 words, 16 x 128 tokens"),
     "bert": (bert, "BERT MLM, 4 x 256, 30,522 words, 16 x 128 tokens"),
     "t5": (t5, "T5, 4 x 256, 30,522 words, 16 x 128 tokens"),
-    "gpt_12x768": (gpt_12x768, "GPT, 12 x 768, 50,257 words, 4 x 256 tokens"),
 }
 
 

@@ -18,6 +18,8 @@ from torch.nn import functional
 from ..errors import ApproxFxError
 from .region import LEAST_ELEMENTS, LEAST_GROWTH
 
+# How many elements of each source are compared, beside its sum, to see whether it has changed.
+PROBED = 1024
 CHANGED = (
     "the logits of this training step were not kept, and what they are computed from has changed since: read them "
     "before optimizer.step(), or convert with chunk_loss=False."
@@ -31,12 +33,12 @@ class DeferredLogits(Tensor):
     """
 
     sources: tuple[Tensor, Tensor, Tensor | None]
-    state: tuple[Any, ...]
+    state: Sequence[Any]
     result: Tensor | None
 
     @staticmethod
     def __new__(
-        cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, state: tuple[Any, ...]
+        cls, hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, state: Sequence[Any]
     ) -> DeferredLogits:
         """Defer the product. state: `_state` of the sources, at the time at which they have the right values."""
         shape = (*hidden.shape[:-1], weight.shape[0])
@@ -95,15 +97,21 @@ def _materialized(item: Any) -> Any:
     return torch.utils._pytree.tree_map_only(DeferredLogits, DeferredLogits.materialize, item)
 
 
-def _state(sources: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """What changes if one of the tensors does: its version, and its sum, because writes to `.data` have no version."""
-    tensors = [item for item in sources if item is not None]
-    return tuple((item._version, item.detach().sum(dtype=torch.float64)) for item in tensors)
+def _state(sources: Sequence[Tensor | None]) -> list[Any]:
+    """What changes if one of the tensors does: its version; writes to `.data` have none, so its sum and some elements."""
+    state: list[Any] = []
+    for item in sources:
+        if item is not None:
+            flat = item.detach().flatten()
+            state += [item._version, flat.sum(), flat[:: max(flat.numel() // PROBED, 1)].clone()]
+    return state
 
 
-def _differ(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
-    pairs = list(zip(before, now, strict=True))
-    return any(a[0] != b[0] or not torch.equal(a[1].nan_to_num(), b[1].nan_to_num()) for a, b in pairs)
+def _differ(before: Sequence[Any], now: Sequence[Any]) -> bool:
+    return any(
+        a != b if isinstance(a, int) else not torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(before, now, strict=True)
+    )
 
 
 class _Defer(torch.autograd.Function):
