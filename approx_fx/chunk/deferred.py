@@ -98,7 +98,7 @@ def _materialized(item: Any) -> Any:
 
 
 def _state(sources: Sequence[Tensor | None]) -> list[Any]:
-    """What changes if one of the tensors does: its version; writes to `.data` have none, so its sum and some elements."""
+    """What changes with the tensors: their versions and, as writes to `.data` have none, sums and some elements."""
     state: list[Any] = []
     for item in sources:
         if item is not None:
