@@ -15,7 +15,6 @@ from torch import fx
 from torch.utils._pytree import tree_map
 
 from ..ops import OPS
-from ..ops.into import STORE_INTO
 from .compile_time_ops import MATERIALIZE, UPCAST
 from .ir_tensor import FUNCTIONS, Functions, IRTensor, box_of
 from .materialize import lower_materialize, lower_upcast
@@ -46,7 +45,6 @@ def register_lowerings() -> None:
         lowering.add_layout_constraint(op.overload, _kernel_layout)
     for compile_time_op, lower in ((MATERIALIZE, lower_materialize), (UPCAST, lower_upcast)):
         lowering.register_lowering(compile_time_op, type_promotion_kind=None)(lower)
-    lowering.register_lowering(STORE_INTO, type_promotion_kind=None)(_lower_store_into)
 
 
 def _kernel_layout(node: fx.Node, *args: Any, **options: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -57,9 +55,3 @@ def _kernel_layout(node: fx.Node, *args: Any, **options: Any) -> tuple[tuple[Any
         args, options = constrain_to_fx_strides(node, *args, **options)
     return args, options
 
-
-def _lower_store_into(out: Any, value: Any) -> None:
-    """Lowering of `store_into`: the loop that computes `value` writes it to the memory of `out`."""
-    from torch._inductor.ir import MutationLayoutSHOULDREMOVE
-
-    MutationLayoutSHOULDREMOVE.realize_into(value, out.data)

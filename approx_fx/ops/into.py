@@ -53,7 +53,7 @@ def _(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int, rows: int) 
 
 @torch.library.custom_op("approx_fx::store_into", mutates_args=("out",))
 def store_into(out: Tensor, value: Tensor) -> None:
-    """Write a value to `out`, of the same shape and dtype; Inductor's code computes it there."""
+    """Copy a value to `out`, of the same shape and dtype."""
     out.copy_(value)
 
 

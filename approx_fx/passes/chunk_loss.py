@@ -218,7 +218,7 @@ def _sort(graph: fx.Graph) -> None:
     ready = [index for index, node in enumerate(nodes) if not waiting[node]]
     for _ in nodes:
         node = nodes[heapq.heappop(ready)]
-        next(reversed(graph.nodes)).append(node)
+        next(iter(reversed(graph.nodes))).append(node)  # torch 2.11 gives no iterator
         for user in node.users:
             waiting[user] -= 1
             if not waiting[user]:
