@@ -54,4 +54,3 @@ def _kernel_layout(node: fx.Node, *args: Any, **options: Any) -> tuple[tuple[Any
     if "should_fallback" in node.meta:
         args, options = constrain_to_fx_strides(node, *args, **options)
     return args, options
-
