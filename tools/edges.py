@@ -31,7 +31,7 @@ from approx_fx.bench.live_bytes import measure
 from models.gpt import GPT
 from tools.lib.checkpoint import write_text
 from tools.lib.markdown_tables import fill
-from tools.lib.measuring.environment import environment
+from tools.lib.measuring.environment import environment, footnote
 from tools.lib.repo_path import ROOT
 
 RESULTS = ROOT / "docs" / "results" / "edges.json"
@@ -159,9 +159,7 @@ def table(lines: list[Line], made: dict[str, Any]) -> str:
         rows.append(
             f"| {WAYS[line.way]} | {line.graphs} | {' | '.join(sizes)} | {line.held / one:.2f}x | {line.cosine:.3f} |"
         )
-    place = f"{made['device']}, torch {made['torch']}, {made['date'][:10]}"
-    note = f"{place}, revision {made['revision']}; `{made['command']}`"
-    return "\n".join([*rows, "", note])
+    return "\n".join([*rows, "", footnote(made)])
 
 
 def main(

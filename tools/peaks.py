@@ -27,7 +27,7 @@ import approx_fx
 from approx_fx.bench.live_bytes import peak_bytes
 from tools.lib.checkpoint import write_text
 from tools.lib.markdown_tables import fill
-from tools.lib.measuring.environment import environment
+from tools.lib.measuring.environment import environment, footnote
 from tools.lib.repo_path import ROOT
 from tools.lib.torchvision_import import import_torchvision
 
@@ -134,8 +134,7 @@ def table(results: list[dict[str, Any]], made: dict[str, Any]) -> str:
             f"{before / after:.1f}x | {result['predicted'] / 2**20:.1f} MiB | "
             f"{result['seconds']['approx_fx'] / result['seconds']['compile']:.2f}x | {abs(ours - exact) / exact:.0e} |"
         )
-    place = f"{made['device']}, {made['threads']} threads, torch {made['torch']}, {made['date'][:10]}"
-    return "\n".join([*rows, "", f"{place}, revision {made['revision']}; `{made['command']}`"])
+    return "\n".join([*rows, "", footnote(made)])
 
 
 def main(

@@ -22,7 +22,7 @@ import typer
 
 from tools.lib.checkpoint import write_text
 from tools.lib.markdown_tables import fill
-from tools.lib.measuring.environment import environment
+from tools.lib.measuring.environment import environment, footnote
 from tools.lib.repo_path import ROOT
 
 FOLDER = ROOT / "tools" / "examples"
@@ -104,8 +104,7 @@ def table(measured: dict[str, Measured], made: dict[str, Any]) -> str:
             f"| {EXAMPLES[name].trainer} | {script} | {line.graphs} | {sizes} | {line.ratio:.1f}x | {loss} "
             f"| {line.cosine:.3f} |"
         )
-    place = f"{made['device']}, torch {made['torch']}, {made['date'][:10]}"
-    return "\n".join([*rows, "", f"{place}, revision {made['revision']}; `{made['command']}`"])
+    return "\n".join([*rows, "", footnote(made)])
 
 
 def main(

@@ -7,6 +7,7 @@ computed from, and the caller gets a tensor that computes them, exactly and with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from ..errors import ApproxFxError
-from .region import LEAST_ELEMENTS, LEAST_GROWTH
+from .region import is_worth_chunks
 
 # How many elements of each source are compared, beside its sum, to see whether it has changed.
 PROBED = 1024
@@ -199,7 +200,7 @@ def with_deferred(compiled: Callable[..., Any], deferred: Sequence[Deferred]) ->
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
-    if isinstance(a, DeferredLogits) or a.device != b.device or torch._C._functorch.is_batchedtensor(a):
+    if isinstance(a, DeferredLogits) or a.device != b.device:
         return False
     return a.untyped_storage()._cdata == b.untyped_storage()._cdata
 
@@ -249,8 +250,7 @@ def _is_large(result: fx.Node, hidden: Any) -> bool:
     shape, source = _shape(result), _shape(hidden)
     if not shape or not source or len(source) < 2 or not all(isinstance(size, int) for size in (*shape, *source)):
         return False
-    elements, before = torch.Size(shape).numel(), torch.Size(source).numel()
-    return elements >= LEAST_ELEMENTS and elements >= LEAST_GROWTH * before
+    return is_worth_chunks(math.prod(shape), math.prod(source))
 
 
 def _depends(node: fx.Node, source: fx.Node) -> bool:

@@ -10,31 +10,13 @@ from torch import fx
 
 from ..joint.fake_values import tensor
 from ..joint.op_table import name_of
-from .rows import NotByRows
+from .rows import REGROUP, NotByRows
 
-# Ops that are linear in their only operand, or in the first of several that is linear in the gradient.
-LINEAR = frozenset(
-    [
-        "neg",
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "unsqueeze",
-        "squeeze",
-        "expand",
-        "permute",
-        "clone",
-        "convert_element_type",
-        "sum",
-        "mean",
-        "slice",
-        "constant_pad_nd",
-        "select",
-        "alias",
-    ]
-)
+# Ops whose result is linear in their only tensor operand.
+LINEAR = REGROUP | {"neg", "expand", "permute", "clone", "convert_element_type", "alias"}
+LINEAR |= {"sum", "mean", "slice", "select", "constant_pad_nd"}
 SUMS = frozenset(["add", "sub"])
-PRODUCTS = frozenset(["mul", "mm"])
+BILINEAR = frozenset(["mul", "mm"])
 
 
 def degrees(nodes: Sequence[fx.Node], tangent: fx.Node | None) -> dict[fx.Node, int]:
@@ -66,7 +48,7 @@ def _degree(node: fx.Node, degree: dict[fx.Node, int]) -> int:
         *factors, addend = node.args
         if sum(degree.get(arg, 0) for arg in factors if isinstance(arg, fx.Node)) == 1:
             return int(degree.get(addend, 0) or _is_zero(addend)) or _not_linear(name)  # type: ignore[arg-type]
-    if name in PRODUCTS and sum(degree.get(arg, 0) for arg in node.args if isinstance(arg, fx.Node)) == 1:
+    if name in BILINEAR and sum(degree.get(arg, 0) for arg in node.args if isinstance(arg, fx.Node)) == 1:
         return 1
     if name == "div" and degree.get(node.args[1], 0) == 0:  # type: ignore[arg-type]
         return 1
@@ -84,7 +66,7 @@ def _not_linear(name: str) -> int:
 
 
 def _is_zero(value: Any) -> bool:
-    """Whether the value is a constant 0."""
+    """Return True for the number 0 and for a node that makes a tensor filled with 0."""
     if not isinstance(value, fx.Node):
         return bool(value == 0)
     position = {"full": 1, "scalar_tensor": 0, "full_like": 1}.get(name_of(value))

@@ -10,17 +10,28 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import fx
 
 from ..joint.fake_values import numel, tensor
 from ..joint.op_table import name_of
 from ..torch_compat import aot_partitioner as aot
 from .linear import degrees
-from .rows import REDUCE, REGROUP, TRANSPOSED, WHOLE, NotByRows, Rows, demanded, is_pointwise, reading, shape
+from .rows import (
+    PRODUCTS,
+    REDUCE,
+    REGROUP,
+    TRANSPOSED,
+    WHOLE,
+    NotByRows,
+    Reading,
+    Rows,
+    demanded,
+    is_pointwise,
+    reading,
+    shape,
+)
 
-aten = torch.ops.aten
-# A product is chunked that has so many elements, and so many times those that it has in common with its rows' operand.
+# A product is computed in chunks that has at least so many elements, and so many times those of its rows' operand.
 LEAST_ELEMENTS = 2**20
 LEAST_GROWTH = 8
 # A value of rows is large that has at least this share of the product's elements.
@@ -61,13 +72,18 @@ class Region:
 def products(graph: fx.Graph) -> Iterator[fx.Node]:
     """The products that are far larger than their rows' operand, a varying size as it was traced."""
     for node in graph.nodes:
-        if name_of(node) not in ("mm", "addmm"):
+        if name_of(node) not in PRODUCTS:
             continue
         fake, source = tensor(node), tensor(node.args[-2])
         if fake is None or source is None or node.kwargs:
             continue
-        if numel(fake) >= LEAST_ELEMENTS and numel(fake) >= LEAST_GROWTH * numel(source):
+        if is_worth_chunks(numel(fake), numel(source)):
             yield node
+
+
+def is_worth_chunks(elements: int, source: int) -> bool:
+    """Return True if a product of so many elements is large. source: elements of its rows' operand."""
+    return elements >= LEAST_ELEMENTS and elements >= LEAST_GROWTH * source
 
 
 def region_of(product: fx.Node, backward: frozenset[fx.Node]) -> Region:
@@ -120,7 +136,10 @@ class _Walk:
         return numel_of(node) >= LARGE * numel_of(self.product)
 
     def is_of_large(self, node: fx.Node) -> bool:
-        """Whether a value with few elements for each row is reduced from a large one, such as a teacher's logits."""
+        """Return True if a large value, such as a teacher's logits, is read to compute this one.
+
+        Only elementwise ops, reductions and views are looked through.
+        """
         stack = [node]
         while stack:
             source = stack.pop()
@@ -130,11 +149,16 @@ class _Walk:
                 stack += [operand for operand in source.all_input_nodes if tensor(operand) is not None]
         return False
 
+    def _note_operands(self, node: fx.Node, result: Reading) -> None:
+        """Note how a node reads its operands. Raises NotByRows if another node reads one of them in another way."""
+        for operand, leading in result.operands.items():
+            if self.leading.setdefault(operand, leading) != leading:
+                raise NotByRows(name_of(node))
+
     def forwards(self) -> None:
         """Follow the rows from the product to where they end: a sum, a product that is smaller, an unknown op."""
         self.leading[self.product] = 1
-        for operand, leading in reading(self.product, {}, self.rows).operands.items():
-            self.leading[operand] = leading
+        self._note_operands(self.product, reading(self.product, {}, self.rows))
         for node in list(self.product.graph.nodes):
             operands = [o for o in node.all_input_nodes if o in self.inside and o not in self.ends]
             if node.op == "output" and any(self.is_large(operand) for operand in operands):
@@ -144,9 +168,7 @@ class _Walk:
             known = {operand: self.leading[operand] for operand in operands}
             try:
                 result = reading(node, known, self.rows)
-                for operand, leading in result.operands.items():
-                    if self.leading.setdefault(operand, leading) != leading:
-                        raise NotByRows(name_of(node))
+                self._note_operands(node, result)
             except NotByRows as error:
                 if any(self.is_large(operand) for operand in operands):
                     raise Declined(f"{error} reads it otherwise than row by row") from None
@@ -156,7 +178,7 @@ class _Walk:
                 self.ends[node] = True
             else:
                 self.leading[node] = result.leading
-                if name_of(node) in ("mm", "addmm") and not self.is_large(node):
+                if name_of(node) in PRODUCTS and not self.is_large(node):
                     self.ends[node] = False
 
     def pull(self) -> list[fx.Node]:
@@ -177,10 +199,7 @@ class _Walk:
             )
             if is_pulled:
                 try:
-                    result = demanded(node, leading, self.rows)
-                    for operand, of_operand in result.operands.items():
-                        if self.leading.setdefault(operand, of_operand) != of_operand:
-                            raise NotByRows(name_of(node))
+                    self._note_operands(node, demanded(node, leading, self.rows))
                 except NotByRows as error:
                     raise Declined(f"it is read together with a value of {error}") from None
                 self.inside.add(node)

@@ -21,7 +21,6 @@ from torch import fx
 from ..joint.fake_values import tensor
 from ..joint.op_table import name_of
 
-aten = torch.ops.aten
 TRANSPOSED = -1
 WHOLE = 0
 
@@ -98,7 +97,7 @@ def demanded(node: fx.Node, leading: int, rows: Rows) -> Reading:
         NotByRows: it is not computed row by row.
     """
     name = name_of(node)
-    if name in ("full", "iota", "scalar_tensor"):
+    if name == "full" or (name in ("iota", "scalar_tensor") and leading == WHOLE):
         return Reading(leading, {})
     if leading == TRANSPOSED:
         if name != "permute":
@@ -122,7 +121,7 @@ def demanded(node: fx.Node, leading: int, rows: Rows) -> Reading:
 
 
 def is_pointwise(node: fx.Node) -> bool:
-    """Whether each element of the result is computed from the operands' elements at its place."""
+    """Return True for an elementwise op: element i of its result depends on element i of each operand alone."""
     return torch.Tag.pointwise in getattr(node.target, "tags", ()) or name_of(node) in POINTWISE
 
 

@@ -163,9 +163,8 @@ def _tangents(graph: fx.Graph, inputs: Sequence[Any]) -> dict[str, Any]:
         if not aot.is_tangent(node) or fake is None:
             continue
         shape = [size_in_step(size, sizes) if isinstance(size, torch.SymInt) else size for size in fake.shape]
-        order = memory_order(fake) or list(
-            range(fake.ndim)
-        )  # the backward's views rely on the strides that were traced
+        # The backward's views rely on the strides that were traced.
+        order = memory_order(fake) or list(range(fake.ndim))
         noise = torch.randn([shape[dim] for dim in order], generator=generator) if shape else torch.ones(())
         noise = noise.permute([order.index(dim) for dim in range(fake.ndim)])
         tangents[node.name] = noise.to(fake.device, fake.dtype)

@@ -16,7 +16,19 @@ import torch
 from torch import fx
 
 from ..chunk.region import Declined, Output, Region, products, region_of
-from ..chunk.rows import ALONG, REDUCE, REGROUP, TRANSPOSED, WHOLE, NotByRows, Rows, permutation, reduced_dims, shape
+from ..chunk.rows import (
+    ALONG,
+    PRODUCTS,
+    REDUCE,
+    REGROUP,
+    TRANSPOSED,
+    WHOLE,
+    NotByRows,
+    Rows,
+    permutation,
+    reduced_dims,
+    shape,
+)
 from ..chunk.run import chunked_rows, sum_dtype
 from ..joint.attribution import module_of
 from ..joint.fake_values import nbytes
@@ -102,12 +114,10 @@ def _replace(module: fx.GraphModule, region: Region, sizes: Sequence[int], index
 
 def _flattened(build: Builder, node: fx.Node, region: Region) -> fx.Node:
     """A value whose leading dimensions are one."""
-    leading = region.leading[node]
-    return (
-        node
-        if leading == 1
-        else build.call(aten.reshape.default, node, [math.prod(shape(node)[:leading]), *shape(node)[leading:]])
-    )
+    leading, sizes = region.leading[node], shape(node)
+    if leading == 1:
+        return node
+    return build.call(aten.reshape.default, node, [math.prod(sizes[:leading]), *sizes[leading:]])
 
 
 def _result(build: Builder, output: Output) -> torch.Tensor:
@@ -180,7 +190,7 @@ def _copy(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, A
         args[ALONG[name]] = args[ALONG[name]] % len(shape(node.all_input_nodes[0])) - removed
     elif name == "permute" and leading > 1:
         args[1] = [0, *(dim - removed for dim in permutation(node)[leading:])]
-    elif name not in ("mm", "addmm", "permute", "constant_pad_nd"):
+    elif name not in PRODUCTS | {"permute", "constant_pad_nd"}:
         args = [_without_rows(build, arg, len(sizes), leading) if isinstance(arg, fx.Node) else arg for arg in args]
     return build.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
 
@@ -205,9 +215,8 @@ def _sum(build: Builder, node: fx.Node, region: Region, copies: dict[fx.Node, An
     if name_of(node) == "mean":
         count = math.prod(shape(source)) // math.prod(shape(node))
         total = build.call(aten.mul.Tensor, total, 1 / count)
-    return (
-        total if total.meta["val"].shape == shape(node) else build.call(aten.reshape.default, total, list(shape(node)))
-    )
+    is_in_shape = total.meta["val"].shape == shape(node)
+    return total if is_in_shape else build.call(aten.reshape.default, total, list(shape(node)))
 
 
 def _sort(graph: fx.Graph) -> None:

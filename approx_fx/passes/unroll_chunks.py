@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..chunk.rows import PRODUCTS
 from ..chunk.run import chunked_rows
 from ..joint.op_table import name_of, traits
 from ..ops.into import COPY_ROWS_INTO, MATMUL_INTO, STORE_INTO, STORE_ROWS_INTO
@@ -22,7 +23,6 @@ from .node_builder import Builder
 from .state import Partition
 
 aten = torch.ops.aten
-PRODUCTS = frozenset(["mm", "addmm"])
 EMPTY = aten.empty.memory_format
 
 

@@ -15,7 +15,7 @@ from ..joint.facts import Facts
 from ..joint.fake_values import is_bool, is_float, is_size, is_whole, tensor
 from ..joint.graph import JointGraph, is_random
 from ..joint.module_patterns import last_match, named
-from ..joint.op_table import VIEWS, skip_ops, traits
+from ..joint.op_table import CASTS, VIEWS, skip_ops, traits
 from ..torch_compat import aot_partitioner as aot
 from .rules import recomputable_from_exact, tolerates
 
@@ -72,8 +72,8 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
 
 
 def _is_computed_in_chunks(node: fx.Node) -> bool:
-    """Whether the value is a loss or a gradient that the forward computes in chunks."""
-    source = skip_ops(node, VIEWS)
+    """Return True for an output of `chunked_rows`, which is a loss or a gradient, and for a view or a cast of one."""
+    source = skip_ops(node, VIEWS | CASTS)
     return source.target is operator.getitem and source.args[0].target is chunked_rows  # type: ignore[union-attr]
 
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import approx_fx
 from approx_fx.bench.live_bytes import measure
-from approx_fx.chunk import deferred, region
+from approx_fx.chunk import region
 from approx_fx.chunk.deferred import DeferredLogits
 from approx_fx.errors import ApproxFxError
 
@@ -39,8 +39,7 @@ class Model(nn.Module):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (region, deferred):
-        monkeypatch.setattr(module, "LEAST_ELEMENTS", 4096)
+    monkeypatch.setattr(region, "LEAST_ELEMENTS", 4096)
 
 
 def built(compiler: str = "eager", **options: Any) -> tuple[nn.Module, nn.Module, Tensor]:

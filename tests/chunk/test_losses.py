@@ -233,6 +233,45 @@ def test_the_first_step_is_measured(name: str, compiler: str, caplog: pytest.Log
     assert approx_fx.report(model).graphs[0].losses == ("head: in 6 chunks of 16 rows",)
 
 
+def test_gradients_that_the_forward_computes_are_never_coded() -> None:
+    """Under autocast they are cast, and the cast is not coded either."""
+    torch.manual_seed(0)
+    model, inputs = Head(LOSSES["mean"], bias=True), data()
+    exact = copy.deepcopy(model)
+    approx_fx.convert(model, bits=2, min_bytes=256, compiler="eager", strict=True, check=None)
+    for item in (model, exact):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = item(*inputs)
+        loss.backward()
+    for ours, theirs in zip(model.head.parameters(), exact.head.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).norm() < 0.01 * theirs.grad.norm()
+    assert {row.module for row in approx_fx.report(model).tensors} == {""}  # what tanh read
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+@pytest.mark.parametrize("data_of", ["bell", "outlier feature", "outlier token"])
+def test_hard_data_in_one_graph_and_in_two(data_of: str, breaks: bool) -> None:
+    class Deep(Head):
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+            x = nn.functional.layer_norm(nn.functional.gelu(self.body(x)), (32,))
+            if breaks:
+                torch._dynamo.graph_break()
+            return self.loss(self.head(nn.functional.rms_norm(x + self.body(x), (32,))), labels)
+
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model, (x, labels) = Deep(LOSSES["ignored labels"]), data()
+    if data_of != "bell":
+        x[(slice(None), 3) if data_of == "outlier feature" else 5] *= 300
+    exact = copy.deepcopy(model)
+    approx_fx.convert(model, bits=4, min_bytes=256, compiler="eager", strict=True)
+    (_, gradients), (_, expected) = step(model, (x, labels)), step(exact, (x, labels))
+    assert min(cosine(gradients[name], expected[name]) for name in expected) > 0.95
+    graphs = approx_fx.report(model).graphs
+    assert len(graphs) == 1 + breaks
+    assert [text for graph in graphs for text in graph.losses] == ["head: in 6 chunks of 16 rows"]
+
+
 def test_sizes_that_vary_leave_it_whole() -> None:
     torch.manual_seed(0)
     assert trained(Head(LOSSES["mean"]), data(), dynamic=True) == ["head: not in chunks: its sizes vary"]

@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.chunk import deferred, region
+from approx_fx.chunk import region
 from approx_fx.errors import ApproxFxError
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (region, deferred):
-        monkeypatch.setattr(module, "LEAST_ELEMENTS", 4096)
+    monkeypatch.setattr(region, "LEAST_ELEMENTS", 4096)
 
 
 class Scaled(nn.Module):

@@ -25,7 +25,7 @@ def results() -> dict[str, Measured]:
 def test_example(name: str) -> None:
     for package in EXAMPLES[name].packages:
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is missing, whose trainer the script runs; `make install` brings it")
+            pytest.skip(f"the script runs {package}'s trainer, which only the extra `zoo` installs")
     measured, committed = run(name), results()[name]
     assert measured.graphs == committed.graphs and not measured.failed
     assert measured.ratio == pytest.approx(measured.saved_exact / measured.saved)

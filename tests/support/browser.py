@@ -98,7 +98,7 @@ def opened(
 
     browser = chromium()
     if browser is None:
-        pytest.skip("chromium is missing and could not be installed: only a browser runs the page's scripts")
+        pytest.skip("the page's scripts run in a browser only, and this machine has no chromium")
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=browser, args=list(FLAGS))
         context = running.new_context(

@@ -69,6 +69,12 @@ def revision_note(measured: Mapping[str, Any]) -> str:
     return f", revision {measured['revision']}" if measured.get("revision") else ""
 
 
+def footnote(made: Mapping[str, Any]) -> str:
+    """The line below a table: where, when and by which revision and command it was made. made: see `environment`."""
+    place = f"{made['device']}, {made['threads']} threads, torch {made['torch']}, {made['date'][:10]}"
+    return f"{place}, revision {made['revision']}; `{made['command']}`"
+
+
 def environment() -> dict[str, Any]:
     """JSON with schema, device, cpus, threads, torch, triton, python, revision, date and command."""
     import torch
