@@ -29,7 +29,7 @@ def degrees(nodes: Sequence[fx.Node], tangent: fx.Node | None) -> dict[fx.Node, 
     for node in nodes:
         degree[node] = _degree(node, degree)
         if degree[node] and tensor(node).dtype == torch.float16:  # type: ignore[union-attr]
-            raise NotByRows("float16, in which its gradient would vanish")
+            raise NotByRows("a float16 op, in which its gradient would vanish")
     return degree
 
 

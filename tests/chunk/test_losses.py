@@ -136,6 +136,18 @@ def test_a_second_backward_is_refused_or_right() -> None:
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-8)
 
 
+def test_float16_is_left_whole() -> None:
+    """Its gradients need the scaler's factor, which is multiplied behind the chunks."""
+    torch.manual_seed(0)
+    model = Head(LOSSES["mean"])
+    approx_fx.convert(model, compiler="eager", strict=True, check=None)
+    with torch.autocast("cpu", torch.float16):
+        loss = model(*data())
+    loss.backward()
+    (text,) = approx_fx.report(model).graphs[0].losses
+    assert text == "head: not in chunks: it is read by a float16 op, in which its gradient would vanish"
+
+
 def test_bfloat16() -> None:
     torch.manual_seed(0)
     model, inputs = Head(LOSSES["mean"], bias=True), data()
