@@ -63,6 +63,8 @@ def main(
 ) -> None:
     """Measure the models and write the table; rows of models that are not in `only` stay unchanged."""
     import_torchvision()
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+    logging.getLogger("approx_fx").setLevel(logging.ERROR)
     path = out / "zoo.json"
     rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else {}
     name_parts = [part.strip() for part in only.split(",") if part.strip()]
@@ -85,8 +87,6 @@ def measure(name: str, bits: int = 4, thorough: bool = True) -> Line:
 
     pick("model", name, ZOO)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
-    logging.getLogger("approx_fx").setLevel(logging.ERROR)
     start = time.perf_counter()
     try:
         torch._dynamo.reset()
