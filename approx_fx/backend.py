@@ -131,7 +131,7 @@ class Partitioning:
     own partition is carried out too, so that its peak can be predicted and drawn; a real compile skips that.
     both_partitions: on a dry run, each graph under torch's partition and under this one. planned: the last graph that
     was split by a plan, to be measured. decisions: what was decided after measuring an earlier plan. activations:
-    indices of the graph's inputs that another graph computed.
+    indices of the graph's inputs that another graph computed. to_disk: reports go to the cache's folder, too.
     """
 
     config: Config
@@ -142,6 +142,7 @@ class Partitioning:
     both_partitions: list[BothPartitions] = field(default_factory=list)
     planned: Planned | None = None
     activations: Sequence[int] = ()
+    to_disk: bool = True
 
     def __call__(self, module: fx.GraphModule, joint_inputs: Sequence[object], **options: Any) -> Halves:
         """Return (forward, backward) of a joint graph; `options` are those that torch gives to a partitioner."""
@@ -238,7 +239,7 @@ class Partitioning:
                       row.bytes_before, row.bytes_after, ", ".join(row.consumers), ", ".join(row.used_in))  # fmt: skip
         for kept in graph.kept:
             log.debug("%s: exact, %d bytes: %s", _where(kept), kept.bytes, REASONS[kept.reason])
-        if self.config.compiler == "inductor" and not self.dry:
+        if self.config.compiler == "inductor" and self.to_disk and not self.dry:
             registry.save(self.key, self.reports)
 
 

@@ -24,12 +24,21 @@ BATCH = Annotated[int | None, typer.Option(help="batch size given to the factory
 BITS = Annotated[str, typer.Option(help="1 to 8, or exact")]
 DTYPE = Annotated[str, typer.Option(help="float32, or bfloat16 for autocast")]
 GRID = Annotated[str, typer.Option(help="the channel quantizer's grid: gaussian or blpa")]
+PEAKS = ("code", "graph")
+PEAK = Annotated[
+    str,
+    typer.Option(
+        help="code: the predicted peak is read off Inductor's code for the step and the factory's loss, which takes "
+        "half a minute; graph: it is estimated from the model's graph"
+    ),
+]
 AS_JSON = Annotated[bool, typer.Option("--json", help="print JSON")]
 DTYPES = ("float32", "bfloat16")
 FORMATS = ("html", "svg", "png")
 FORMAT = Annotated[str, typer.Option("--format", help="html; svg or png of ribbon and timeline, one file each")]
 AGAINST = (
-    "systems to compare with, the first for the ratios: compile, eager, budget, checkpoint, checkpoint-eager, fp8, "
+    "systems to compare with, the first for the ratios: compile, eager, budget, checkpoint, checkpoint-eager, "
+    "checkpoint-hf, offload, chunked, linear_cross_entropy, fp8, approx_fx+checkpoint, approx_fx+offload, "
     "or approx_fx@B for B bits"
 )
 
@@ -41,10 +50,15 @@ def explain(
     bits: BITS = "4",
     dtype: DTYPE = "float32",
     grid: GRID = "gaussian",
+    peak: PEAK = "code",
     as_json: AS_JSON = False,
 ) -> None:
     """What would be saved for backward, before and after; nothing is run."""
+    if peak not in PEAKS:
+        raise ApproxFxError(f"--peak {peak!r} is not allowed: {' or '.join(PEAKS)}.{did_you_mean(peak, PEAKS)}")
     report = _explained(target, batch, bits, dtype, grid)
+    if peak == "code":
+        report = _with_code_peak(report, target, batch, bits, dtype, grid)
     print(report.to_json() if as_json else report)
 
 
@@ -101,6 +115,28 @@ def _explained(target: str, batch: int | None, bits: str, dtype: str, grid: str)
     report = explain_model(loaded.model, *loaded.inputs, dtype=autocast_dtype, options=options, **loaded.keywords)
     about = dataclasses.replace(report.about, model=target, command=shlex.join(["approx-fx", *sys.argv[1:]]))
     return dataclasses.replace(report, about=about)
+
+
+def _with_code_peak(report: Explained, target: str, batch: int | None, bits: str, dtype: str, grid: str) -> Explained:
+    """The report with the peak of Inductor's code; unchanged, with a note, if there is no code of fixed sizes."""
+    import dataclasses
+
+    import torch
+
+    from .bench.code_peak import code_peak
+    from .bench.target import load, loss_inside
+
+    loaded = load(target, batch)
+    model = loss_inside(loaded.model, loaded.loss) if loaded.has_loss else loaded.model
+    autocast_dtype = torch.bfloat16 if dtype == "bfloat16" else None
+    options = {"bits": _bits(bits), "grid": grid}
+    try:
+        peaks = code_peak(model, *loaded.inputs, dtype=autocast_dtype, options=options, **loaded.keywords)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"approx-fx: the peak is estimated from the graph: {lines[0]}", file=sys.stderr)
+        return report
+    return dataclasses.replace(report, code_peak=peaks)
 
 
 @app.command()

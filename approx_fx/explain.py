@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,26 @@ def explain(
         both_partitions.extend(partitioning.both_partitions)
         return with_deferred(compiled, deferred)
 
+    trace_on_fakes(model, inputs, keywords, dtype, collect)
+    floats = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    dtype_name = str(dtype or next(floats, torch.float32)).removeprefix("torch.")
+    tensors = (*model.parameters(), *model.buffers())
+    parameter_bytes = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}
+    about = About(type(model).__name__, _batch((inputs, keywords)), dtype_name, sum(parameter_bytes.values()))
+    return Explained(tuple(graphs), dataclasses.asdict(config), about, both_partitions=tuple(both_partitions))
+
+
+def trace_on_fakes(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    keywords: Mapping[str, Any],
+    dtype: torch.dtype | None,
+    compiler: Callable[[fx.GraphModule, Sequence[Any]], Any],
+) -> None:
+    """Trace a forward of a copy of the model whose tensors are fake; `compiler` compiles each of its graphs.
+
+    dtype: of autocast, None without.
+    """
     leaves = [leaf for leaf in tree_leaves((inputs, keywords)) if isinstance(leaf, torch.Tensor)]
     device = next(itertools.chain(model.parameters(), leaves)).device.type
     with fake_mode_for_model() as mode:
@@ -73,13 +93,7 @@ def explain(
         )
         autocast = torch.autocast(device, dtype) if dtype is not None else contextlib.nullcontext()
         with autocast, torch.enable_grad():
-            trace_in_isolation(fake_model, fake_inputs, collect, fake_keywords)
-    floats = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    dtype_name = str(dtype or next(floats, torch.float32)).removeprefix("torch.")
-    tensors = (*model.parameters(), *model.buffers())
-    parameter_bytes = {id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}
-    about = About(type(model).__name__, _batch((inputs, keywords)), dtype_name, sum(parameter_bytes.values()))
-    return Explained(tuple(graphs), dataclasses.asdict(config), about, both_partitions=tuple(both_partitions))
+            trace_in_isolation(fake_model, fake_inputs, compiler, fake_keywords)
 
 
 def view(

@@ -8,15 +8,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ..config import Config
 from ..convert import convert
 from ..errors import ApproxFxError, did_you_mean
 from .checkpoint import checkpoint_blocks
+from .target import loss_inside
 
 Trained = Callable[..., Any]
 
@@ -35,14 +37,28 @@ parameters, are excluded because they stay alive anyway, so fp8 copies of them o
 
 @dataclass(frozen=True)
 class System:
-    """One way to train a model. apply: (model, config) -> a callable with the model's signature and parameters.
+    """One way to train a model. compile: (model, config) -> a callable with the model's signature and parameters.
 
-    Only approx_fx uses the config. apply may change the model in place, but not the keys of its state_dict.
+    Only approx_fx uses the config. prepare: changes a model before its loss is brought into its forward, and compiled
+    with it. Both may change the model in place, but not the keys of its state_dict.
     """
 
     name: str
     about: str
-    apply: Callable[[nn.Module, Config], Trained]
+    compile: Callable[[nn.Module, Config], Trained]
+    prepare: Callable[[nn.Module], nn.Module] = lambda model: model
+
+
+def _ours(model: nn.Module, config: Config) -> Trained:
+    return convert(model, **dataclasses.asdict(config))
+
+
+def _compile(model: nn.Module, _: Config) -> Trained:
+    return torch.compile(model)
+
+
+def _eager(model: nn.Module, _: Config) -> Trained:
+    return model
 
 
 def _budget(model: nn.Module, _: Config) -> Trained:
@@ -61,19 +77,76 @@ def _fp8(model: nn.Module, _: Config) -> Trained:
     return torch.compile(model, options=options)
 
 
-def _checkpoint(model: nn.Module, _: Config) -> Trained:
-    return torch.compile(checkpoint_blocks(model, restore=False))
+def _chunked(model: nn.Module, _: Config) -> Trained:
+    return torch.compile(model, options={"auto_chunker.enable": True})
+
+
+def _offloaded(trained: Trained) -> Trained:
+    """The callable with everything that autograd saves copied to the host's memory in the forward, and back."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available()):
+            return trained(*args, **kwargs)
+
+    return call
+
+
+def checkpoint_hf(model: nn.Module) -> nn.Module:
+    """Switch on the checkpointing that a model of transformers brings.
+
+    Raises ApproxFxError if the model has none.
+    """
+    enable = getattr(model, "gradient_checkpointing_enable", None)
+    if enable is None:
+        raise ApproxFxError(
+            f"checkpoint-hf needs a model of transformers: {type(model).__name__} has no "
+            "gradient_checkpointing_enable(). Allowed for any model: checkpoint."
+        )
+    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def fused_loss(model: nn.Module) -> nn.Module:
+    """Compute the loss of a model of transformers, with labels, by `torch.nn.functional.linear_cross_entropy`.
+
+    The head returns its input, and the model's loss function gets it. Raises ApproxFxError for other models.
+    """
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    if not isinstance(head, nn.Linear) or not hasattr(model, "loss_function"):
+        raise ApproxFxError(
+            f"linear_cross_entropy needs a causal language model of transformers: {type(model).__name__} has no linear "
+            "head with a loss function of the model's own."
+        )
+
+    def loss(logits: Tensor, labels: Tensor, vocab_size: int | None = None, **_: Any) -> Tensor:
+        hidden, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        return nn.functional.linear_cross_entropy(hidden, head.weight, targets, linear_bias=head.bias)
+
+    head.forward = lambda hidden: hidden  # type: ignore[method-assign,assignment,misc]
+    model.loss_function = loss  # type: ignore[assignment]
+    return model
 
 
 TABLE = (
-    System("approx_fx", "saved activations in the config's bits; approx_fx@B: in B", lambda model, config: convert(
-        model, **dataclasses.asdict(config))),
-    System("compile", "torch.compile as it comes", lambda model, _: torch.compile(model)),
-    System("eager", "PyTorch op by op", lambda model, _: model),
+    System("approx_fx", "saved activations in the config's bits; approx_fx@B: in B", _ours),
+    System("approx_fx+checkpoint", "approx_fx, with torch.utils.checkpoint around each block", _ours,
+           partial(checkpoint_blocks, restore=False)),
+    System("approx_fx+offload", "approx_fx, what it saves in the host's memory",
+           lambda model, config: _offloaded(_ours(model, config))),
+    System("compile", "torch.compile as it comes", _compile),
+    System("eager", "PyTorch op by op", _eager),
     System("budget", f"torch.compile with an activation memory budget of {BUDGET}", _budget),
-    System("checkpoint", "torch.compile with torch.utils.checkpoint around each block", _checkpoint),
-    System("checkpoint-eager", "torch.utils.checkpoint around each block, op by op",
-           lambda model, _: checkpoint_blocks(model, restore=True)),
+    System("checkpoint", "torch.compile with torch.utils.checkpoint around each block", _compile,
+           partial(checkpoint_blocks, restore=False)),
+    System("checkpoint-eager", "torch.utils.checkpoint around each block, op by op", _eager,
+           partial(checkpoint_blocks, restore=True)),
+    System("checkpoint-hf", "torch.compile with the checkpointing that a model of transformers brings", _compile,
+           checkpoint_hf),
+    System("offload", "torch.compile, what it saves in the host's memory",
+           lambda model, config: _offloaded(_compile(model, config))),
+    System("chunked", "torch.compile with Inductor's auto_chunker", _chunked),
+    System("linear_cross_entropy", "torch.compile with torch's linear_cross_entropy, for a model of transformers",
+           _compile, fused_loss),
     System("fp8", "torch.compile with torch's own fp8 pass over what is saved, scales set right", _fp8),
 )  # fmt: skip
 SYSTEMS = {system.name: system for system in TABLE}
@@ -81,8 +154,8 @@ OURS = "approx_fx"
 
 
 def is_approx_fx(name: str) -> bool:
-    """Returns True for the names of this package's own system: 'approx_fx', and with a width, such as 'approx_fx@2'."""
-    return name.partition("@")[0] == OURS
+    """Returns True for this package's own systems: 'approx_fx', also with a width or with another system's name."""
+    return name.partition("@")[0].partition("+")[0] == OURS
 
 
 def config_of(name: str, config: Config) -> Config:
@@ -117,6 +190,11 @@ def pick(name: str, what: str = "--against", allowed: tuple[str, ...] = tuple(SY
     return SYSTEMS[base]
 
 
-def apply(name: str, model: nn.Module, config: Config) -> Trained:
-    """Apply the system `name` to `model`; return the callable to train in the model's place."""
-    return pick(name, "system").apply(model, config_of(name, config))
+def apply(name: str, model: nn.Module, config: Config, loss: Callable[[Any], Tensor] | None = None) -> Trained:
+    """Apply the system `name` to `model`; return the callable to train in the model's place.
+
+    loss: of the model's output; if given, the callable returns it, and it is compiled with the model.
+    """
+    system = pick(name, "system")
+    model = system.prepare(model)
+    return system.compile(model if loss is None else loss_inside(model, loss), config_of(name, config))

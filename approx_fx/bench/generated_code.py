@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -130,6 +131,7 @@ class Storages:
     ignored: set[StorageWeakRef] = field(default_factory=set)
     moved: list[Access] = field(default_factory=list)
     live: list[tuple[str, int]] = field(default_factory=list)
+    peak: int = 0
 
     def ignore(self, values: list[Any]) -> None:
         """Exclude the storages of these tensors, which are parameters and inputs, from the count."""
@@ -147,9 +149,15 @@ class Storages:
 
     def record(self, label: str) -> None:
         """Drop the storages that have been freed, and record the bytes alive after the event `label`."""
+        if self._count() > self.peak:
+            gc.collect()  # fake tensors are in reference cycles: some that the code has freed are still there
+            self.peak = max(self.peak, self._count())
+        self.live.append((label, self._count()))
+
+    def _count(self) -> int:
         for freed in [ref for ref in self.alive if ref.expired()]:
             del self.alive[freed]
-        self.live.append((label, sum(self.alive.values())))
+        return sum(self.alive.values())
 
 
 NO_WORK = (torch.ops.aten.empty_strided, torch.ops.prim.device, torch.ops.aten.empty)

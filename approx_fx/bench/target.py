@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -26,6 +27,7 @@ class Target:
     """What a factory returns. loss: the model's output -> a scalar to differentiate.
 
     inputs, keywords: the arguments of the model; a factory gives the one as a tuple or the other as a mapping.
+    has_loss: the factory gave the loss; else it is `noise_loss`.
     """
 
     name: str
@@ -33,6 +35,17 @@ class Target:
     inputs: tuple[Any, ...]
     loss: Callable[[Any], Tensor]
     keywords: dict[str, Any] = field(default_factory=dict)
+    has_loss: bool = False
+
+
+def loss_inside(model: nn.Module, loss: Callable[[Any], Tensor]) -> nn.Module:
+    """The model, changed in place so that its call returns `loss(output)`; names of modules and parameters stay."""
+    model.forward = functools.partial(_loss_of, model.forward, loss)  # type: ignore[method-assign]
+    return model
+
+
+def _loss_of(forward: Callable[..., Any], loss: Callable[[Any], Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    return loss(forward(*args, **kwargs))
 
 
 def load(target: str, batch: int | None = None) -> Target:
@@ -115,8 +128,8 @@ def _checked(target: str, returned: Any) -> Target:
             f"{target} returned a {type(loss).__name__} as the loss; {expected}, loss a function of the output."
         )
     if isinstance(inputs, Mapping):
-        return Target(target, model, (), loss, dict(inputs))
-    return Target(target, model, tuple(inputs), loss)
+        return Target(target, model, (), loss, dict(inputs), len(returned) == 3)
+    return Target(target, model, tuple(inputs), loss, has_loss=len(returned) == 3)
 
 
 def noise_loss(output: Any) -> Tensor:

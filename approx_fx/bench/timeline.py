@@ -5,6 +5,7 @@ Memory that a kernel or op allocates internally while it runs, such as a convolu
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,17 @@ def accesses(sources: Sequence[str]) -> list[tuple[str, Access]]:
 
 def _run(forwards: Sequence[str], backwards: Sequence[str]) -> tuple[Storages, int, int]:
     """Dry-run a step; return its storages, and how many of its events and of its accesses belong to the forwards."""
+    freezes = gc.get_freeze_count() == 0
+    if freezes:
+        gc.freeze()  # what is there already need not be looked at in every collection
+    try:
+        return _dry_run(forwards, backwards)
+    finally:
+        if freezes:
+            gc.unfreeze()
+
+
+def _dry_run(forwards: Sequence[str], backwards: Sequence[str]) -> tuple[Storages, int, int]:
     storages, mode = Storages(), FakeTensorMode()
     saved: list[list[Any]] = []
     returned: list[Any] = []  # results and gradients, alive to the end of the step

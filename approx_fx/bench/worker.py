@@ -125,10 +125,15 @@ class Step:
             lambda item: item.to(device) if isinstance(item, Tensor) else item, (target.inputs, target.keywords)
         )
         target = dataclasses.replace(target, model=model, inputs=inputs, keywords=keywords)
-        return cls(job, target, apply(job.system, model, job.config))
+        return cls(job, target, apply(job.system, model, job.config, target.loss if target.has_loss else None))
+
+    def loss(self) -> Tensor:
+        """The loss of a forward. A factory's loss is compiled with the model, by the systems that compile."""
+        result = self.forward()
+        return result if self.target.has_loss else self.target.loss(result)
 
     def forward(self) -> Any:
-        """The model's output."""
+        """The factory's loss, or the model's output if it has none."""
         device = next(self.target.model.parameters()).device.type
         with torch.autocast(device, torch.bfloat16) if self.job.dtype == "bfloat16" else contextlib.nullcontext():
             return self.model(*self.target.inputs, **self.target.keywords)
@@ -140,7 +145,7 @@ class Step:
         _synchronize()
         begin = time.perf_counter()
         start.set()
-        loss = self.target.loss(self.forward())
+        loss = self.loss()
         middle.set()
         loss.backward()
         end.set()
@@ -158,7 +163,7 @@ class Step:
         return {"launches": launches, "busy_seconds": busy, "longest_kernels": longest}
 
     def _run(self) -> float:
-        loss = self.target.loss(self.forward())
+        loss = self.loss()
         loss.backward()
         _synchronize()
         return loss.item()
@@ -176,7 +181,10 @@ class Step:
         }
 
     def memory(self) -> Json:
-        """Peak bytes of a step, and bytes alive between forward and backward, outputs excluded; warms up first."""
+        """Peak bytes of a step, and bytes alive between forward and backward, outputs excluded; warms up first.
+
+        Where a loss is computed in chunks, the gradient of the head is alive between the two, and counts.
+        """
         self.step()
         self.target.model.zero_grad(set_to_none=True)
         peak = measure(self._run).peak

@@ -11,7 +11,8 @@ from torch import fx
 from ..joint.fake_values import tensor
 from ..ops import reference_of
 from .choices import peak_aware_choices
-from .kernel_order import reordering
+from .graph_order import with_lower_peak
+from .kernel_order import advance_weight_copies
 from .patches import applied
 from .post_grad import PostGradPasses
 from .switches import is_on
@@ -41,8 +42,7 @@ def settings_for(half: fx.GraphModule, is_backward: bool, patches: Sequence[str]
     on_cpu = all(value.device.type == "cpu" for node in half.graph.nodes if (value := tensor(node)) is not None)
     if not on_cpu:
         options |= GPU_OPTIONS if is_on("gpu_options") else {}
-    elif is_on("kernel_order"):
-        options |= reordering()
+    options |= _reordering(on_cpu)
     choices = peak_aware_choices() if is_on("peak_aware_fusion") else None
     with (
         config.patch(options),
@@ -50,6 +50,16 @@ def settings_for(half: fx.GraphModule, is_backward: bool, patches: Sequence[str]
         applied(patches),
     ):
         yield
+
+
+def _reordering(on_cpu: bool) -> dict[str, Any]:
+    """Inductor's options that run our scheduler passes behind the reordering passes that the user has set."""
+    from torch._inductor import config
+
+    passes = list(config.reorder_for_compute_comm_overlap_passes) if config.reorder_for_compute_comm_overlap else []
+    passes += [with_lower_peak] if is_on("graph_order") else []
+    passes += [advance_weight_copies] if on_cpu and is_on("kernel_order") else []
+    return {"reorder_for_compute_comm_overlap": True, "reorder_for_compute_comm_overlap_passes": passes}
 
 
 # On a GPU our `materialize` op decides what is materialized, so Inductor's own thresholds are set out of reach. Decoded

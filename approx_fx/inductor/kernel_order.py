@@ -12,15 +12,6 @@ from typing import Any
 from .choices import size
 
 
-def reordering() -> dict[str, Any]:
-    """Inductor's options that run `advance_weight_copies` behind the reordering passes that the user has set."""
-    from torch._inductor import config
-
-    passes = config.reorder_for_compute_comm_overlap_passes if config.reorder_for_compute_comm_overlap else []
-    passes = [*passes, advance_weight_copies]
-    return {"reorder_for_compute_comm_overlap": True, "reorder_for_compute_comm_overlap_passes": passes}
-
-
 def advance_weight_copies(nodes: Sequence[Any]) -> list[Any]:
     """The scheduler's nodes, reordered: copies of graph inputs go right behind the last generated kernel so far."""
     order: list[Any] = []

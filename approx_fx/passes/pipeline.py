@@ -12,6 +12,7 @@ from ..joint.graph import classify
 from ..plan.decisions import NONE, Decisions
 from ..plan.plan import plan
 from ..torch_compat.aot_partitioner import Halves
+from .accumulate_scatters import AccumulateScatters
 from .chunk_loss import chunk_losses
 from .concatenate_codes import ConcatenateCodes
 from .fast_tanh import FastTanh
@@ -35,6 +36,7 @@ def partitioning_passes(config: Config) -> tuple[Pass, ...]:
         SplitHalves(),
         UnrollChunks(),
         SplitConvBackward(),
+        AccumulateScatters(),
         Verify(),
     )
 

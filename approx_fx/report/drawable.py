@@ -18,9 +18,18 @@ from .view.picture import Picture, picture
 
 @dataclass(frozen=True)
 class Explained(Report):
-    """A report that can be drawn. both_partitions: each graph under torch's partition and under this pass's."""
+    """A report that can be drawn. both_partitions: each graph under torch's partition and under this pass's.
+
+    code_peak: of the whole step, from Inductor's code, {'before', 'after'}; None for an estimate from the graphs.
+    """
 
     both_partitions: tuple[BothPartitions, ...] = field(default=(), repr=False, compare=False)
+    code_peak: dict[str, int] | None = None
+
+    @property
+    def predicted_peak(self) -> dict[str, int]:
+        """`code_peak`, or the estimate from the graphs."""
+        return super().predicted_peak if self.code_peak is None else self.code_peak
 
     @cached_property
     def pictures(self) -> tuple[Picture, ...]:  # type: ignore[override]

@@ -15,6 +15,7 @@ from approx_fx.bench.compare import flat_gradients
 from approx_fx.bench.target import load
 from approx_fx.config import Config
 from approx_fx.errors import ApproxFxError
+from tools.lib.torchvision_import import import_torchvision
 
 
 class Piece(nn.Module):
@@ -39,6 +40,9 @@ def gradients(call: object, model: nn.Module) -> Tensor:
     return flat_gradients(model)
 
 
+FOR_TRANSFORMERS = {"checkpoint-hf", "linear_cross_entropy"}
+
+
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
     torch._dynamo.reset()
@@ -47,7 +51,7 @@ def fresh() -> Iterator[None]:
 
 
 @pytest.mark.cpp
-@pytest.mark.parametrize("name", [*SYSTEMS, "approx_fx@8"])
+@pytest.mark.parametrize("name", [*sorted(set(SYSTEMS) - FOR_TRANSFORMERS), "approx_fx@8"])
 def test_each_system_trains(name: str) -> None:
     model = net()
     exact = gradients(model, model)
@@ -64,6 +68,35 @@ def test_each_system_trains(name: str) -> None:
         assert error < 1e-5
     for key, value in model.state_dict().items():
         assert torch.allclose(value, ours.state_dict()[key], atol=1e-5), key
+
+
+@pytest.mark.cpp
+@pytest.mark.parametrize("name", [*sorted(FOR_TRANSFORMERS), "chunked", "approx_fx+checkpoint"])
+def test_systems_with_a_loss_inside(name: str) -> None:
+    """Of a language model of transformers with labels, the loss is compiled with the model; gradients are eager's."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers: pip install approx_fx[zoo]")
+    import_torchvision()
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    exact = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=4096, use_cache=False, **sizes))
+    ours, tokens = copy.deepcopy(exact), torch.randint(4096, (8, 64))
+    right = exact(input_ids=tokens, labels=tokens).loss
+    trained = apply(name, ours, Config(bits=4, compiler="eager"), lambda output: output.loss)
+    loss = trained(input_ids=tokens, labels=tokens)
+    assert float((loss - right).abs()) < 1e-5 * float(right)
+    right.backward()
+    loss.backward()
+    gradient, expected = flat_gradients(ours), flat_gradients(exact)
+    assert float((gradient - expected).norm() / expected.norm()) < (0.2 if "approx_fx" in name else 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("checkpoint-hf", "Allowed for any model: checkpoint."), ("linear_cross_entropy", "Linear has no linear head")],
+)
+def test_a_system_for_models_of_transformers(name: str, sentence: str) -> None:
+    with pytest.raises(ApproxFxError, match=sentence):
+        apply(name, nn.Linear(2, 2), Config())
 
 
 def test_checkpointed_dropout_is_drawn_again_as_it_was() -> None:

@@ -14,7 +14,9 @@ from torch import nn
 import approx_fx
 from approx_fx import cli
 from approx_fx.bench import target
+from approx_fx.bench.code_peak import code_peak
 from approx_fx.bench.compare import compare
+from approx_fx.bench.target import load, loss_inside
 from approx_fx.config import Config
 from approx_fx.errors import ApproxFxError
 from tests.support.nets import ConvBnRelu, images
@@ -51,6 +53,9 @@ def test_explain_takes_a_file_and_bfloat16(tmp_path: Path) -> None:
     )
     assert full.returncode == half.returncode == 0, full.stderr + half.stderr
     assert json.loads(full.stdout)["saved_bytes"]["before"] > json.loads(half.stdout)["saved_bytes"]["before"]
+    loaded = load(f"{path}:make")
+    step = loss_inside(loaded.model, loaded.loss)
+    assert json.loads(full.stdout)["predicted_peak_bytes"] == code_peak(step, *loaded.inputs, bits=4)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,7 @@ def test_explain_takes_a_file_and_bfloat16(tmp_path: Path) -> None:
         (["explain", "models.mlp:mlp", "--bits", "9"], "bits is a whole number from 1 to 8, or None (exact)"),
         (["explain", "models.mlp:mlp", "--bits", "exat"], "Did you mean 'exact'?"),
         (["explain", "models.mlp:mlp", "--dtype", "bfloat"], "Did you mean 'bfloat16'?"),
+        (["explain", "models.mlp:mlp", "--peak", "cod"], "Did you mean 'code'?"),
         (["explain", "models.mlp:mlp", "--grid", "gausian"], "Did you mean 'gaussian'?"),
         (["explain", "models.mlp:mlp", "--batch", "0"], "the batch is 1 or more"),
         (["compare", "models.mlp:mlp", "--against", "compil"], "Did you mean 'compile'?"),

@@ -101,6 +101,21 @@ def loss_of_logits() -> Example:
     return Loss(), torch.randn(256, 32, requires_grad=True)
 
 
+def tied_embedding() -> Example:
+    """A weight that is two embeddings and the head behind them."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(64, 16)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            hidden = torch.relu(self.embedding(tokens)) + torch.relu(self.embedding(tokens.flip(0)))
+            return hidden @ self.embedding.weight.T
+
+    return Tied(), torch.randint(64, (8,))
+
+
 # pass -> the graph that shows what it does, and whether it lies on a GPU
 CASES: dict[str, tuple[Callable[[], Example], bool]] = {
     "InsertQuantize": (convolutions, False),
@@ -109,6 +124,7 @@ CASES: dict[str, tuple[Callable[[], Example], bool]] = {
     "SplitHalves": (convolutions, False),
     "UnrollChunks": (loss_of_logits, False),
     "SplitConvBackward": (convolutions, False),
+    "AccumulateScatters": (tied_embedding, False),
     "FastTanh": (tanh_of_a_product, False),
     "ConcatenateCodes": (concatenated_relus, False),
     "InlineOps": (symbolic_batch, False),

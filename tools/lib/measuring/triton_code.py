@@ -9,8 +9,6 @@ channels-last results for channels-last inputs.
 from __future__ import annotations
 
 import contextlib
-import copy
-import itertools
 import re
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +21,12 @@ from torch import fx, nn
 from torch.utils._pytree import tree_map
 
 from approx_fx.config import Config
+from approx_fx.explain import trace_on_fakes
 from approx_fx.inductor import compile as inductor
 from approx_fx.inductor.half import is_coded, settings_for
 from approx_fx.passes.pipeline import lower, partition
 from approx_fx.torch_compat import aot_partitioner as aot
 from approx_fx.torch_compat import fake_tensors
-from approx_fx.torch_compat.dynamo import trace_in_isolation
 from approx_fx.torch_compat.lazy_graph_module import copy_graph_module
 
 GPU = torch.device("cuda", 0)
@@ -88,13 +86,7 @@ def triton_code(
             inductor.compile_halves(module, values, inductor.Partitioner("", generate), lambda half, _: half.forward)
         return module.forward
 
-    with fake_tensors.fake_mode_for_model() as mode:
-        fakes = {id(t): mode.from_tensor(t) for t in itertools.chain(model.parameters(), model.buffers())}
-        fake_model = copy.deepcopy(model, fakes)
-        fake_inputs = tree_map(lambda item: mode.from_tensor(item) if isinstance(item, torch.Tensor) else item, inputs)
-        autocast = torch.autocast("cpu", dtype) if dtype is not None else contextlib.nullcontext()
-        with autocast, torch.enable_grad():
-            trace_in_isolation(fake_model, fake_inputs, collect)
+    trace_on_fakes(model, inputs, {}, dtype, collect)
     if len(pairs) != 1:
         raise RuntimeError(f"{type(model).__name__} makes {len(pairs)} graphs that are trained; one is expected.")
     return pairs[0]
