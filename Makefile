@@ -11,7 +11,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 RESTS_ON := $(addprefix tests/inductor/test_,exact_mode.py leaks.py patches.py fallback.py lowering.py packed_store.py \
-              materialize.py code_conversion.py peak_estimate.py torch_compat.py live_ranges.py gpu_code.py gpu_traffic.py) \
+              materialize.py code_conversion.py peak_estimate.py graph_order.py torch_compat.py live_ranges.py gpu_code.py gpu_traffic.py) \
             $(addprefix tests/e2e/test_,dynamic.py gradients.py) tests/plan tests/joint tests/chunk tests/passes/test_expected_graphs.py
 REST := -m pytest -o addopts= -q -n auto --dist worksteal --timeout=600 --show-capture=no
 

@@ -118,9 +118,13 @@ def fused_loss(model: nn.Module) -> nn.Module:
             "head with a loss function of the model's own."
         )
 
+    if not hasattr(nn, "LinearCrossEntropyOptions"):
+        raise ApproxFxError(f"linear_cross_entropy came with torch 2.13; this is {torch.__version__}.")
+    chunked = nn.LinearCrossEntropyOptions()  # without options it makes all logits at once
+
     def loss(logits: Tensor, labels: Tensor, vocab_size: int | None = None, **_: Any) -> Tensor:
         hidden, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-        return nn.functional.linear_cross_entropy(hidden, head.weight, targets, linear_bias=head.bias)
+        return nn.functional.linear_cross_entropy(hidden, head.weight, targets, linear_bias=head.bias, options=chunked)
 
     head.forward = lambda hidden: hidden  # type: ignore[method-assign,assignment,misc]
     model.loss_function = loss  # type: ignore[assignment]

@@ -37,18 +37,22 @@ def code_peak(
     check_trainable(model, inputs, keywords)
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         raise ApproxFxError("nn.LSTM, nn.GRU and nn.RNN are not in torch.compile's code, which calls them.")
-    before = _peak(model, inputs, keywords, dtype, None)
-    return {"before": before, "after": before if config.bits is None else _peak(model, inputs, keywords, dtype, config)}
+    before = peak_of(model, inputs, keywords, dtype)
+    return {
+        "before": before,
+        "after": before if config.bits is None else peak_of(model, inputs, keywords, dtype, config),
+    }
 
 
-def _peak(
+def peak_of(
     model: nn.Module,
     inputs: Sequence[Any],
     keywords: Mapping[str, Any],
-    dtype: torch.dtype | None,
-    config: Config | None,
+    dtype: torch.dtype | None = None,
+    config: Config | None = None,
+    inductor: Mapping[str, Any] | None = None,
 ) -> int:
-    """The peak by this pass with `config`, or by torch.compile."""
+    """Peak bytes of a step by this pass with `config`, or by torch.compile with these options of Inductor's."""
     forwards: list[str] = []
     backwards: list[str] = []
 
@@ -60,10 +64,11 @@ def _peak(
             deferred = defer_logits(module) if config.chunk_loss else []
             partitioning = Partitioning(config, "", activations=activations_among(values), to_disk=False)
             partitioner = Partitioner(config.key(), partitioning)
-        call, sources = generate_code(module, values, partitioner, {} if config is None else config.inductor)
+        call, sources = generate_code(module, values, partitioner, inductor if config is None else config.inductor)
         forwards.extend(sources[:1])
         backwards[:0] = sources[1:]
         return with_deferred(call, deferred)
 
-    trace_on_fakes(model, inputs, keywords, dtype, collect)
+    with torch._dynamo.config.patch(automatic_dynamic_shapes=False):  # else a second length's sizes are symbols
+        trace_on_fakes(model, inputs, keywords, dtype, collect)
     return predict([*forwards, *backwards]).peak.live

@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -167,6 +168,14 @@ def _sizes(value: Any) -> list[int]:
     return [leaf.numel() * leaf.element_size() for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
+def _with_rng_state(func: Any, args: Any, kwargs: Any) -> Any:
+    """The results of an op that draws random numbers in a checkpoint, called with its generator's state; else None."""
+    name = getattr(func, "__name__", "")
+    if name == "run_and_save_rng_state":
+        return torch.empty(1, dtype=torch.uint8), args[0](*args[1:], **kwargs)
+    return args[1](*args[2:], **kwargs) if name == "run_with_rng_state" else None
+
+
 class _CountOutputs(TorchDispatchMode):
     """Counts the outputs of every op and the bytes it moves."""
 
@@ -174,9 +183,14 @@ class _CountOutputs(TorchDispatchMode):
         super().__init__()
         self.storages = storages
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = _with_rng_state(func, args, kwargs or {})
+        result = func(*args, **(kwargs or {})) if result is None else result
         self.storages.add(str(func), result)
+        if isinstance(func, HigherOrderOperator):
+            return result
         if not func.is_view and func._overloadpacket not in NO_WORK:
             read, written = [_sizes(item) for item in ((args, kwargs), result)]
             self.storages.moved.append(Access("op", str(func), sum(read), sum(written), read[0] if read else 0))

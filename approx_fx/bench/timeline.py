@@ -107,7 +107,7 @@ def _dry_run(forwards: Sequence[str], backwards: Sequence[str]) -> tuple[Storage
 
 def _arguments(source: str) -> list[str]:
     call = CALL.search(source)
-    if call is None or re.search(r"^\s+s\d+ = ", source, re.MULTILINE):
+    if call is None or re.search(r"^\s+s\d+ = (?!\w*rng_state)", source, re.MULTILINE):
         raise ApproxFxError("a timeline needs graphs of fixed sizes; compile with dynamic=False.")
     return (call.group(1) or call.group(2)).split(", ")
 

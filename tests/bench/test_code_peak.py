@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import approx_fx
+from approx_fx.bench.checkpoint import checkpoint_blocks
 from approx_fx.bench.code_peak import code_peak
 from approx_fx.bench.live_bytes import measure
 from approx_fx.bench.target import loss_inside
@@ -28,15 +29,26 @@ def gpt_with_loss(batch: int) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     return loss_inside(model, lambda logits: nn.functional.cross_entropy(logits.flatten(0, 1), target)), (tokens,)
 
 
+def gpt_with_checkpoints(batch: int) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    """The same with each block recomputed; attention then draws from a generator whose state is kept."""
+    model, inputs = gpt_with_loss(batch)
+    return checkpoint_blocks(model, restore=False), inputs
+
+
 FACTORIES: dict[str, Callable[[], tuple[Any, ...]]] = {
     "resnet20": functools.partial(resnet20, 16),
     "mlp": functools.partial(mlp, 256),
     "gpt with its loss": functools.partial(gpt_with_loss, 8),
+    "gpt with checkpoints": functools.partial(gpt_with_checkpoints, 8),
 }
+
+LARGER = ("resnet20", "gpt with checkpoints")
 
 
 @pytest.mark.cpp
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize(
+    "name", ["mlp", "gpt with its loss", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER)]
+)
 def test_within_three_percent(name: str) -> None:
     predicted = code_peak(*_example(name), options={"bits": 4})
     for key, bits in (("before", None), ("after", 4)):
@@ -70,6 +82,12 @@ def test_nothing_is_left_behind() -> None:
     assert all(map(torch.equal, buffers, model.buffers()))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not approx_fx.report(model).graphs
+
+
+def test_sizes_are_fixed() -> None:
+    """Of a model that is given another batch, too, there is a figure for each."""
+    first, second = (code_peak(*mlp(batch)[:1], *mlp(batch)[1], bits=4)["after"] for batch in (256, 512))
+    assert first < second
 
 
 def test_layers_that_torch_calls_from_a_library() -> None:
