@@ -2,9 +2,9 @@
 
     python tools/sequences.py        writes docs/results/sequences.json, in a quarter of an hour
 
-A Llama of 4 layers x 512 with grouped heads and 32,000 words, batch 1, float32, its loss in the graph. Peaks are those
-of Inductor's code for a CPU (`approx_fx.bench.code_peak`), gradients of parameters included; nothing is run. torch's
-linear_cross_entropy is not in that code; `approx-fx compare` measures it.
+The Llama of models/, 4 layers x 512 with grouped heads and 32,000 words, batch 1, float32, its loss in the graph. Peaks
+are those of Inductor's code for a CPU (`approx_fx.bench.code_peak`), gradients of parameters included; nothing is run.
+torch's linear_cross_entropy is not in that code; `approx-fx compare` measures it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch
 import typer
 from torch import nn
 
-from approx_fx.bench.baselines import checkpoint_hf
+from approx_fx.bench.checkpoint import checkpoint_blocks
 from approx_fx.bench.code_peak import peak_of
 from approx_fx.bench.target import loss_inside
 from approx_fx.config import Config
+from models.llama import Llama
 from tools.lib.checkpoint import write_text
-from tools.lib.llama_targets import llama, loss
 from tools.lib.markdown_tables import fill
 from tools.lib.measuring.environment import environment, footnote
 from tools.lib.repo_path import ROOT
@@ -35,6 +35,7 @@ RESULTS = ROOT / "docs" / "results" / "sequences.json"
 PAGE = ROOT / "docs" / "language_models.md"
 LENGTHS = (512, 2048, 8192)
 GRAIN = 256  # tokens
+WORDS = 32000
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,17 @@ class System:
     inductor: dict[str, Any] = field(default_factory=dict)
 
 
+def recomputed(model: nn.Module) -> nn.Module:
+    """The model with torch.utils.checkpoint around each block."""
+    return checkpoint_blocks(model, restore=False)
+
+
 SYSTEMS = {
     "compile": System("torch.compile"),
     "chunked": System("torch.compile, auto_chunker", inductor={"auto_chunker.enable": True}),
-    "checkpoint-hf": System("torch.compile, checkpointing", (checkpoint_hf,)),
+    "checkpoint": System("torch.compile, checkpointing", (recomputed,)),
     "approx_fx": System("approx_fx, 4 bits", config=Config(bits=4)),
-    "approx_fx+checkpoint": System("approx_fx, 4 bits, and checkpointing", (checkpoint_hf,), Config(bits=4)),
+    "approx_fx+checkpoint": System("approx_fx, 4 bits, and checkpointing", (recomputed,), Config(bits=4)),
 }
 
 
@@ -60,13 +66,12 @@ def peak(system: System, length: int) -> int:
     """Peak bytes of a step with `length` tokens."""
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = llama()
+    model: nn.Module = Llama(4, 512, 8, 4, 1376, WORDS)
     for prepare in system.prepare:
         model = prepare(model)
     tokens = torch.zeros(1, length, dtype=torch.int64)
-    model = loss_inside(model, loss)
-    keywords = {"input_ids": tokens, "labels": tokens}
-    return peak_of(model, (), keywords, config=system.config, inductor=system.inductor)
+    model = loss_inside(model, lambda logits: nn.functional.cross_entropy(logits.flatten(0, 1), tokens[0]))
+    return peak_of(model, (tokens,), {}, config=system.config, inductor=system.inductor)
 
 
 def longest(peaks: dict[int, int], measure: Callable[[int], int], memory: int) -> int:
