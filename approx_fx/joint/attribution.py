@@ -16,6 +16,7 @@ def module_of(node: fx.Node) -> str:
         return ""
     path = str(list(stack.values())[-1][0])
     path = re.sub(r"L\['[^']*'\](\.__self__)?(\._orig_mod)?\.?", "", path)
+    path = re.sub(r"^forward\.(args\[0\]|func)\.__self__\.?", "", path)  # a forward that is a functools.partial
     path = re.sub(r"_modules\['([^']*)'\]", r"\1", path)
     path = re.sub(r"\[['\"]?([^'\"\]]*)['\"]?\]", r".\1", path).strip(".")
     return re.sub(r"(^|\.)__dict__\._modules\b", "", path).strip(".")  # of a class with a __getattr__ of its own

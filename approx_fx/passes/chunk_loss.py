@@ -40,6 +40,8 @@ aten = torch.ops.aten
 # Bytes of a chunk of the product, on a CPU and on a GPU; a chunk has at least so many rows; the most chunks.
 CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**26}
 LEAST_ROWS = {"cpu": 128, "cuda": 1024}
+# Bytes of a weight that stays in a CPU's cache from chunk to chunk, with its gradient: half as many rows are enough.
+CACHED_WEIGHT = 2**24
 MOST_CHUNKS = 64
 
 
@@ -60,16 +62,26 @@ def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[str]:
             continue
         device = "cpu" if product.meta["val"].device.type == "cpu" else "cuda"
         count, places = region.rows.count, shape(product)[0] // region.rows.count
-        sizes = chunk_sizes(count, nbytes(product) // count, device, places)
+        is_cached = device == "cpu" and _weight_bytes(product) <= CACHED_WEIGHT
+        sizes = chunk_sizes(count, nbytes(product) // count, device, places, is_cached)
         _replace(module, region, sizes, len(results))
         chunks = "1 chunk" if len(sizes) == 1 else f"{len(sizes)} chunks"
         results.append(f"{module_of(product) or 'a product'}: in {chunks} of {sizes[0] * places} rows")
     return results
 
 
-def chunk_sizes(rows: int, row_bytes: int, device: str = "cpu", places: int = 1) -> list[int]:
-    """Rows of each chunk: equal ones where a divisor is near, otherwise the last is smaller."""
-    least = min(rows, math.ceil(LEAST_ROWS[device] / places))
+def _weight_bytes(product: fx.Node) -> int:
+    """Bytes of the second factor of a product."""
+    factor = [node for node in product.args if isinstance(node, fx.Node)][-1]
+    return nbytes(factor)
+
+
+def chunk_sizes(rows: int, row_bytes: int, device: str = "cpu", places: int = 1, is_cached: bool = False) -> list[int]:
+    """Rows of each chunk: equal ones where a divisor is near, otherwise the last is smaller.
+
+    places: rows of the product for each row; is_cached: the weight stays in the cache, half as many rows are enough.
+    """
+    least = min(rows, math.ceil(LEAST_ROWS[device] / places / (2 if is_cached else 1)))
     wanted = max(least, CHUNK_BYTES[device] // max(row_bytes, 1), math.ceil(rows / MOST_CHUNKS))
     divisors = [size for size in range(max(wanted // 2, 1), min(2 * wanted, rows) + 1) if rows % size == 0]
     size = min(divisors, key=lambda divisor: abs(divisor - wanted), default=wanted)

@@ -23,6 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(region, "LEAST_ELEMENTS", 4096)
     monkeypatch.setattr(chunk_loss, "CHUNK_BYTES", {"cpu": 1})
     monkeypatch.setattr(chunk_loss, "LEAST_ROWS", {"cpu": 16})
+    monkeypatch.setattr(chunk_loss, "CACHED_WEIGHT", 0)
 
 
 def step(model: nn.Module, inputs: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -163,19 +164,21 @@ def test_bfloat16() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "row_bytes", "sizes"),
+    ("rows", "row_bytes", "is_cached", "sizes"),
     [
-        (2048, 65536, [128] * 16),
-        (2048, 200_000, [128] * 16),
-        (1009, 65536, [128] * 7 + [113]),
-        (100, 65536, [100]),
-        (131072, 65536, [2048] * 64),
-        (2048, 4096, [1024] * 2),
+        (2048, 65536, False, [128] * 16),
+        (2048, 65536, True, [64] * 32),
+        (2048, 200_000, True, [64] * 32),
+        (1009, 65536, False, [128] * 7 + [113]),
+        (100, 65536, False, [100]),
+        (131072, 65536, False, [2048] * 64),
+        (2048, 4096, False, [1024] * 2),
+        (2048, 4096, True, [1024] * 2),
     ],
 )
-def test_sizes(rows: int, row_bytes: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes(rows: int, row_bytes: int, is_cached: bool, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert chunk_loss.chunk_sizes(rows, row_bytes) == sizes
+    assert chunk_loss.chunk_sizes(rows, row_bytes, is_cached=is_cached) == sizes
 
 
 class Column(Head):
