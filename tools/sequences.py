@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 if not __package__:
@@ -21,7 +20,7 @@ import torch
 import typer
 from torch import nn
 
-from approx_fx.bench.checkpoint import checkpoint_blocks
+from approx_fx.bench.baselines import CHUNKED, SYSTEMS, is_approx_fx
 from approx_fx.bench.code_peak import peak_of
 from approx_fx.bench.target import loss_inside
 from approx_fx.config import Config
@@ -38,40 +37,25 @@ GRAIN = 256  # tokens
 WORDS = 32000
 
 
-@dataclass(frozen=True)
-class System:
-    """One way to train. prepare: changes the model in place; config: ours, None for torch.compile's with `inductor`."""
-
-    about: str
-    prepare: tuple[Callable[[nn.Module], nn.Module], ...] = ()
-    config: Config | None = None
-    inductor: dict[str, Any] = field(default_factory=dict)
-
-
-def recomputed(model: nn.Module) -> nn.Module:
-    """The model with torch.utils.checkpoint around each block."""
-    return checkpoint_blocks(model, restore=False)
-
-
-SYSTEMS = {
-    "compile": System("torch.compile"),
-    "chunked": System("torch.compile, auto_chunker", inductor={"auto_chunker.enable": True}),
-    "checkpoint": System("torch.compile, checkpointing", (recomputed,)),
-    "approx_fx": System("approx_fx, 4 bits", config=Config(bits=4)),
-    "approx_fx+checkpoint": System("approx_fx, 4 bits, and checkpointing", (recomputed,), Config(bits=4)),
+# name of a system of `approx-fx compare` -> its name in the table
+ABOUT = {
+    "compile": "torch.compile",
+    "chunked": "torch.compile, auto_chunker",
+    "checkpoint": "torch.compile, checkpointing",
+    "approx_fx": "approx_fx, 4 bits",
+    "approx_fx+checkpoint": "approx_fx, 4 bits, and checkpointing",
 }
 
 
-def peak(system: System, length: int) -> int:
-    """Peak bytes of a step with `length` tokens."""
+def peak(name: str, length: int) -> int:
+    """Peak bytes of a step with `length` tokens by the system `name`."""
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model: nn.Module = Llama(4, 512, 8, 4, 1376, WORDS)
-    for prepare in system.prepare:
-        model = prepare(model)
+    model = SYSTEMS[name].prepare(Llama(4, 512, 8, 4, 1376, WORDS))
     tokens = torch.zeros(1, length, dtype=torch.int64)
     model = loss_inside(model, lambda logits: nn.functional.cross_entropy(logits.flatten(0, 1), tokens[0]))
-    return peak_of(model, (tokens,), {}, config=system.config, inductor=system.inductor)
+    config = Config(bits=4) if is_approx_fx(name) else None
+    return peak_of(model, (tokens,), {}, config=config, inductor=CHUNKED if name == "chunked" else None)
 
 
 def longest(peaks: dict[int, int], measure: Callable[[int], int], memory: int) -> int:
@@ -107,12 +91,12 @@ def main() -> None:
     """Predict all peaks and write the results and the table."""
     made = environment()
     memory, rows = 0, []
-    for name, system in SYSTEMS.items():
-        peaks = {length: peak(system, length) for length in LENGTHS}
+    for name, about in ABOUT.items():
+        peaks = {length: peak(name, length) for length in LENGTHS}
         memory = memory or peaks[2048]
-        top = longest(peaks, lambda length, system=system: peak(system, length), memory)  # type: ignore[misc]
+        top = longest(peaks, lambda length, name=name: peak(name, length), memory)  # type: ignore[misc]
         by_length = {str(length): bytes_ for length, bytes_ in sorted(peaks.items())}
-        rows.append({"system": name, "about": system.about, "peaks": by_length, "longest": top})
+        rows.append({"system": name, "about": about, "peaks": by_length, "longest": top})
         print(rows[-1], flush=True)
     data = {**made, "memory": memory, "systems": rows}
     write_text(RESULTS, json.dumps(data, indent=1) + "\n")

@@ -23,6 +23,7 @@ from .target import loss_inside
 Trained = Callable[..., Any]
 
 BUDGET = 0.5
+CHUNKED: dict[str, Any] = {"auto_chunker.enable": True}
 FP8 = {
     "quant_type": "torch.float8_e4m3fn",
     "allowed_dtypes": "torch.float32;torch.float16;torch.bfloat16",
@@ -78,7 +79,7 @@ def _fp8(model: nn.Module, _: Config) -> Trained:
 
 
 def _chunked(model: nn.Module, _: Config) -> Trained:
-    return torch.compile(model, options={"auto_chunker.enable": True})
+    return torch.compile(model, options=CHUNKED)
 
 
 def _offloaded(trained: Trained) -> Trained:

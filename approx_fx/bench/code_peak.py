@@ -15,7 +15,6 @@ from ..errors import ApproxFxError
 from ..explain import check_trainable, split_arguments, trace_on_fakes
 from ..inductor.compile import Partitioner
 from ..inductor.generate import generate_code
-from ..recurrent.replace import replace_recurrent_layers
 from .timeline import predict
 
 
@@ -60,7 +59,6 @@ def peak_of(
         deferred: list[Any] = []
         partitioner = None
         if config is not None:
-            replace_recurrent_layers(module)
             deferred = defer_logits(module) if config.chunk_loss else []
             partitioning = Partitioning(config, "", activations=activations_among(values), to_disk=False)
             partitioner = Partitioner(config.key(), partitioning)

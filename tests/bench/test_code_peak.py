@@ -84,6 +84,13 @@ def test_nothing_is_left_behind() -> None:
     assert not approx_fx.report(model).graphs
 
 
+def test_modules_keep_their_names() -> None:
+    """A report of a model whose forward returns the loss names its modules as the model does."""
+    model, inputs = gpt_with_loss(2)
+    report = approx_fx.explain(model, *inputs, bits=4, min_bytes=0)
+    assert {row.module for row in report.tensors} <= {name for name, _ in model.named_modules()}
+
+
 def test_sizes_are_fixed() -> None:
     """Of a model that is given another batch, too, there is a figure for each."""
     first, second = (code_peak(*mlp(batch)[:1], *mlp(batch)[1], bits=4)["after"] for batch in (256, 512))

@@ -18,14 +18,15 @@ def results() -> dict[str, Measured]:
     return {name: Measured(**line) for name, line in json.loads(RESULTS.read_text())["examples"].items()}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.cpp if name == FAST else pytest.mark.slow) for name in EXAMPLES],
-)
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    """One example runs with the usual tests, the others with the slow ones, and none without its trainer's package."""
+    missing = [package for package in EXAMPLES[name].packages if importlib.util.find_spec(package) is None]
+    needs = pytest.mark.skipif(bool(missing), reason=f"needs the trainer of {missing}: pip install approx_fx[zoo]")
+    return [needs, pytest.mark.cpp if name == FAST else pytest.mark.slow]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in EXAMPLES])
 def test_example(name: str) -> None:
-    for package in EXAMPLES[name].packages:
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"the script runs {package}'s trainer, which only the extra `zoo` installs")
     measured, committed = run(name), results()[name]
     assert measured.graphs == committed.graphs and not measured.failed
     assert measured.ratio == pytest.approx(measured.saved_exact / measured.saved)
