@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from ..joint.fake_values import tensor
@@ -39,10 +40,7 @@ def _scatter_into(graph: fx.Graph, total: fx.Node) -> None:
     for scatter, value in (total.args, total.args[::-1]):
         if not isinstance(scatter, fx.Node) or not isinstance(value, fx.Node) or not _is_into_zeros(scatter):
             continue
-        before, after = tensor(value), tensor(total)
-        if len(scatter.users) > 1 or before is None or after is None:
-            continue
-        if before.shape == after.shape and before.dtype == after.dtype:
+        if len(scatter.users) == 1 and _are_alike(scatter, value, total):
             build = Builder.on(graph, True)
             build.origin = scatter
             with graph.inserting_before(total):
@@ -50,6 +48,20 @@ def _scatter_into(graph: fx.Graph, total: fx.Node) -> None:
             total.replace_all_uses_with(sums)
             graph.erase_node(total)
             return
+
+
+def _are_alike(*nodes: fx.Node) -> bool:
+    """Returns True if no value is broadcast or cast, and none has fewer bits than float32.
+
+    Rows that are added one by one to a large value of 16 bits would be rounded away.
+    """
+    fakes = [tensor(node) for node in nodes]
+    first = fakes[0]
+    return (
+        first is not None
+        and first.dtype in (torch.float32, torch.float64)
+        and all(fake is not None and fake.shape == first.shape and fake.dtype == first.dtype for fake in fakes)
+    )
 
 
 def _is_into_zeros(node: fx.Node) -> bool:
