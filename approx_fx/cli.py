@@ -112,7 +112,16 @@ def _explained(target: str, batch: int | None, bits: str, dtype: str, grid: str)
     loaded = load(target, batch)
     autocast_dtype = torch.bfloat16 if checked_dtype == "bfloat16" else None
     options = {"bits": _bits(bits), "grid": grid}
-    report = explain_model(loaded.model, *loaded.inputs, dtype=autocast_dtype, options=options, **loaded.keywords)
+    try:
+        report = explain_model(loaded.model, *loaded.inputs, dtype=autocast_dtype, options=options, **loaded.keywords)
+    except ApproxFxError:
+        raise
+    except Exception as error:  # of the model's own forward, or of an op whose result's size depends on data
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise ApproxFxError(
+            f"{target} cannot be traced on fake tensors, which have no data: {type(error).__name__}: {line} "
+            "`approx-fx compare` runs it on real ones."
+        ) from error
     about = dataclasses.replace(report.about, model=target, command=shlex.join(["approx-fx", *sys.argv[1:]]))
     return dataclasses.replace(report, about=about)
 

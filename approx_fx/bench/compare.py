@@ -64,7 +64,10 @@ def compare(
         pick(name, allowed=OTHERS)
     if steps < 1:
         raise ApproxFxError(f"--steps {steps} is not allowed: 1 or more.")
-    load(target, batch)
+    loaded = load(target, batch)
+    if not lenient:
+        for name in against:  # what a system refuses, it refuses before anything is compiled
+            pick(name).prepare(loaded.model)
     config = config or Config()
     names = list(dict.fromkeys((OURS, *against)))
     required = () if lenient else tuple(names[:2])
@@ -159,7 +162,7 @@ class _Group:
         try:
             answer: Json = ask(self.workers[name], request)
             return answer
-        except RuntimeError as error:
+        except (RuntimeError, ApproxFxError) as error:
             if name in self.required:
                 raise
             self.runs[name] = {"failed": str(error)}

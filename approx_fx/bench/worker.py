@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..config import Config
+from ..errors import ApproxFxError
 from ..inductor.switches import VARIABLE
 from ..process.glibc_malloc import keep_freed_memory
 from .baselines import apply
@@ -75,7 +76,10 @@ def worker(job: Job) -> Iterator[Connection]:
 
 
 def ask(connection: Connection, request: str) -> Any:
-    """Call the method of `Step` named `request` in the worker; raises RuntimeError, with one line, if that fails."""
+    """Call the method of `Step` named `request` in the worker; raises RuntimeError, with one line, if that fails.
+
+    An ApproxFxError of the worker is raised as one.
+    """
     try:
         connection.send(request)
         answer = connection.recv()
@@ -100,7 +104,11 @@ def _serve(connection: Connection, job: Job) -> None:
             connection.send(getattr(step, request)())
         except Exception as error:
             text = str(error).strip().splitlines()
-            connection.send(RuntimeError(f"{job.system}: {type(error).__name__}: {text[0] if text else ''}"))
+            line = text[0] if text else ""
+            is_ours = isinstance(error, ApproxFxError)
+            connection.send(
+                ApproxFxError(line) if is_ours else RuntimeError(f"{job.system}: {type(error).__name__}: {line}")
+            )
 
 
 @dataclass

@@ -71,11 +71,16 @@ def headline(report: Report) -> str:
     peak_before = f"{size(peak['before'])} -> " if peak["before"] else ""
     line = (
         f"saved for backward: {size(report.saved_before)} -> {size(report.saved_after)} ({report.ratio:.1f}x smaller), "
-        f"predicted peak {peak_before}{size(peak['after'])}, {len(report.graphs)} graph(s)"
+        f"predicted peak{_of_what(report)} {peak_before}{size(peak['after'])}, {len(report.graphs)} graph(s)"
     )
     if not report.graphs:
         return report.why_empty or "nothing was compiled for training yet: run a forward with gradients enabled first"
     return line
+
+
+def _of_what(report: Report) -> str:
+    """What the predicted peak is of: the step with its loss, where it was read off Inductor's code."""
+    return "" if getattr(report, "code_peak", None) is None else " of the step with its loss"
 
 
 def failures(report: Report) -> list[str]:

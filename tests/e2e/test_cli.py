@@ -72,6 +72,7 @@ def test_explain_takes_a_file_and_bfloat16(tmp_path: Path) -> None:
         (["explain", "models.mlp:mlp", "--grid", "gausian"], "Did you mean 'gaussian'?"),
         (["explain", "models.mlp:mlp", "--batch", "0"], "the batch is 1 or more"),
         (["compare", "models.mlp:mlp", "--against", "compil"], "Did you mean 'compile'?"),
+        (["compare", "models.mlp:mlp", "--against", "compile,checkpoint-hf"], "Allowed for any model: checkpoint."),
         (["compare", "models.mlp:mlp", "--steps", "0"], "--steps 0 is not allowed"),
     ],
 )
@@ -85,6 +86,26 @@ def test_errors_are_sentences(arguments: list[str], text: str, capsys: pytest.Ca
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert text in error and "Traceback" not in error
+
+
+def test_a_model_whose_sizes_depend_on_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "masked.py"
+    path.write_text(
+        "import torch\n"
+        "class Masked(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.linear = torch.nn.Linear(8, 8)\n"
+        "    def forward(self, x):\n"
+        "        return self.linear(x)[x.sum(1) > 0]\n"
+        "def make(batch):\n"
+        "    return Masked(), (torch.randn(batch, 8),)\n"
+    )
+    with pytest.MonkeyPatch.context() as monkey, pytest.raises(SystemExit) as exit_:
+        monkey.setattr(sys, "argv", ["approx-fx", "explain", f"{path}:make"])
+        cli.main()
+    assert exit_.value.code == 2
+    assert "cannot be traced on fake tensors, which have no data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
