@@ -17,7 +17,7 @@ from .inductor import compile as inductor
 from .recurrent.packed import run_packed_rows, unpacking
 from .report.runs import forget_runs, last_runs, note_uncompiled
 from .torch_compat.compiled_module import attach_to_copies, compile_call, remove_compiled_call, set_compiled_call
-from .torch_compat.dynamo import graph_break_reasons, traced_more
+from .torch_compat.dynamo import traced_more
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -85,8 +85,8 @@ class Conversion:
         set_compiled_call(model, compiled, self._after_first_step)
         attach_to_copies(model, self)
 
-    def _after_first_step(self, model: nn.Module) -> None:
-        """Say so if nothing of the model was compiled.
+    def _after_first_step(self, model: nn.Module, reasons: list[str]) -> None:
+        """Say so if nothing of the model was compiled, with the last of the reasons that Dynamo gave.
 
         Raises:
             ApproxFxError: that is so, and `strict` is set.
@@ -94,7 +94,6 @@ class Conversion:
         if self.config.bits is None or last_runs(model):
             return
         sentence = f"{type(model).__name__} trains exactly: torch.compile could not compile any part of it"
-        reasons = graph_break_reasons()
         sentence += f", because of: {reasons[-1]}" if reasons else "."
         note_uncompiled(model, sentence)
         if self.config.strict:

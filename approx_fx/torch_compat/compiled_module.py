@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .dynamo import GraphBreaks
+
 Attach = Callable[[nn.Module], None]
 
 
@@ -33,18 +35,21 @@ def compile_call(
 
 
 def set_compiled_call(
-    model: nn.Module, compiled: Callable[..., Any], on_first_step: Callable[[nn.Module], None]
+    model: nn.Module, compiled: Callable[..., Any], on_first_step: Callable[[nn.Module, list[str]], None]
 ) -> None:
     """Make `model(...)` run `compiled(model, ...)`; the keys of the state_dict do not change.
 
-    on_first_step: called with the model after its first call whose result needs a gradient.
+    on_first_step: called with the model, after its first call whose result needs a gradient, and with the reasons for
+        which Dynamo has left code uncompiled in the calls so far.
     """
+    breaks = GraphBreaks()
 
     def first_calls(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        result = compiled(module, *args, **kwargs)
+        with breaks:
+            result = compiled(module, *args, **kwargs)
         leaves = torch.utils._pytree.tree_leaves(result)
         if torch.is_grad_enabled() and any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
-            on_first_step(module)  # if it raises, the next step asks again
+            on_first_step(module, breaks.reasons)  # if it raises, the next step asks again
             if module._compiled_call_impl is call:
                 module._compiled_call_impl = partial(compiled, module)
         return result

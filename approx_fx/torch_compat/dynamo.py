@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -83,11 +83,30 @@ def _compiled_codes() -> list[CodeType]:
     return [code for reference in input_codes.seen if (code := reference()) is not None]
 
 
-def graph_break_reasons() -> list[str]:
-    """The first line of each reason for which Dynamo has left a frame or an op uncompiled in this process, in order."""
-    from torch._dynamo.utils import counters
+@dataclass
+class GraphBreaks:
+    """The reasons for which Dynamo leaves code uncompiled within its `with` blocks, each reason's first line, in order.
 
-    return [line for text in counters["graph_break"] if (line := str(text).strip().partition("\n")[0])]
+    torch counts them for the whole process: those of other models are told apart by what is counted meanwhile.
+    """
+
+    reasons: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __enter__(self) -> None:
+        """Remember how often each reason has been counted before the block."""
+        self.counts = self._counted()
+
+    def __exit__(self, *_: object) -> None:
+        """Keep the reasons that were counted in the block."""
+        counted = (text for text, count in self._counted().items() if count > self.counts.get(text, 0))
+        self.reasons += [line for text in counted if (line := str(text).strip().partition("\n")[0])]
+
+    @staticmethod
+    def _counted() -> dict[str, int]:
+        from torch._dynamo.utils import counters
+
+        return dict(counters["graph_break"])
 
 
 @dataclass(frozen=True)

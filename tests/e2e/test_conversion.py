@@ -90,6 +90,9 @@ def test_restore_takes_a_conversion_back() -> None:
 
 
 def test_a_model_of_which_nothing_is_compiled_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    with torch.no_grad():
+        approx_fx.convert(Net(breaks=True), **OPTIONS)(rows())  # the same reason, counted already
+    torch.compile(lambda x: x.nonzero() + 1, backend="eager")(rows())  # another's reason, counted behind this model's
     torch._dynamo.reset()
     model = approx_fx.convert(Net(breaks=True), **OPTIONS)
     with torch.no_grad():
