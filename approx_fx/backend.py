@@ -20,8 +20,11 @@ from .errors import PassFailed
 from .inductor import compile as inductor
 from .inductor import patches, switches
 from .measure.first_step import Compiled, Planned, checked
+from .measure.smaller_peak import no_larger
 from .passes.pipeline import lower, partition
 from .passes.state import Partition
+from .peak.generate import generate_code
+from .peak.timeline import predict
 from .plan.decisions import NONE, Decisions
 from .process.glibc_malloc import keep_freed_memory
 from .recurrent.replace import replace_recurrent_layers
@@ -35,6 +38,7 @@ from .rounding import count_steps
 from .torch_compat import aot_partitioner as aot
 from .torch_compat.aot_partitioner import Halves
 from .torch_compat.compiled_graph import Hook
+from .torch_compat.dynamo import TracedContext
 from .torch_compat.inductor_options import mode_options
 from .torch_compat.lazy_graph_module import copy_graph_module
 from .torch_compat.structured_trace import log_graph
@@ -74,6 +78,8 @@ def compile_with(
     activations, has_backward = activations_among(inputs), _has_backward(inputs)
     if has_backward and config.bits is not None:
         replace_recurrent_layers(module)
+    context = TracedContext.current()
+    untouched = copy_graph_module(module)
     deferred = defer_logits(module) if has_backward and config.bits is not None and config.chunk_loss else []
 
     def compile_graph(
@@ -89,7 +95,16 @@ def compile_with(
     def alive() -> list[nn.Module]:
         return [owner for reference in references if (owner := reference()) is not None]
 
-    compiled = noted(checked(compile_graph, inputs, config, graph, key), graph, alive)
+    def peak(values: Sequence[Any], decisions: Decisions | None) -> int:
+        options, values = _inductor_options(config), context.without_data(values)
+        with context.renewed().entered():
+            if decisions is None:
+                return predict(generate_code(untouched, values, options=options)[1]).peak.live
+            partitioning = Partitioning(config, key, decisions, activations=activations, to_disk=False)
+            return predict(code_by(partitioning, module, values)[1]).peak.live
+
+    compiles = no_larger(compile_graph, peak, key) if config.compiler == "inductor" else compile_graph
+    compiled = noted(checked(compiles, inputs, config, graph, key), graph, alive)
     compiled = with_deferred(compiled, deferred)
     return count_steps(compiled, alive) if config.rounding == "stochastic" else compiled
 
@@ -112,9 +127,30 @@ def _compile(
         keep_freed_memory()
     if config.compiler == "eager":
         return inductor.compile_halves(module, inputs, partitioner, before_forward=before_forward, seeds=False)
-    options = {**mode_options(config.mode), **config.inductor}
     on_failure = None if config.bits is None or config.strict else _op_by_op
-    return inductor.compile_inductor(module, inputs, partitioner, options, config.patches, on_failure, before_forward)
+    return inductor.compile_inductor(
+        module,
+        inputs,
+        partitioner,
+        _inductor_options(config),
+        config.patches,
+        on_failure,
+        before_forward,
+        partitioning.decisions.low_peak,
+    )
+
+
+def code_by(
+    partitioning: Partitioning, module: fx.GraphModule, inputs: Sequence[Any]
+) -> tuple[Callable[..., Any], list[str]]:
+    """What `generate_code` returns for a traced module whose joint graph is split by `partitioning`."""
+    config, low_peak = partitioning.config, partitioning.decisions.low_peak
+    partitioner = inductor.Partitioner(config.key(), partitioning)
+    return generate_code(module, inputs, partitioner, _inductor_options(config), config.patches, low_peak)
+
+
+def _inductor_options(config: Config) -> dict[str, Any]:
+    return {**mode_options(config.mode), **config.inductor}
 
 
 def _op_by_op(half: str, error: Exception) -> None:
@@ -178,7 +214,7 @@ class Partitioning:
             log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
             return self._fall_back(untouched, joint_inputs, options, by_torch, reason)
         self._record(report, by_torch, partitioned)
-        self.planned = Planned(untouched, options, partitioned.plan, by_torch.bytes, self.activations)
+        self.planned = Planned(untouched, options, partitioned.plan, by_torch.bytes, self.activations, peak)
         return halves
 
     def _torch_partition(

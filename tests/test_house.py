@@ -16,6 +16,7 @@ ROOMS = (
     ["errors", "process", "torch_compat", "version"],
     ["joint", "ops", "recurrent", "chunk"],
     ["inductor"],
+    ["peak"],
     ["config"],
     ["encode"],
     ["plan"],

@@ -22,7 +22,7 @@ import torch
 import typer
 
 from approx_fx.bench.target import load
-from approx_fx.bench.timeline import accesses, predict
+from approx_fx.peak.timeline import accesses, predict
 from tools.lib.checkpoint import write_text
 from tools.lib.measuring.environment import environment, revision_note
 from tools.lib.measuring.triton_code import triton_code

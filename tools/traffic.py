@@ -23,8 +23,8 @@ import typer
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.bench.generated_code import Access, generated_code
-from approx_fx.bench.timeline import accesses
+from approx_fx.peak.dry_run import Access, generated_code
+from approx_fx.peak.timeline import accesses
 from tools.lib.measuring.triton_code import triton_code
 from tools.lib.repo_path import ROOT
 

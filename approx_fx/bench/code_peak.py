@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from ..backend import Partitioning, activations_among
+from ..backend import Partitioning, activations_among, code_by
 from ..chunk.deferred import defer_logits, with_deferred
 from ..config import Config
 from ..errors import ApproxFxError
 from ..explain import check_trainable, split_arguments, trace_on_fakes
-from ..inductor.compile import Partitioner
-from ..inductor.generate import generate_code
-from .timeline import predict
+from ..measure.first_step import Planned
+from ..measure.smaller_peak import larger_sentence
+from ..peak.generate import generate_code
+from ..peak.timeline import predict
+from ..plan.decisions import NONE, Decisions
+
+log = logging.getLogger("approx_fx")
 
 
 def code_peak(
@@ -37,10 +42,28 @@ def code_peak(
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         raise ApproxFxError("nn.LSTM, nn.GRU and nn.RNN are not in torch.compile's code, which calls them.")
     before = peak_of(model, inputs, keywords, dtype)
-    return {
-        "before": before,
-        "after": before if config.bits is None else peak_of(model, inputs, keywords, dtype, config),
-    }
+    after = before if config.bits is None else _peak_within(before, model, inputs, keywords, dtype, config)
+    return {"before": before, "after": after}
+
+
+def _peak_within(
+    limit: int,
+    model: nn.Module,
+    inputs: Sequence[Any],
+    keywords: Mapping[str, Any],
+    dtype: torch.dtype | None,
+    config: Config,
+) -> int:
+    """Peak bytes of a step by this pass, which changes its plan if they are above `limit`, those of torch.compile."""
+    planned: list[Planned] = []
+    peak = peak_of(model, inputs, keywords, dtype, config, planned=planned)
+    if peak > limit:
+        lower = Decisions(low_peak=True)
+        peak = min(peak, peak_of(model, inputs, keywords, dtype, config, decisions=lower))
+    if peak > limit and all(graph.returns_scalars for graph in planned):
+        log.warning("approx_fx would leave the model exact: %s", larger_sentence(peak, limit))
+        return limit
+    return peak
 
 
 def peak_of(
@@ -50,19 +73,26 @@ def peak_of(
     dtype: torch.dtype | None = None,
     config: Config | None = None,
     inductor: Mapping[str, Any] | None = None,
+    decisions: Decisions = NONE,
+    planned: list[Planned] | None = None,
 ) -> int:
-    """Peak bytes of a step by this pass with `config`, or by torch.compile with these options of Inductor's."""
+    """Peak bytes of a step by this pass with `config`, or by torch.compile with these options of Inductor's.
+
+    decisions: by which the pass plans. planned: a list to which the graphs that the pass split are added.
+    """
     forwards: list[str] = []
     backwards: list[str] = []
 
     def collect(module: fx.GraphModule, values: Sequence[Any]) -> Any:
         deferred: list[Any] = []
-        partitioner = None
-        if config is not None:
+        if config is None:
+            call, sources = generate_code(module, values, options=inductor)
+        else:
             deferred = defer_logits(module) if config.chunk_loss else []
-            partitioning = Partitioning(config, "", activations=activations_among(values), to_disk=False)
-            partitioner = Partitioner(config.key(), partitioning)
-        call, sources = generate_code(module, values, partitioner, inductor if config is None else config.inductor)
+            partitioning = Partitioning(config, "", decisions, activations=activations_among(values), to_disk=False)
+            call, sources = code_by(partitioning, module, values)
+            if planned is not None and partitioning.planned is not None:
+                planned.append(partitioning.planned)
         forwards.extend(sources[:1])
         backwards[:0] = sources[1:]
         return with_deferred(call, deferred)

@@ -76,8 +76,11 @@ def _reads(kernel: Any) -> set[str]:
     return {read.name for read in kernel.read_writes.reads}
 
 
-def peak_aware_choices() -> Any:
-    """Inductor's choices without fusions that extend live ranges too far; None if the user has set other choices."""
+def peak_aware_choices(low_peak: bool = False) -> Any:
+    """Inductor's choices without fusions that extend live ranges too far; None if the user has set other choices.
+
+    low_peak: without any horizontal fusion.
+    """
     from torch._inductor.choices import InductorChoices
     from torch._inductor.virtualized import V
 
@@ -87,7 +90,7 @@ def peak_aware_choices() -> Any:
         extern: ExternKernels | None = None
 
         def can_fuse_horizontal(self, scheduler: Any, node1: Any, node2: Any, shared_data_score: int) -> bool:  # type: ignore[override]
-            if not InductorChoices.can_fuse_horizontal(scheduler, node1, node2, shared_data_score):
+            if low_peak or not InductorChoices.can_fuse_horizontal(scheduler, node1, node2, shared_data_score):
                 return False
             if self.extern is None:
                 self.extern = ExternKernels({node.get_name(): node for node in scheduler.nodes if node.is_extern()})

@@ -63,12 +63,14 @@ def compile_inductor(
     patches: Sequence[str] | None = None,
     on_failure: OnFailure | None = None,
     before_forward: Hook | None = None,
+    low_peak: bool = False,
 ) -> Callable[..., Any]:
     """Compile `module` with Inductor, the joint graph split by `partitioner`.
 
     options: of Inductor's config, by name. patches: names of the rows of `patches.PATCHES` to apply; None for all.
     on_failure: called with 'forward' or 'backward' and the exception if Inductor cannot compile that half, which then
     runs op by op; if None, the exception is raised. before_forward: called with the forward's inputs before each run.
+    low_peak: see `settings_for`.
     """
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
@@ -84,7 +86,7 @@ def compile_inductor(
             return compile_fx_inner(graph, *args, **kwargs)
 
         def with_our_settings(graph: fx.GraphModule) -> Any:
-            with settings_for(graph, is_backward, patches):
+            with settings_for(graph, is_backward, patches, low_peak):
                 return compile_fx_inner(graph, *args, **kwargs)
 
         def seen(compiled: Any) -> Any:

@@ -32,8 +32,14 @@ def is_coded(half: fx.GraphModule) -> bool:
 
 
 @contextlib.contextmanager
-def settings_for(half: fx.GraphModule, is_backward: bool, patches: Sequence[str] | None) -> Iterator[None]:
-    """Context in which Inductor compiles this half with our settings. patches: names of those applied, None for all."""
+def settings_for(
+    half: fx.GraphModule, is_backward: bool, patches: Sequence[str] | None, low_peak: bool = False
+) -> Iterator[None]:
+    """Context in which Inductor compiles this half with our settings. patches: names of those applied, None for all.
+
+    low_peak: its kernels hold as few bytes at a time as they can: results with nothing but inputs in common are not
+    computed by one kernel, and what is computed from codes is not materialized for several readers.
+    """
     from torch._inductor import config
     from torch._inductor.virtualized import V
 
@@ -42,8 +48,10 @@ def settings_for(half: fx.GraphModule, is_backward: bool, patches: Sequence[str]
     on_cpu = all(value.device.type == "cpu" for node in half.graph.nodes if (value := tensor(node)) is not None)
     if not on_cpu:
         options |= GPU_OPTIONS if is_on("gpu_options") else {}
+    elif low_peak:
+        options |= RECOMPUTE_PER_READER
     options |= _reordering(on_cpu)
-    choices = peak_aware_choices() if is_on("peak_aware_fusion") else None
+    choices = peak_aware_choices(low_peak) if is_on("peak_aware_fusion") else None
     with (
         config.patch(options),
         V.set_choices_handler(choices) if choices is not None else contextlib.nullcontext(),
@@ -65,9 +73,9 @@ def _reordering(on_cpu: bool) -> dict[str, Any]:
 # On a GPU our `materialize` op decides what is materialized, so Inductor's own thresholds are set out of reach. Decoded
 # values are summed along rows and along columns by two kernels: one mixed-order kernel would pass what it reads through
 # shared memory for every row (the backward of a ViT-S's layer norm on an H100: 142 us, 45 us with nothing coded).
-GPU_OPTIONS = {
+RECOMPUTE_PER_READER = {
     "realize_opcount_threshold": 1000,
     "realize_reads_threshold": 1000,
     "realize_acc_reads_threshold": 1000,
-    "triton.mix_order_reduction": False,
 }
+GPU_OPTIONS = {**RECOMPUTE_PER_READER, "triton.mix_order_reduction": False}

@@ -17,6 +17,7 @@ from torch import fx
 
 from ..config import Config
 from ..encode.better import WIDEST
+from ..joint.fake_values import tensor
 from ..joint.graph import classify
 from ..plan.decisions import NONE, Decisions
 from ..plan.plan import Plan, plan
@@ -45,7 +46,7 @@ class Planned:
     """A graph as it was planned when it was compiled. joint: a copy from before any pass; options: the partitioner's.
 
     plan: with the nodes of the graph that was split. exact_bytes: what torch's own partition saves. activations:
-    indices of inputs that another graph computed.
+    indices of inputs that another graph computed. peak: predicted bytes at the step's peak, before any fusion.
     """
 
     joint: fx.GraphModule
@@ -53,6 +54,14 @@ class Planned:
     plan: Plan
     exact_bytes: int
     activations: Sequence[int] = ()
+    peak: int = 0
+
+    @property
+    def returns_scalars(self) -> bool:
+        """Whether nothing but scalars, such as losses, is differentiated: then its backward follows its forward."""
+        placeholders = self.joint.graph.find_nodes(op="placeholder")
+        tangents = [fake for node in placeholders if aot.is_tangent(node) and (fake := tensor(node)) is not None]
+        return all(fake.numel() == 1 for fake in tangents)
 
     def again(self, config: Config, decisions: Decisions) -> Plan:
         """A new plan of the same graph."""

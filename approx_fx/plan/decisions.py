@@ -19,7 +19,8 @@ class Decisions:
 
     alternatives: the value is stored by this one of its encoding's alternatives, or exactly behind the last.
     not_recomputed: the value is not recomputed from codes. not_stored: the value is not stored but recomputed, if the
-    rules allow that. least_bits: no code has fewer. exact: why the whole graph trains exactly, or ''.
+    rules allow that. least_bits: no code has fewer. exact: why the whole graph trains exactly, or ''. low_peak: kernels
+    hold as few bytes at a time as they can, though they run longer.
     """
 
     alternatives: Mapping[str, int] = field(default_factory=dict)
@@ -27,11 +28,13 @@ class Decisions:
     not_stored: frozenset[str] = frozenset()
     least_bits: int = 0
     exact: str = ""
+    low_peak: bool = False
 
     def key(self) -> str:
         """A text that is the same for the same decisions."""
         sets = f"{sorted(self.not_recomputed)}{sorted(self.not_stored)}"
-        return f"{sorted(self.alternatives.items())}{sets}{self.least_bits or ''}{self.exact}"
+        low_peak = "low peak" if self.low_peak else ""
+        return f"{sorted(self.alternatives.items())}{sets}{self.least_bits or ''}{self.exact}{low_peak}"
 
     def to_json(self) -> dict[str, Any]:
         """The decisions as JSON data."""
@@ -41,13 +44,16 @@ class Decisions:
             "not_stored": sorted(self.not_stored),
             "least_bits": self.least_bits,
             "exact": self.exact,
+            "low_peak": self.low_peak,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Decisions:
         """Rebuild decisions from what `to_json` returned."""
         not_recomputed, not_stored = frozenset(data["not_recomputed"]), frozenset(data["not_stored"])
-        return cls(data["alternatives"], not_recomputed, not_stored, data["least_bits"], data["exact"])
+        return cls(
+            data["alternatives"], not_recomputed, not_stored, data["least_bits"], data["exact"], data["low_peak"]
+        )
 
     def encodings(self, encodings: Mapping[fx.Node, Encoding], context: Context) -> dict[fx.Node, Encoding]:
         """The encodings, with the chosen alternative where there is one."""

@@ -76,11 +76,25 @@ def save_decisions(key: str, decisions: dict[str, Any]) -> None:
 
 def load_decisions(key: str) -> dict[str, Any] | None:
     """What an earlier process stored by `save_decisions` for the same traced module; None if none has measured it."""
-    path = _path(key, "decisions.json")
+    return _read(key, "decisions.json")
+
+
+def save_peaks(key: str, changes: dict[str, Any]) -> None:
+    """Store how the decisions for a traced module change because of its step's peak, for later processes."""
+    _write(key, "peaks.json", changes)
+
+
+def load_peaks(key: str) -> dict[str, Any] | None:
+    """What an earlier process stored by `save_peaks` for the same traced module; None if none has."""
+    return _read(key, "peaks.json")
+
+
+def _read(key: str, ending: str) -> dict[str, Any] | None:
+    path = _path(key, ending)
     if path is None or not path.exists():
         return None
-    decisions: dict[str, Any] = json.loads(path.read_text())
-    return decisions
+    data: dict[str, Any] = json.loads(path.read_text())
+    return data
 
 
 def _write(key: str, ending: str, data: Any) -> None:

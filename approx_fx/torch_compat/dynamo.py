@@ -109,6 +109,13 @@ class GraphBreaks:
         return dict(counters["graph_break"])
 
 
+def _has_data(value: Any) -> bool:
+    """Whether a value is a tensor, and not a fake one."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor)
+
+
 @dataclass(frozen=True)
 class TracedContext:
     """What Dynamo knows of the graph that it is compiling: its fake tensors, symbolic sizes and parameters.
@@ -123,12 +130,17 @@ class TracedContext:
         """The context of the compile that is going on, which may be none."""
         return cls(torch._guards.TracingContext.try_get())
 
+    def renewed(self) -> TracedContext:
+        """A context with the same fake tensors in which a compile leaves nothing for the one that is going on."""
+        mode = getattr(self.tracing, "fake_mode", None)
+        return TracedContext(torch._guards.TracingContext(mode))
+
     def without_data(self, inputs: Sequence[Any]) -> list[Any]:
         """The graph's inputs as the fake tensors that stood for them in a compile that has just ended."""
         mode = getattr(self.tracing, "fake_mode", None)
         if mode is None:
             return list(inputs)
-        return [mode.from_tensor(item) if isinstance(item, torch.Tensor) else item for item in inputs]
+        return [mode.from_tensor(item) if _has_data(item) else item for item in inputs]
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import approx_fx
 from approx_fx.bench.compare import flat_gradients
-from approx_fx.bench.generated_code import generated_code
 from approx_fx.errors import ApproxFxError
 from approx_fx.joint.module_patterns import last_match, matches
 from approx_fx.ops.stochastic import quantize_stochastic, uniform
+from approx_fx.peak.dry_run import generated_code
 from tests.support.nets import rows
 
 OPTIONS = {"compiler": "eager", "min_bytes": 256, "strict": True}

@@ -12,9 +12,9 @@ from torch._inductor.codegen.cpp import CppVecKernel
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 
 import approx_fx
-from approx_fx.bench.generated_code import generated_code
 from approx_fx.inductor import code_conversion
 from approx_fx.inductor.switches import VARIABLE
+from approx_fx.peak.dry_run import generated_code
 
 SLOW = ("at::vec::convert<int32_t,2,uint8_t,1>", "at::vec::convert<float,2,int32_t,2>")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import approx_fx
 from approx_fx import backend
-from approx_fx.bench.generated_code import generated_code
+from approx_fx.peak.dry_run import generated_code
 from models.gpt import GPT
 from tests.support.nets import Residual, images
 

@@ -14,8 +14,8 @@ from tests.support.nets import bottlenecks
 
 pytest.importorskip("triton", reason="triton is not installed: Inductor writes no code for a GPU")
 
-from approx_fx.bench.timeline import accesses, predict
 from approx_fx.inductor import choices, materialize
+from approx_fx.peak.timeline import accesses, predict
 from tools.lib.measuring.triton_code import Half, triton_code
 
 SYSTEMS: dict[str, int | None] = {"compile": None, "approx_fx": 4}

@@ -20,9 +20,9 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.utils import fresh_cache
 
 import approx_fx
-from approx_fx.bench.generated_code import generated_code
 from approx_fx.inductor import compile as inductor
 from approx_fx.inductor import patches
+from approx_fx.peak.dry_run import generated_code
 from tests.support.nets import ConvBnRelu, Residual, images
 
 WATCHED = ("torch._inductor", "torch._functorch", "torch._dynamo", "torch.fx", "networkx")

@@ -15,12 +15,12 @@ from torch._inductor.choices import InductorChoices
 from torch._inductor.virtualized import V
 
 import approx_fx
-from approx_fx.bench.timeline import timeline
 from approx_fx.inductor import choices
 from approx_fx.inductor.switches import VARIABLE
 from approx_fx.joint.op_table import name_of
 from approx_fx.passes.node_builder import Builder
 from approx_fx.passes.split_conv_backward import split_conv_backward
+from approx_fx.peak.timeline import timeline
 from approx_fx.torch_compat.fake_tensors import fake_mode_for_model
 from models.resnet import resnet20
 from tests.support.capture import capture

@@ -15,10 +15,10 @@ from torch._inductor.utils import run_and_get_code
 from torch.utils._pytree import tree_leaves
 
 import approx_fx
-from approx_fx.bench.generated_code import generated_code
 from approx_fx.inductor.compile import load
 from approx_fx.inductor.lowering import FUNCTIONS, IRTensor
 from approx_fx.ops import OPS, channel
+from approx_fx.peak.dry_run import generated_code
 from tests.ops.test_ops import STATISTICS, X, opcheck_cases
 
 BITMASK = torch.ops.approx_fx.quantize_bitmask.default

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.bench.generated_code import generated_code
 from approx_fx.inductor.switches import VARIABLE
+from approx_fx.peak.dry_run import generated_code
 
 
 class Blocks(nn.Module):

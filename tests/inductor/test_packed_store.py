@@ -10,12 +10,12 @@ from torch import Tensor, fx, nn
 from torch._inductor import graph as inductor_graph
 
 import approx_fx
-from approx_fx.bench.generated_code import generated_code
-from approx_fx.bench.timeline import accesses
 from approx_fx.inductor.packed_store import PackedStoreRegion
 from approx_fx.inductor.switches import VARIABLE
 from approx_fx.joint import packed_stores as analysis
 from approx_fx.ops import OPS
+from approx_fx.peak.dry_run import generated_code
+from approx_fx.peak.timeline import accesses
 from models.preact_resnet import PreActResNet, bottleneck
 
 OURS = {op.overload for op in OPS.values()}

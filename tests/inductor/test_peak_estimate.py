@@ -13,9 +13,9 @@ from torch import nn
 from torch._inductor.virtualized import V
 
 import approx_fx
-from approx_fx.bench.timeline import Timeline, timeline
 from approx_fx.inductor import peak_estimate
 from approx_fx.inductor.switches import VARIABLE
+from approx_fx.peak.timeline import Timeline, timeline
 from models.preact_resnet import preact_resnet20_net
 from models.vit import ViT
 

@@ -8,8 +8,8 @@ from torch import nn
 
 import approx_fx
 from approx_fx.bench.live_bytes import measure
-from approx_fx.bench.timeline import predict, timeline
 from approx_fx.errors import ApproxFxError
+from approx_fx.peak.timeline import predict, timeline
 from models.gpt import gpt_tiny
 from models.resnet import resnet20
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import ApproxFxError
-from .generated_code import Access, Storages, generated_code, run_dry
+from .dry_run import Access, Storages, generated_code, run_dry
 
 CALL = re.compile(r"def call\(self, args\):\n\s+(.*?),? = args\n|\n    (.*?),? = args\n")
 

@@ -10,9 +10,9 @@ from unittest import mock
 import torch
 from torch import fx
 
+from ..inductor.compile import Partitioner, load
+from ..inductor.half import is_coded, settings_for
 from ..process.recursion_limit import raised_recursion_limit
-from .compile import Partitioner, load
-from .half import is_coded, settings_for
 
 
 class _CodeGenerated(Exception):
@@ -25,11 +25,12 @@ def generate_code(
     partitioner: Partitioner | None = None,
     options: Mapping[str, Any] | None = None,
     patches: Sequence[str] | None = None,
+    low_peak: bool = False,
 ) -> tuple[Callable[..., Any], list[str]]:
     """(a function that returns fake results of the forward, the source of forward and backward).
 
-    partitioner: None for torch's own; patches: as for `compile_inductor`. The function must be called under the fake
-    mode in which `module` was traced.
+    partitioner: None for torch's own; patches, low_peak: as for `compile_inductor`. The function
+    must be called under the fake mode in which `module` was traced.
     """
     from torch._functorch import config as functorch
     from torch._guards import TracingContext
@@ -50,7 +51,7 @@ def generate_code(
     def generate_half(half: fx.GraphModule, *args: Any, **kwargs: Any) -> Any:
         results, count = _results(half), len(sources)
         is_backward = bool(kwargs.get("is_backward"))
-        settings = settings_for(half, is_backward, patches) if is_coded(half) else contextlib.nullcontext()
+        settings = settings_for(half, is_backward, patches, low_peak) if is_coded(half) else contextlib.nullcontext()
         with mock.patch.object(GraphLowering, "save_output_code", stop), settings:
             try:
                 compile_fx_inner(half, *args, **kwargs)
@@ -65,7 +66,7 @@ def generate_code(
     changes = dict(options or {}) | ({} if partitioner is None else {"custom_partitioner_fn": partitioner})
     with (
         raised_recursion_limit(),
-        config.patch(fx_graph_cache=False),
+        config.patch(fx_graph_cache=False, force_disable_caches=False),  # the latter's folder is kept at an exception
         functorch.patch(enable_autograd_cache=False, force_non_lazy_backward_lowering=True),
     ):
         call: Any = compile_fx(module, inputs, inner_compile=generate_half, config_patches=changes)

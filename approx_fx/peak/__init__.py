@@ -1,0 +1,1 @@
+"""The bytes that a compiled step holds, read off the code that Inductor generates for it."""
