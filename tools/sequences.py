@@ -1,24 +1,29 @@
 """Find the longest sequence that fits the memory which torch.compile needs for 2,048 tokens, by each system.
 
-    python tools/sequences.py        writes docs/results/sequences.json, in a quarter of an hour
+    python tools/sequences.py        peaks, in a quarter of an hour; then steps, in half an hour
 
 The Llama of models/, 4 layers x 512 with grouped heads and 32,000 words, batch 1, float32, its loss in the graph. Peaks
-are those of Inductor's code for a CPU (`approx_fx.bench.code_peak`), gradients of parameters included; nothing is run.
-torch's linear_cross_entropy is not in that code; `approx-fx compare` measures it.
+are those of Inductor's code for a CPU (`approx_fx.bench.code_peak`), gradients of parameters included; nothing is run
+for them. A step's seconds are the median of some, the systems taking turns in one process. Results go to
+docs/results/sequences.json and .png, and into the table of docs/language_models.md. torch's linear_cross_entropy is not
+in Inductor's code; `approx-fx compare` measures it.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
+import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 if not __package__:
     import lib.repo_path  # type: ignore[import-not-found]  # noqa: F401
 
 import torch
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 from approx_fx.bench.baselines import CHUNKED, SYSTEMS, is_approx_fx
 from approx_fx.bench.code_peak import peak_of
@@ -28,12 +33,14 @@ from models.llama import Llama
 from tools.lib.checkpoint import write_text
 from tools.lib.markdown_tables import fill
 from tools.lib.measuring.environment import environment, footnote
+from tools.lib.measuring.plots import Series, draw_panels
 from tools.lib.repo_path import ROOT
 
 RESULTS = ROOT / "docs" / "results" / "sequences.json"
 PAGE = ROOT / "docs" / "language_models.md"
 LENGTHS = (512, 2048, 8192)
 GRAIN = 256  # tokens
+STEPS = 3
 WORDS = 32000
 
 
@@ -47,15 +54,47 @@ ABOUT = {
 }
 
 
+def llama(name: str, length: int) -> tuple[nn.Module, Tensor]:
+    """The model as the system `name` prepares it, with its loss inside, and `length` tokens."""
+    torch.manual_seed(0)
+    model = SYSTEMS[name].prepare(Llama(4, 512, 8, 4, 1376, WORDS))
+    tokens = torch.randint(WORDS, (1, length))
+    return loss_inside(
+        model, lambda logits: nn.functional.cross_entropy(logits.flatten(0, 1), tokens[0].roll(-1))
+    ), tokens
+
+
 def peak(name: str, length: int) -> int:
     """Peak bytes of a step with `length` tokens by the system `name`."""
     torch._dynamo.reset()
-    torch.manual_seed(0)
-    model = SYSTEMS[name].prepare(Llama(4, 512, 8, 4, 1376, WORDS))
-    tokens = torch.zeros(1, length, dtype=torch.int64)
-    model = loss_inside(model, lambda logits: nn.functional.cross_entropy(logits.flatten(0, 1), tokens[0]))
+    model, tokens = llama(name, length)
     config = Config(bits=4) if is_approx_fx(name) else None
     return peak_of(model, (tokens,), {}, config=config, inductor=CHUNKED if name == "chunked" else None)
+
+
+def seconds(length: int) -> dict[str, float]:
+    """The median seconds of a step with `length` tokens by each system, which take turns."""
+    torch._dynamo.reset()
+    steps: dict[str, Callable[[], None]] = {}
+    for name in ABOUT:
+        model, tokens = llama(name, length)
+
+        call = SYSTEMS[name].compile(model, Config(bits=4))
+
+        def step(call: Any = call, model: nn.Module = model, tokens: Tensor = tokens) -> None:
+            call(tokens).backward()
+            model.zero_grad(set_to_none=True)
+
+        with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+            step()
+        steps[name] = step
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(STEPS):
+        for name, take_step in steps.items():
+            start = time.perf_counter()
+            take_step()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def longest(peaks: dict[int, int], measure: Callable[[int], int], memory: int) -> int:
@@ -78,29 +117,58 @@ def longest(peaks: dict[int, int], measure: Callable[[int], int], memory: int) -
 
 
 def table(data: dict[str, Any]) -> str:
-    """The table of docs/language_models.md."""
-    head = " | ".join(f"peak, {length:,} tokens" for length in LENGTHS)
+    """The table of docs/language_models.md; a step's time is given in torch.compile's."""
+    head = " | ".join(f"{length:,} tokens: peak, step" for length in LENGTHS)
     rows = [f"| system | {head} | longest in {data['memory'] / 2**20:.0f} MiB |", "|---|" + "---|" * (len(LENGTHS) + 1)]
+    exact = data["systems"][0]["seconds"]
     for row in data["systems"]:
-        cells = " | ".join(f"{row['peaks'][str(length)] / 2**20:.0f} MiB" for length in LENGTHS)
+        cells = " | ".join(
+            f"{row['peaks'][str(length)] / 2**20:.0f} MiB, {row['seconds'][str(length)] / exact[str(length)]:.2f}x"
+            for length in LENGTHS
+        )
         rows.append(f"| {row['about']} | {cells} | {row['longest']:,} |")
     return "\n".join([*rows, "", footnote(data)])
 
 
-def main() -> None:
-    """Predict all peaks and write the results and the table."""
+def draw(data: dict[str, Any], path: Path) -> None:
+    """Plot peaks and steps against the number of tokens."""
+    peaks: Series = {row["system"]: [(float(n), b / 2**20) for n, b in row["peaks"].items()] for row in data["systems"]}
+    steps: Series = {row["system"]: [(float(n), s) for n, s in row["seconds"].items()] for row in data["systems"]}
+    draw_panels(
+        [
+            (peaks, ("tokens", "MiB", "peak above parameters")),
+            (steps, ("tokens", "seconds", "a step")),
+        ],
+        path,
+    )
+
+
+def main(
+    timed: Annotated[bool, typer.Option("--time/--no-time", help="without: steps as on disk")] = True,
+) -> None:
+    """Predict all peaks, time the steps, and write the results, the table and the plot."""
     made = environment()
+    earlier = json.loads(RESULTS.read_text())["systems"] if RESULTS.exists() else []
+    times = {row["system"]: row.get("seconds", {}) for row in earlier}
     memory, rows = 0, []
     for name, about in ABOUT.items():
         peaks = {length: peak(name, length) for length in LENGTHS}
         memory = memory or peaks[2048]
         top = longest(peaks, lambda length, name=name: peak(name, length), memory)  # type: ignore[misc]
         by_length = {str(length): bytes_ for length, bytes_ in sorted(peaks.items())}
-        rows.append({"system": name, "about": about, "peaks": by_length, "longest": top})
+        rows.append(
+            {"system": name, "about": about, "peaks": by_length, "longest": top, "seconds": times.get(name, {})}
+        )
         print(rows[-1], flush=True)
+    for length in LENGTHS if timed else ():
+        by_system = seconds(length)
+        print(length, by_system, flush=True)
+        for row in rows:
+            row["seconds"][str(length)] = by_system[str(row["system"])]
     data = {**made, "memory": memory, "systems": rows}
     write_text(RESULTS, json.dumps(data, indent=1) + "\n")
     write_text(PAGE, fill(PAGE.read_text(), {"sequences": table(data)}, PAGE.name))
+    draw(data, RESULTS.with_suffix(".png"))
 
 
 if __name__ == "__main__":

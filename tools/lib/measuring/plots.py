@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tools.lib.measuring.calculations import dominated, pareto
 COLOURS = {
     "compile": "#000000", "eager": "#999999", "budget": "#E69F00", "checkpoint": "#56B4E9",
     "checkpoint-eager": "#0072B2", "fp8": "#CC79A7", "approx_fx": "#D55E00", "approx_fx@8": "#882255",
-    "approx_fx@4": "#D55E00", "approx_fx@2": "#009E73",
+    "approx_fx@4": "#D55E00", "approx_fx@2": "#009E73", "chunked": "#E69F00", "approx_fx+checkpoint": "#009E73",
 }  # fmt: skip
 """Okabe and Ito's colours, which colour-blind readers can tell apart; wine replaces their yellow, too pale on white."""
 
@@ -69,14 +69,20 @@ def draw_pareto(entries: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
 
 def draw_lines(series: Series, path: Path, labels: tuple[str, str, str]) -> None:
     """Plot a line for each system through its (x, y). labels: x label, y label, title."""
-    figure, axis = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
-    for name, points in series.items():
-        xs, ys = zip(*sorted(points), strict=True)
-        axis.plot(xs, ys, marker="o", linewidth=1.8, label=name, color=COLOURS.get(name))
-    _finish(axis, *labels)
-    axis.set_ylim(bottom=0)
-    if series:
-        axis.legend()
+    draw_panels([(series, labels)], path)
+
+
+def draw_panels(panels: Sequence[tuple[Series, tuple[str, str, str]]], path: Path) -> None:
+    """Plot panels side by side, each with a line for each system as in `draw_lines`; the first has the legend."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.2), layout="constrained", squeeze=False)
+    for axis, (series, labels) in zip(axes.flat, panels, strict=True):
+        for name, points in series.items():
+            xs, ys = zip(*sorted(points), strict=True)
+            axis.plot(xs, ys, marker="o", linewidth=1.8, label=name, color=COLOURS.get(name))
+        _finish(axis, *labels)
+        axis.set_ylim(bottom=0)
+    if panels[0][0]:
+        axes.flat[0].legend()
     _save(figure, path)
 
 
