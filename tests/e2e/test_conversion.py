@@ -6,6 +6,7 @@ import copy
 import io
 import logging
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -116,6 +117,13 @@ def test_a_model_of_which_nothing_is_compiled_says_so_once(caplog: pytest.LogCap
             strict(rows())
     with pytest.raises(ApproxFxError, match=r"a builtin_function_or_method was given where a torch\.nn\.Module is"):
         approx_fx.convert(torch.relu)  # type: ignore[type-var]
+
+
+def test_compiling_warns_of_nothing_that_torch_compile_does_not() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ratio(approx_fx.convert(Net(), **OPTIONS))
+    assert not [str(warning.message) for warning in caught if issubclass(warning.category, FutureWarning)]
 
 
 class Clashing(nn.Module):
