@@ -61,8 +61,9 @@ ATTENTION_BACKWARD: dict[str, tuple[int, ...]] = {
     "_efficient_attention_backward": (0, 1, 2, 3, 5),
     # grad, query, key, value, bias, which gradients, out, ...
     "_scaled_dot_product_fused_attention_overrideable_backward": (0, 1, 2, 3, 6),
-    # query, key, value, out, log-sum-exp, grad, ...
-    "flex_attention_backward": (0, 1, 2, 3, 5),
+    # value, out, grad of (query, key, value, out, log-sum-exp, grad, ...): from approximate queries and keys it would
+    # compute probabilities that do not sum to 1 (`passes/normalise_attention.py` mends that for the others)
+    "flex_attention_backward": (2, 3, 5),
 }
 ATTENTION = frozenset(
     name.removesuffix("_backward") if "_dot_" in name or "flex" in name else name.removesuffix("backward") + "forward"

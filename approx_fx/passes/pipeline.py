@@ -20,6 +20,7 @@ from .fold_batch_norm import FoldBatchNorm
 from .inline_ops import InlineOps
 from .insert_dequantize import InsertDequantize
 from .insert_quantize import InsertQuantize
+from .normalise_attention import NormaliseAttention
 from .split_conv_backward import SplitConvBackward
 from .split_halves import SplitHalves
 from .state import Partition, Pass
@@ -32,6 +33,7 @@ def partitioning_passes(config: Config) -> tuple[Pass, ...]:
     return (
         InsertQuantize(),
         InsertDequantize(config.window),
+        NormaliseAttention(),
         FoldBatchNorm(),
         SplitHalves(),
         UnrollChunks(),

@@ -20,7 +20,9 @@ from tools.lib.drawn_nets import HARD, IMAGE, ROWS, network
 @st.composite
 def networks(draw: st.DrawFn) -> tuple[list[str], bool, int]:
     image = draw(st.booleans())
-    names = draw(st.lists(st.sampled_from(sorted(IMAGE if image else ROWS.keys() - HARD)), min_size=1, max_size=5))
+    # Squares have heavy tails, which the first step's measurement finds; what is decoded here is as it was planned.
+    layers = IMAGE.keys() - {"square"} if image else ROWS.keys() - HARD
+    names = draw(st.lists(st.sampled_from(sorted(layers)), min_size=1, max_size=5))
     return names, image, draw(st.integers(0, 1000))
 
 
