@@ -117,6 +117,21 @@ def tied_embedding() -> Example:
 
 
 # pass -> the graph that shows what it does, and whether it lies on a GPU
+def attention() -> Example:
+    """Queries, keys and values of one product."""
+
+    class Attend(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(16, 48, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+            return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    return Attend(), torch.randn(2, 16, 16)
+
+
 CASES: dict[str, tuple[Callable[[], Example], bool]] = {
     "InsertQuantize": (convolutions, False),
     "InsertDequantize": (convolutions, False),
@@ -125,6 +140,7 @@ CASES: dict[str, tuple[Callable[[], Example], bool]] = {
     "UnrollChunks": (loss_of_logits, False),
     "SplitConvBackward": (convolutions, False),
     "AccumulateScatters": (tied_embedding, False),
+    "NormaliseAttention": (attention, False),
     "FastTanh": (tanh_of_a_product, False),
     "ConcatenateCodes": (concatenated_relus, False),
     "InlineOps": (symbolic_batch, False),
