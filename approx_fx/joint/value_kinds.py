@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from .op_table import ELEMENT_PRESERVING, name_of, skip_ops
+from .op_table import ELEMENT_PRESERVING, VIEWS, name_of, skip_ops
 
 aten = torch.ops.aten
 # Ops behind which a 4-D value is no longer an image with an image's layout.
@@ -16,7 +16,7 @@ CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
 
 
 def is_softmax(value: fx.Node) -> bool:
-    """Whether the value is exp(x - m) / sum(exp(x - m)), _softmax, or the exponential of a log-softmax.
+    """Whether the value is exp(x - m) / sum(exp(x - m)), its numerator, _softmax, or the exponential of a log-softmax.
 
     It may be in a `where` that sets rows that are masked out completely to 0.
     """
@@ -26,17 +26,29 @@ def is_softmax(value: fx.Node) -> bool:
     if name == "_softmax":
         return True
     if name == "exp":
-        logarithm = skip_ops(value.args[0], ELEMENT_PRESERVING)  # type: ignore[arg-type]
-        return name_of(logarithm) in ("_log_softmax",) or (
-            name_of(logarithm) == "sub"
-            and isinstance(logarithm.args[1], fx.Node)
-            and name_of(logarithm.args[1]) == "log"
+        return is_normalised_exponential(value) or any(
+            name_of(user) == "div" and is_softmax(user) for user in value.users
         )
     if name != "div" or not all(isinstance(arg, fx.Node) for arg in value.args[:2]):
         return False
     numerator, denominator = value.args[:2]
     is_ratio = name_of(numerator) == "exp" and name_of(denominator) == "sum"  # type: ignore[arg-type]
     return is_ratio and denominator.args[0] is numerator  # type: ignore[union-attr]
+
+
+def is_normalised_exponential(value: fx.Node) -> bool:
+    """Whether the value is exp(x - m) or exp(x - log-sum-exp) with a maximum or log-sum-exp of rows of x.
+
+    Of an approximate x, with the exact one's maximum, it is not at most 1, and rows of the second do not sum to 1.
+    """
+    if name_of(value) != "exp":
+        return False
+    argument = skip_ops(value.args[0], ELEMENT_PRESERVING)  # type: ignore[arg-type]
+    if name_of(argument) != "sub" or not isinstance(argument.args[1], fx.Node):
+        return name_of(argument) == "_log_softmax"
+    normaliser = skip_ops(argument.args[1], ELEMENT_PRESERVING | VIEWS)
+    parts = normaliser.all_input_nodes if name_of(normaliser) == "add" else [normaliser]
+    return any(name_of(part) in ("amax", "log", "logsumexp") for part in parts)
 
 
 def connected_to_convolution(graph: fx.Graph) -> set[fx.Node]:

@@ -17,6 +17,7 @@ from ..joint.fake_values import is_bool, is_float, shape, tensor
 from ..joint.graph import JointGraph, must_save
 from ..joint.masks import Mask, find_masks
 from ..joint.op_table import name_of, traits
+from ..joint.value_kinds import is_normalised_exponential
 from .decisions import NONE, Decisions
 from .exactness import Exactness, exactness
 from .min_cut import Problem, minimum_cut
@@ -156,7 +157,8 @@ def _recompute_sources(
         if not recomputable(node) or sums > config.stream:
             continue
         approximate = [source for source in inputs if not exact.exact_in_backward(source)]
-        if (approximate and traits(node).steep) or any(reads_at_pole(node, i, exact.facts) for i in approximate):
+        is_steep = traits(node).steep or is_normalised_exponential(node)
+        if (approximate and is_steep) or any(reads_at_pole(node, i, exact.facts) for i in approximate):
             continue
         if not (is_float(node) or _is_tuple(node)) and any(is_float(i) and i not in exact.available for i in inputs):
             continue
