@@ -1,6 +1,6 @@
 """Find the longest sequence that fits the memory which torch.compile needs for 2,048 tokens, by each system.
 
-    python tools/sequences.py        peaks, in a quarter of an hour; then steps, in half an hour
+    python tools/sequences.py        peaks, then steps, each in a quarter of an hour
 
 The Llama of models/, 4 layers x 512 with grouped heads and 32,000 words, batch 1, float32, its loss in the graph. Peaks
 are those of Inductor's code for a CPU (`approx_fx.bench.code_peak`), gradients of parameters included; nothing is run
@@ -39,6 +39,7 @@ from tools.lib.repo_path import ROOT
 RESULTS = ROOT / "docs" / "results" / "sequences.json"
 PAGE = ROOT / "docs" / "language_models.md"
 LENGTHS = (512, 2048, 8192)
+TIMED = (512, 2048)
 GRAIN = 256  # tokens
 STEPS = 3
 WORDS = 32000
@@ -117,30 +118,26 @@ def longest(peaks: dict[int, int], measure: Callable[[int], int], memory: int) -
 
 
 def table(data: dict[str, Any]) -> str:
-    """The table of docs/language_models.md; a step's time is given in torch.compile's."""
-    head = " | ".join(f"{length:,} tokens: peak, step" for length in LENGTHS)
-    rows = [f"| system | {head} | longest in {data['memory'] / 2**20:.0f} MiB |", "|---|" + "---|" * (len(LENGTHS) + 1)]
-    exact = data["systems"][0]["seconds"]
+    """The table of docs/language_models.md; a step's time, where it was taken, is given in torch.compile's."""
+    timed = set(data["systems"][0]["seconds"])
+    heads = [f"{length:,} tokens: peak{', step' if str(length) in timed else ''}" for length in LENGTHS]
+    rows = [f"| system | {' | '.join(heads)} | longest in {data['memory'] / 2**20:.0f} MiB |"]
+    rows.append("|---|" + "---|" * (len(LENGTHS) + 1))
     for row in data["systems"]:
-        cells = " | ".join(
-            f"{row['peaks'][str(length)] / 2**20:.0f} MiB, {row['seconds'][str(length)] / exact[str(length)]:.2f}x"
-            for length in LENGTHS
-        )
-        rows.append(f"| {row['about']} | {cells} | {row['longest']:,} |")
+        cells = [f"{row['peaks'][str(length)] / 2**20:.0f} MiB" for length in LENGTHS]
+        for index, length in enumerate(map(str, LENGTHS)):
+            if length in timed:
+                cells[index] += f", {row['seconds'][length] / data['systems'][0]['seconds'][length]:.2f}x"
+        rows.append(f"| {row['about']} | {' | '.join(cells)} | {row['longest']:,} |")
     return "\n".join([*rows, "", footnote(data)])
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
-    """Plot peaks and steps against the number of tokens."""
+    """Plot peaks, and steps where they were timed, against the number of tokens."""
     peaks: Series = {row["system"]: [(float(n), b / 2**20) for n, b in row["peaks"].items()] for row in data["systems"]}
     steps: Series = {row["system"]: [(float(n), s) for n, s in row["seconds"].items()] for row in data["systems"]}
-    draw_panels(
-        [
-            (peaks, ("tokens", "MiB", "peak above parameters")),
-            (steps, ("tokens", "seconds", "a step")),
-        ],
-        path,
-    )
+    panels = [(peaks, ("tokens", "MiB", "peak above parameters"))]
+    draw_panels([*panels, (steps, ("tokens", "seconds", "a step"))] if all(steps.values()) else panels, path)
 
 
 def main(
@@ -160,7 +157,7 @@ def main(
             {"system": name, "about": about, "peaks": by_length, "longest": top, "seconds": times.get(name, {})}
         )
         print(rows[-1], flush=True)
-    for length in LENGTHS if timed else ():
+    for length in TIMED if timed else ():
         by_system = seconds(length)
         print(length, by_system, flush=True)
         for row in rows:
