@@ -119,7 +119,7 @@ def longest(peaks: dict[int, int], measure: Callable[[int], int], memory: int) -
 
 def table(data: dict[str, Any]) -> str:
     """The table of docs/language_models.md; a step's time, where it was taken, is given in torch.compile's."""
-    timed = set(data["systems"][0]["seconds"])
+    timed = set(data["systems"][0].get("seconds", {}))
     heads = [f"{length:,} tokens: peak{', step' if str(length) in timed else ''}" for length in LENGTHS]
     rows = [f"| system | {' | '.join(heads)} | longest in {data['memory'] / 2**20:.0f} MiB |"]
     rows.append("|---|" + "---|" * (len(LENGTHS) + 1))
@@ -135,7 +135,9 @@ def table(data: dict[str, Any]) -> str:
 def draw(data: dict[str, Any], path: Path) -> None:
     """Plot peaks, and steps where they were timed, against the number of tokens."""
     peaks: Series = {row["system"]: [(float(n), b / 2**20) for n, b in row["peaks"].items()] for row in data["systems"]}
-    steps: Series = {row["system"]: [(float(n), s) for n, s in row["seconds"].items()] for row in data["systems"]}
+    steps: Series = {
+        row["system"]: [(float(n), s) for n, s in row.get("seconds", {}).items()] for row in data["systems"]
+    }
     panels = [(peaks, ("tokens", "MiB", "peak above parameters"))]
     draw_panels([*panels, (steps, ("tokens", "seconds", "a step"))] if all(steps.values()) else panels, path)
 

@@ -198,7 +198,7 @@ def table(data: dict[str, Any]) -> str:
 def main(
     bits: Annotated[str, typer.Option(help="comma-separated: exact, or 1 to 8")] = "exact,4",
     seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
-    until: Annotated[float, typer.Option(help="held-out loss at which full training ends, in nats a word")] = 4.9,
+    until: Annotated[float, typer.Option(help="held-out loss at which full training ends, in nats a word")] = 5.0,
     most_steps: Annotated[int, typer.Option(min=1, help="at which it ends in any case")] = 1200,
     adapter_steps: Annotated[int, typer.Option(min=1)] = 150,
     out: Annotated[Path, typer.Option(help="file for the results")] = RESULTS,
