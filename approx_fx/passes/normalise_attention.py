@@ -10,6 +10,7 @@ gradient is that of the attention at q', k' and v'. L' and the output there take
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,21 +42,28 @@ class NormaliseAttention:
                 continue
             _, query, key, *_ = positions
             if {node.args[query], node.args[key]} & partition.copies.keys():
-                _normalise(node, positions, builder)
+                _normalise(node, positions, builder, partition.copies)
         return partition
 
 
-def _normalise(backward: fx.Node, positions: tuple[int, ...], builder: Builder) -> None:
-    """Give an attention's backward the results of a forward on the query, key and value that it reads."""
+def _normalise(
+    backward: fx.Node, positions: tuple[int, ...], builder: Builder, copies: Mapping[fx.Node, fx.Node]
+) -> None:
+    """Give an attention's backward the results of a forward on what it reads. copies: copy -> the value it stands for.
+
+    A bias that it reads may be a copy, computed again from exact values.
+    """
     forward, log_sum_exp = _forward_of(backward)
     operands = [backward.args[position] for position in positions[1:4]]
     others = [source for source in forward.all_input_nodes if source not in forward.args[:3]]
-    unread = [source.name for source in others if source not in backward.all_input_nodes]
+    read = {copies.get(source, source): source for source in backward.all_input_nodes}
+    unread = [source.name for source in others if source not in read]
     if unread:
         raise PassFailed(f"the backward of {forward.name} does not read {unread[0]}, which its scores depend on")
     with builder.before(backward, forward) as build:
         args, kwargs, dropout = _without_dropout(forward)
-        again = build.call(forward.target, *operands, *args[3:], **kwargs)  # type: ignore[arg-type]
+        others_read, options_read = fx.map_arg((args[3:], kwargs), lambda node: read.get(node, node))
+        again = build.call(forward.target, *operands, *others_read, **options_read)  # type: ignore[arg-type]
         normaliser = build.call(operator.getitem, again, LOG_SUM_EXP)
         output = None if dropout else build.call(operator.getitem, again, OUTPUT)
     backward.replace_input_with(log_sum_exp, normaliser)
