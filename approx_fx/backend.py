@@ -96,6 +96,7 @@ def compile_with(
         return [owner for reference in references if (owner := reference()) is not None]
 
     def peak(values: Sequence[Any], decisions: Decisions | None) -> int:
+        """The bytes at the peak of this graph's step by some decisions, or by torch.compile if they are None."""
         options, values = _inductor_options(config), context.without_data(values)
         with context.renewed().entered():
             if decisions is None:
@@ -143,7 +144,10 @@ def _compile(
 def code_by(
     partitioning: Partitioning, module: fx.GraphModule, inputs: Sequence[Any]
 ) -> tuple[Callable[..., Any], list[str]]:
-    """What `generate_code` returns for a traced module whose joint graph is split by `partitioning`."""
+    """Generate Inductor's code for a traced module, its joint graph split by `partitioning`, and compile nothing.
+
+    Returns (a function that returns fake results of the forward, [the forward's source, the backward's source]).
+    """
     config, low_peak = partitioning.config, partitioning.decisions.low_peak
     partitioner = inductor.Partitioner(config.key(), partitioning)
     return generate_code(module, inputs, partitioner, _inductor_options(config), config.patches, low_peak)

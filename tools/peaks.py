@@ -10,10 +10,8 @@ docs/language_models.md.
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -31,6 +29,7 @@ from approx_fx.bench.target import load, loss_inside
 from tools.lib.checkpoint import write_text
 from tools.lib.markdown_tables import fill
 from tools.lib.measuring.environment import environment, footnote
+from tools.lib.measuring.turns import median_seconds
 from tools.lib.repo_path import ROOT
 from tools.lib.torchvision_import import import_torchvision
 
@@ -120,13 +119,7 @@ def measured(name: str) -> dict[str, Any]:
         peaks[system] = peak_bytes(step)
         steps[system], models[system] = step, model
     report = approx_fx.report(models["approx_fx"])
-    times: dict[str, list[float]] = {system: [] for system in steps}
-    for _ in range(STEPS):
-        for system, call in steps.items():
-            start = time.perf_counter()
-            call()
-            times[system].append(time.perf_counter() - start)
-    seconds = {system: statistics.median(values) for system, values in times.items()}
+    seconds = median_seconds(steps, STEPS)
     model, inputs, loss = MODELS[name][0]()
     predicted = code_peak(loss_inside(model, loss), options={"bits": 4}, **inputs)  # type: ignore[arg-type]
     return {

@@ -12,8 +12,6 @@ in Inductor's code; `approx-fx compare` measures it.
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +32,7 @@ from tools.lib.checkpoint import write_text
 from tools.lib.markdown_tables import fill
 from tools.lib.measuring.environment import environment, footnote
 from tools.lib.measuring.plots import Series, draw_panels
+from tools.lib.measuring.turns import median_seconds
 from tools.lib.repo_path import ROOT
 
 RESULTS = ROOT / "docs" / "results" / "sequences.json"
@@ -89,13 +88,7 @@ def seconds(length: int) -> dict[str, float]:
         with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
             step()
         steps[name] = step
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(STEPS):
-        for name, take_step in steps.items():
-            start = time.perf_counter()
-            take_step()
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return median_seconds(steps, STEPS)
 
 
 def longest(peaks: dict[int, int], measure: Callable[[int], int], memory: int) -> int:

@@ -15,7 +15,7 @@ from ..config import Config
 from ..errors import ApproxFxError
 from ..explain import check_trainable, split_arguments, trace_on_fakes
 from ..measure.first_step import Planned
-from ..measure.smaller_peak import larger_sentence
+from ..measure.smaller_peak import within
 from ..peak.generate import generate_code
 from ..peak.timeline import predict
 from ..plan.decisions import NONE, Decisions
@@ -42,28 +42,17 @@ def code_peak(
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         raise ApproxFxError("nn.LSTM, nn.GRU and nn.RNN are not in torch.compile's code, which calls them.")
     before = peak_of(model, inputs, keywords, dtype)
-    after = before if config.bits is None else _peak_within(before, model, inputs, keywords, dtype, config)
-    return {"before": before, "after": after}
-
-
-def _peak_within(
-    limit: int,
-    model: nn.Module,
-    inputs: Sequence[Any],
-    keywords: Mapping[str, Any],
-    dtype: torch.dtype | None,
-    config: Config,
-) -> int:
-    """Peak bytes of a step by this pass, which changes its plan if they are above `limit`, those of torch.compile."""
+    if config.bits is None:
+        return {"before": before, "after": before}
     planned: list[Planned] = []
-    peak = peak_of(model, inputs, keywords, dtype, config, planned=planned)
-    if peak > limit:
-        lower = Decisions(low_peak=True)
-        peak = min(peak, peak_of(model, inputs, keywords, dtype, config, decisions=lower))
-    if peak > limit and all(graph.returns_scalars for graph in planned):
-        log.warning("approx_fx would leave the model exact: %s", larger_sentence(peak, limit))
-        return limit
-    return peak
+
+    def peak(decisions: Decisions) -> int:
+        return peak_of(model, inputs, keywords, dtype, config, decisions=decisions, planned=planned)
+
+    after, changes = within(before, NONE, peak, lambda: all(graph.returns_scalars for graph in planned))
+    if "exact" in changes:
+        log.warning("approx_fx would leave the model exact: %s", changes["exact"])
+    return {"before": before, "after": after}
 
 
 def peak_of(

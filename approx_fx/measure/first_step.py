@@ -58,7 +58,10 @@ class Planned:
 
     @property
     def returns_scalars(self) -> bool:
-        """Whether nothing but scalars, such as losses, is differentiated: then its backward follows its forward."""
+        """True if every result of the graph that has a gradient is a scalar, as a loss is.
+
+        The backward of such a graph usually runs right after its forward, so that its own peak is that of the step.
+        """
         placeholders = self.joint.graph.find_nodes(op="placeholder")
         tangents = [fake for node in placeholders if aot.is_tangent(node) and (fake := tensor(node)) is not None]
         return all(fake.numel() == 1 for fake in tangents)

@@ -63,24 +63,31 @@ def _changes(planned: Planned, decisions: Decisions, peak: Callable[[Decisions |
     try:
         if not _is_suspect(planned):
             return {}
-        limit, lower = peak(None), dataclasses.replace(decisions, low_peak=True)
-        coded = peak(decisions)
-        if coded <= limit:
-            return {}
-        least = peak(lower)
+        _, changes = within(peak(None), decisions, peak, lambda: planned.returns_scalars)
     except Exception as error:  # symbolic sizes, or code that calls what cannot run on fake tensors
         log.debug("approx_fx could not predict a graph's peak: %s: %s", type(error).__name__, error)
         return {}
-    if min(coded, least) > limit and planned.returns_scalars:
-        reason = larger_sentence(min(coded, least), limit)
-        log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
-        return {"exact": reason}
-    return {"low_peak": True} if least < coded else {}
+    if "exact" in changes:
+        log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", changes["exact"])
+    return changes
 
 
-def larger_sentence(peak: int, limit: int) -> str:
-    """Why a graph is left exact that would have this peak, where torch.compile's has `limit`, both in bytes."""
-    return f"its step would hold {peak / 2**20:.1f} MiB at its peak, torch.compile's holds {limit / 2**20:.1f} MiB"
+def within(
+    limit: int, decisions: Decisions, peak: Callable[[Decisions], int], is_whole_step: Callable[[], bool]
+) -> tuple[int, dict[str, Any]]:
+    """(the bytes at the peak of a step, the fields of `decisions` to change so that they are at most `limit`).
+
+    limit: the bytes at the peak of torch.compile's step. peak: those of this pass's, by some decisions. is_whole_step:
+    asked, once a peak is known, whether no other graph's tensors wait for this step, so that it may be left exact.
+    """
+    coded = peak(decisions)
+    if coded <= limit:
+        return coded, {}
+    least = min(coded, peak(dataclasses.replace(decisions, low_peak=True)))
+    if least > limit and is_whole_step():
+        sizes = f"{least / 2**20:.1f} MiB at its peak, torch.compile's holds {limit / 2**20:.1f} MiB"
+        return limit, {"exact": f"its step would hold {sizes}"}
+    return least, {"low_peak": True} if least < coded else {}
 
 
 def _is_suspect(planned: Planned) -> bool:

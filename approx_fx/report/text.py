@@ -79,7 +79,10 @@ def headline(report: Report) -> str:
 
 
 def _of_what(report: Report) -> str:
-    """What the predicted peak is of: the step with its loss, where it was read off Inductor's code."""
+    """Words for the headline that say which step the predicted peak belongs to; none for an estimate from the graphs.
+
+    A peak that is read off Inductor's code includes the loss.
+    """
     return "" if getattr(report, "code_peak", None) is None else " of the step with its loss"
 
 

@@ -110,7 +110,7 @@ class GraphBreaks:
 
 
 def _has_data(value: Any) -> bool:
-    """Whether a value is a tensor, and not a fake one."""
+    """Return True for a real tensor, False for a FakeTensor and for a value that is no tensor."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     return isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor)

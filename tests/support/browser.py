@@ -98,7 +98,7 @@ def opened(
 
     browser = chromium()
     if browser is None:
-        pytest.skip("a page's scripts run in a browser only: no chromium here, and apt could not install it")
+        pytest.skip("needs a browser: there is no chromium, and apt, which installs it in CI, is not usable here")
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=browser, args=list(FLAGS))
         context = running.new_context(
