@@ -133,6 +133,8 @@ class _Checked:
         stored = registry.load_decisions(key) if self.persists else None
         self.decisions = NONE if stored is None else Decisions.from_json(stored["decisions"])
         self.rows = [] if stored is None else [MeasuredValue(**row) for row in stored["values"]]
+        if self.decisions.exact:
+            log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", self.decisions.exact)
         self.calls = 0
         self.due = self._next_after(0) if stored is not None else 0
         self.context = TracedContext.current()
@@ -246,7 +248,11 @@ class _Checked:
                 decisions, gradients, current = wider, better, planned.again(self.config, wider)
             elif gradients.are_off(bits):
                 return Decisions(exact=sentence_of_gradients(gradients)), current
-        if gradients is not None and (worst := gradients.worst(large=False)) and not worst.cosine >= LEAST_COSINE[bits]:
+        if (
+            gradients is not None
+            and (worst := gradients.worst(large=False))
+            and not worst.agreement >= LEAST_COSINE[bits]
+        ):
             log.warning("%s", sentence_of_small_gradient(worst))
         return decisions, current
 

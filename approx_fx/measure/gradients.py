@@ -35,6 +35,8 @@ GOOD_COSINE = 0.98
 LARGE = 0.2
 # A large gradient alone may be so many times as far from 1 as all of them together.
 SLACK = 2.0
+# A gradient may be so many times too large or too small; a cosine does not see that, of a single number only its sign.
+MOST_OFF_IN_SIZE = 1.25
 # A gradient that turns by more if its inputs change by one rounding error is rounding noise.
 WELL_CONDITIONED = 0.999
 ROUNDING_ERROR = 2.0**-22
@@ -43,11 +45,25 @@ ROUNDING_ERROR = 2.0**-22
 @dataclass(frozen=True)
 class Gradient:
     """One parameter's gradient, or all as one vector. module: of the parameter's first reader; share: its norm
-    relative to the largest; cosine: with the exact one, nan if it is not finite."""
+    relative to the largest; cosine: with the exact one, nan if it is not finite; size: its norm relative to the exact
+    one's."""
 
     module: str
     share: float
     cosine: float
+    size: float = 1.0
+
+    @property
+    def is_off_in_size(self) -> bool:
+        """Its norm is too far from that of the exact gradient."""
+        return not 1 / MOST_OFF_IN_SIZE <= self.size <= MOST_OFF_IN_SIZE
+
+    @property
+    def agreement(self) -> float:
+        """The cosine, lowered by as much as the norm is too large or too small; 1 where nothing is wrong."""
+        if not self.is_off_in_size:
+            return self.cosine
+        return self.cosine * MOST_OFF_IN_SIZE * min(self.size, 1 / self.size if self.size else 0.0)
 
 
 @dataclass(frozen=True)
@@ -58,14 +74,14 @@ class Gradients:
     each: Sequence[Gradient]
 
     def worst(self, large: bool) -> Gradient | None:
-        """The gradient with the lowest cosine, of all or of the large ones."""
+        """The gradient with the lowest agreement, of all or of the large ones."""
         candidates = [gradient for gradient in self.each if gradient.share >= LARGE or not large]
-        return min(candidates, key=lambda gradient: gradient.cosine, default=None)
+        return min(candidates, key=lambda gradient: gradient.agreement, default=None)
 
     def are_off(self, bits: int) -> bool:
         """All of them together, or a large one, are too far from the exact ones for codes of this width."""
         large, least = self.worst(large=True), LEAST_COSINE[bits]
-        return not self.whole >= least or (large is not None and not large.cosine >= 1 - SLACK * (1 - least))
+        return not self.whole >= least or (large is not None and not large.agreement >= 1 - SLACK * (1 - least))
 
     def are_good(self, bits: int) -> bool:
         """More bits are not needed. Of codes of less than 4 bits not more is asked than that they are not off."""
@@ -125,7 +141,7 @@ def _compared(gradients: Sequence[tuple[str, torch.Tensor, torch.Tensor, torch.T
     if not 0.0 < largest < float("inf"):
         return None
     each = [
-        Gradient(module, float(exact.norm()) / largest, _cosine(exact, ours))
+        Gradient(module, float(exact.norm()) / largest, _cosine(exact, ours), _size(exact, ours))
         for module, exact, ours, moved in flat
         if _cosine(exact, moved) >= WELL_CONDITIONED
     ]
@@ -147,6 +163,12 @@ def _moved(value: Any) -> Any:
 def _reader(node: fx.Node) -> str:
     """The module of a parameter's first reader."""
     return next((path for user in node.users if (path := module_of(user))), "") or "the model"
+
+
+def _size(exact: torch.Tensor, ours: torch.Tensor) -> float:
+    """The norm relative to the exact one's; 1 where that is 0."""
+    norm = float(exact.norm())
+    return float(ours.norm()) / norm if norm else 1.0
 
 
 def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -72,7 +72,11 @@ def sentences(values: Sequence[MeasuredValue]) -> Iterator[str]:
 def sentence_of_gradients(gradients: Gradients) -> str:
     """Says how far a graph's gradients are off."""
     worst = gradients.worst(large=True)
-    of_one = f", and that of a parameter of {worst.module} one of {worst.cosine:.2f}" if worst is not None else ""
+    of_one = (
+        f", and that of a parameter of {worst.module} one of {worst.cosine:.2f}{_size_of(worst)}"
+        if worst is not None
+        else ""
+    )
     return (
         f"with codes, its gradient has a cosine of {gradients.whole:.2f} with the exact one on this step's data{of_one}"
     )
@@ -82,5 +86,10 @@ def sentence_of_small_gradient(gradient: Gradient) -> str:
     """Names a parameter whose gradient is off, but small beside those of others."""
     return (
         f"approx_fx: on this step's data the gradient of a parameter of {gradient.module}, {gradient.share:.0e} times "
-        f"as large as the largest, has a cosine of {gradient.cosine:.2f} with the exact one"
+        f"as large as the largest, has a cosine of {gradient.cosine:.2f} with the exact one{_size_of(gradient)}"
     )
+
+
+def _size_of(gradient: Gradient) -> str:
+    """Says how many times too large or too small a gradient is, where it is by much."""
+    return f" and {gradient.size:.2g} times its size" if gradient.is_off_in_size else ""

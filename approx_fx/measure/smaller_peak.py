@@ -40,6 +40,7 @@ def no_larger(compile_graph: Compile, peak: Callable[[Sequence[Any], Decisions |
     key: of the graph, under which the changed decisions are stored for later processes.
     """
     known: dict[str, dict[str, Any]] = registry.load_peaks(key) or {}
+    said: set[str] = set()
 
     def compile_smaller(
         values: Sequence[Any], decisions: Decisions, before_forward: Hook | None, unique: bool = False
@@ -47,12 +48,15 @@ def no_larger(compile_graph: Compile, peak: Callable[[Sequence[Any], Decisions |
         name = decisions.key()
         changed = dataclasses.replace(decisions, **known.get(name, {}))
         compiled = compile_graph(values, changed, before_forward, unique)
-        if name in known or compiled.planned is None:
-            return compiled
-        known[name] = _changes(compiled.planned, decisions, lambda by: peak(values, by))
-        registry.save_peaks(key, known)
-        if known[name]:
-            compiled = compile_graph(values, dataclasses.replace(decisions, **known[name]), before_forward)
+        if name not in known and compiled.planned is not None:
+            known[name] = _changes(compiled.planned, decisions, lambda by: peak(values, by))
+            registry.save_peaks(key, known)
+            if known[name]:
+                compiled = compile_graph(values, dataclasses.replace(decisions, **known[name]), before_forward)
+        reason = known.get(name, {}).get("exact", "")
+        if reason not in said | {""}:
+            log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", reason)
+            said.add(reason)
         return compiled
 
     return compile_smaller
@@ -63,13 +67,10 @@ def _changes(planned: Planned, decisions: Decisions, peak: Callable[[Decisions |
     try:
         if not _is_suspect(planned):
             return {}
-        _, changes = within(peak(None), decisions, peak, lambda: planned.returns_scalars)
+        return within(peak(None), decisions, peak, lambda: planned.returns_scalars)[1]
     except Exception as error:  # symbolic sizes, or code that calls what cannot run on fake tensors
         log.debug("approx_fx could not predict a graph's peak: %s: %s", type(error).__name__, error)
         return {}
-    if "exact" in changes:
-        log.warning("approx_fx leaves a graph exact, it trains as with torch.compile: %s", changes["exact"])
-    return changes
 
 
 def within(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import approx_fx
 from approx_fx.measure import first_step
 from approx_fx.measure.gradients import Gradient, Gradients
+from approx_fx.measure.sentences import sentence_of_small_gradient
 from tests.support.hard_nets import OutlierStream
 from tests.support.measured_step import said, trained
 
@@ -50,6 +51,17 @@ def test_a_small_graph_whose_gradients_are_off_trains_exactly(
     for ours, right in zip(model.parameters(), exact.parameters(), strict=True):
         assert ours.grad is not None and right.grad is not None
         assert torch.allclose(ours.grad, right.grad, rtol=1e-3, atol=1e-4 * float(right.grad.abs().max()))
+
+
+def test_a_gradient_of_the_wrong_size_is_off() -> None:
+    """A cosine does not see the size: that of a single number is 1 or -1."""
+    twice = Gradient("scale", 0.5, 1.0, 2.0)
+    assert twice.agreement == pytest.approx(0.625) and Gradient("scale", 0.5, 1.0, 0.5).agreement == twice.agreement
+    assert Gradient("scale", 0.5, 0.97, 1.2).agreement == 0.97
+    assert Gradient("scale", 0.5, 1.0, 0.0).agreement == 0
+    assert Gradients(0.99, [Gradient("0", 1.0, 0.99), twice]).are_off(4)
+    of_size = sentence_of_small_gradient(Gradient("scale", 1e-3, 1.0, 119.5))
+    assert of_size.endswith("has a cosine of 1.00 with the exact one and 1.2e+02 times its size")
 
 
 def test_more_bits_come_before_exact(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

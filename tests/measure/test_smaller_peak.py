@@ -108,8 +108,10 @@ def test_a_part_of_a_step_keeps_its_codes() -> None:
     assert approx_fx.report(model).ratio > 5
 
 
-def test_a_later_process_knows_without_looking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was found is stored beside Inductor's cache."""
+def test_a_later_process_knows_without_looking(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was found is stored beside Inductor's cache, and said again."""
     step_of(approx_fx.convert(Net(1), bits=4))()
     torch.compiler.reset()
 
@@ -118,6 +120,10 @@ def test_a_later_process_knows_without_looking(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(backend, "generate_code", generate)
     model = approx_fx.convert(Net(1), bits=4)
-    step_of(model)()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "approx_fx"):
+        step_of(model)()
+        step_of(model)()
+    assert [record.getMessage()[:32] for record in caplog.records] == ["approx_fx leaves a graph exact, "]
     assert not approx_fx.report(model).graphs[0].tensors
     assert "torch.compile's holds 8.5 MiB" in str(approx_fx.report(model))
