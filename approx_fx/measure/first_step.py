@@ -30,7 +30,7 @@ from ..torch_compat.dynamo import TracedContext
 from ..torch_compat.lazy_graph_module import copy_graph_module
 from .decide import decide
 from .gradients import LEAST_COSINE, MOST_BYTES, Gradients, compare_gradients
-from .sentences import rows, sentence_of_gradients, sentence_of_small_gradient, sentences
+from .sentences import rows, sentence_of_gradients, sentence_of_small_gradients, sentences
 from .walk import Measured, measure
 
 # Plans measured one after another, in one call; values that still fail are then kept exact.
@@ -248,12 +248,9 @@ class _Checked:
                 decisions, gradients, current = wider, better, planned.again(self.config, wider)
             elif gradients.are_off(bits):
                 return Decisions(exact=sentence_of_gradients(gradients)), current
-        if (
-            gradients is not None
-            and (worst := gradients.worst(large=False))
-            and not worst.agreement >= LEAST_COSINE[bits]
-        ):
-            log.warning("%s", sentence_of_small_gradient(worst))
+        off = [] if gradients is None else [each for each in gradients.each if not each.agreement >= LEAST_COSINE[bits]]
+        if off:
+            log.warning("%s", sentence_of_small_gradients(off))
         return decisions, current
 
     def _wider(

@@ -6,8 +6,9 @@ by op, once exactly and once with codes, with random incoming gradients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,9 +38,13 @@ LARGE = 0.2
 SLACK = 2.0
 # A gradient may be so many times too large or too small; a cosine does not see that, of a single number only its sign.
 MOST_OFF_IN_SIZE = 1.25
-# A gradient that turns by more if its inputs change by one rounding error is rounding noise.
+# A gradient is rounding noise if it turns by more when its inputs change by one rounding error.
 WELL_CONDITIONED = 0.999
-ROUNDING_ERROR = 2.0**-22
+MOST_MOVED = 0.05  # or grows or shrinks by more
+ROUNDING_ERROR = 2.0**-22  # of float32; of narrower types this part of their epsilon, their mean rounding error
+# A gradient of fewer numbers may be close to 0 for one random incoming gradient by chance: it is compared for several.
+FEW_NUMBERS = 8
+DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -109,21 +114,44 @@ def compare_gradients(
     count, static = options["num_fwd_outputs"], options.get("static_lifetime_input_indices") or ()
     copied = aot.simplify_joint_graph(copy_graph_module(joint))
     coded = partition(copied, count, config, static, decisions, activations)
-    tangents = _tangents(exact_graph.graph, inputs)
-    devices = [value.device for value in inputs if isinstance(value, torch.Tensor) and value.is_cuda]
-    with torch.no_grad(), undispatched():
-        with torch.random.fork_rng(list(set(devices))):
-            exact = _run(exact_graph, [*inputs, *tangents.values()])[count:]
-        with torch.random.fork_rng(list(set(devices))):
-            ours = _run_halves(coded.forward, coded.backward, count, inputs, tangents)
-        with torch.random.fork_rng(list(set(devices))):
-            moved = _run(exact_graph, [*map(_moved, inputs), *tangents.values()])[count:]
-    modules = [_reader(node) for node in exact_graph.graph.find_nodes(op="placeholder")]
-    parameters = [index for index in static if index < len(exact) and isinstance(exact[index], torch.Tensor)]
-    return _compared([(modules[index], exact[index], ours[index], moved[index]) for index in parameters])
+    placeholders, sizes = exact_graph.graph.find_nodes(op="placeholder"), symbols_of(exact_graph.graph, inputs)
+    moved_inputs = [_moved(value) for value in inputs]
+    devices = {value.device for value in inputs if isinstance(value, torch.Tensor) and value.is_cuda}
+    draws: list[list[list[Any]]] = []
+    for draw in range(_draws(placeholders, static)):
+        tangents = _tangents(placeholders, sizes, draw)
+        runs = (
+            partial(_gradients, exact_graph, count, [*inputs, *tangents.values()]),
+            partial(_gradients_by_halves, coded.forward, coded.backward, count, inputs, tangents),
+            partial(_gradients, exact_graph, count, [*moved_inputs, *tangents.values()]),
+        )
+        results = []
+        for run in runs:
+            with torch.no_grad(), undispatched(), torch.random.fork_rng(list(devices)):
+                results.append(run())
+        draws.append(results)
+    rows = []
+    for index in static:
+        if index < len(draws[0][0]) and isinstance(draws[0][0][index], torch.Tensor):
+            exact, ours, moved = (_flat([draw[which][index] for draw in draws]) for which in range(3))
+            rows.append((_reader(placeholders[index]), exact, ours, moved))
+    return _compared(rows)
 
 
-def _run_halves(
+def _draws(placeholders: Sequence[fx.Node], parameters: Sequence[int]) -> int:
+    """How many random incoming gradients to compare for. parameters: indices of placeholders."""
+    sizes = [fake.numel() for index in parameters if (fake := tensor(placeholders[index])) is not None]
+    few = any(isinstance(size, int) and size < FEW_NUMBERS for size in sizes)
+    incoming = [fake for node in placeholders if aot.is_tangent(node) and (fake := tensor(node)) is not None]
+    return DRAWS if few and any(fake.ndim for fake in incoming) else 1
+
+
+def _gradients(graph: fx.GraphModule, count: int, inputs: Sequence[Any]) -> list[Any]:
+    """The gradients by one graph. count: of the forward's results, which come before them."""
+    return _run(graph, inputs)[count:]
+
+
+def _gradients_by_halves(
     forward: fx.GraphModule, backward: fx.GraphModule, count: int, inputs: Sequence[Any], tangents: dict[str, Any]
 ) -> list[Any]:
     """The gradients by two halves. count: of the forward's own outputs; what it saves follows them."""
@@ -136,21 +164,20 @@ def _run_halves(
 
 def _compared(gradients: Sequence[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]]) -> Gradients | None:
     """Compare gradients, given as (module, exact, ours, exact of inputs that were moved by rounding errors)."""
-    flat = [(module, _flat(exact), _flat(ours), _flat(moved)) for module, exact, ours, moved in gradients]
-    largest = max((float(exact.norm()) for _, exact, _, _ in flat), default=0.0)
+    largest = max((float(exact.norm()) for _, exact, _, _ in gradients), default=0.0)
     if not 0.0 < largest < float("inf"):
         return None
     each = [
         Gradient(module, float(exact.norm()) / largest, _cosine(exact, ours), _size(exact, ours))
-        for module, exact, ours, moved in flat
-        if _cosine(exact, moved) >= WELL_CONDITIONED
+        for module, exact, ours, moved in gradients
+        if _cosine(exact, moved) >= WELL_CONDITIONED and abs(_size(exact, moved) - 1) <= MOST_MOVED
     ]
-    exact, ours = torch.cat([row[1] for row in flat]), torch.cat([row[2] for row in flat])
+    exact, ours = torch.cat([row[1] for row in gradients]), torch.cat([row[2] for row in gradients])
     return Gradients(_cosine(exact, ours), each)
 
 
-def _flat(value: torch.Tensor) -> torch.Tensor:
-    return value.double().flatten()
+def _flat(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([value.double().flatten() for value in values])
 
 
 def _moved(value: Any) -> Any:
@@ -175,12 +202,14 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()).clamp_min(1e-300))
 
 
-def _tangents(graph: fx.Graph, inputs: Sequence[Any]) -> dict[str, Any]:
-    """Name -> Gaussian values, the same at each call, for each incoming gradient; 1 for that of a scalar."""
-    sizes = symbols_of(graph, inputs)
-    generator = torch.Generator().manual_seed(0)
+def _tangents(placeholders: Sequence[fx.Node], sizes: Mapping[Any, int], draw: int) -> dict[str, Any]:
+    """Name -> Gaussian values, the same for the same draw, for each incoming gradient; 1 for that of a scalar.
+
+    sizes: see `symbols_of`.
+    """
+    generator = torch.Generator().manual_seed(draw)
     tangents: dict[str, Any] = {}
-    for node in graph.find_nodes(op="placeholder"):
+    for node in placeholders:
         fake = tensor(node)
         if not aot.is_tangent(node) or fake is None:
             continue

@@ -82,11 +82,13 @@ def sentence_of_gradients(gradients: Gradients) -> str:
     )
 
 
-def sentence_of_small_gradient(gradient: Gradient) -> str:
-    """Names a parameter whose gradient is off, but small beside those of others."""
+def sentence_of_small_gradients(gradients: Sequence[Gradient]) -> str:
+    """Names the worst of the parameters whose gradients are off, but small beside those of others."""
+    worst = min(gradients, key=lambda gradient: gradient.agreement)
+    of_several = f" (one of {len(gradients)} that are off)" if len(gradients) > 1 else ""
     return (
-        f"approx_fx: on this step's data the gradient of a parameter of {gradient.module}, {gradient.share:.0e} times "
-        f"as large as the largest, has a cosine of {gradient.cosine:.2f} with the exact one{_size_of(gradient)}"
+        f"approx_fx: on this step's data the gradient of a parameter of {worst.module}, {worst.share:.0e} times "
+        f"as large as the largest, has a cosine of {worst.cosine:.2f} with the exact one{_size_of(worst)}{of_several}"
     )
 
 

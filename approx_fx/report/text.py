@@ -69,9 +69,10 @@ def headline(report: Report) -> str:
     """The totals in one line."""
     peak = report.predicted_peak
     peak_before = f"{size(peak['before'])} -> " if peak["before"] else ""
+    peak_text = f"predicted peak{_of_what(report)} {peak_before}{size(peak['after'])}, " if peak["after"] else ""
     line = (
         f"saved for backward: {size(report.saved_before)} -> {size(report.saved_after)} ({report.ratio:.1f}x smaller), "
-        f"predicted peak{_of_what(report)} {peak_before}{size(peak['after'])}, {len(report.graphs)} graph(s)"
+        f"{peak_text}{len(report.graphs)} graph(s)"
     )
     if not report.graphs:
         return report.why_empty or "nothing was compiled for training yet: run a forward with gradients enabled first"

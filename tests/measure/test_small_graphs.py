@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.measure import first_step
+from approx_fx.measure import first_step, gradients
 from approx_fx.measure.gradients import Gradient, Gradients
-from approx_fx.measure.sentences import sentence_of_small_gradient
+from approx_fx.measure.sentences import sentence_of_small_gradients
 from tests.support.hard_nets import OutlierStream
 from tests.support.measured_step import said, trained
 
@@ -60,8 +60,9 @@ def test_a_gradient_of_the_wrong_size_is_off() -> None:
     assert Gradient("scale", 0.5, 0.97, 1.2).agreement == 0.97
     assert Gradient("scale", 0.5, 1.0, 0.0).agreement == 0
     assert Gradients(0.99, [Gradient("0", 1.0, 0.99), twice]).are_off(4)
-    of_size = sentence_of_small_gradient(Gradient("scale", 1e-3, 1.0, 119.5))
-    assert of_size.endswith("has a cosine of 1.00 with the exact one and 1.2e+02 times its size")
+    of_size = sentence_of_small_gradients([Gradient("scale", 1e-3, 1.0, 119.5), Gradient("0", 1e-3, 0.9)])
+    assert "the gradient of a parameter of scale, 1e-03 times as large" in of_size
+    assert of_size.endswith("a cosine of 1.00 with the exact one and 1.2e+02 times its size (one of 2 that are off)")
 
 
 def test_more_bits_come_before_exact(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -99,24 +100,59 @@ def test_a_small_gradient_that_is_off_is_named(
     assert 4 in {row.bits for row in approx_fx.report(model).tensors}
 
 
-def test_rounding_noise_is_no_gradient() -> None:
-    """The bias of keys: softmax does not depend on it, so that its gradient is what rounding leaves."""
+class Attend(nn.Module):
+    """An attention over scores times a temperature. narrow: its products are in bfloat16."""
 
-    class Attend(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.q, self.k, self.v = (nn.Linear(32, 32) for _ in range(3))
+    def __init__(self, narrow: bool = False) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(32, 32) for _ in range(3))
+        self.narrow = narrow
 
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.softmax(self.q(x) @ self.k(x).transpose(-1, -2), -1) @ self.v(x)
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.narrow):
+            return torch.softmax(self.q(x) @ self.k(x).transpose(-1, -2) * self.temperature(), -1) @ self.v(x)
 
+    def temperature(self) -> Tensor | float:
+        return 1.0
+
+
+class AttendAtTemperature(Attend):
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.tensor(0.5))
+
+    def temperature(self) -> Tensor:
+        return self.log_temperature.exp()
+
+
+def comparisons(model: nn.Module, bits: int, incoming: list[int] | None = None) -> Gradients:
+    """The first comparison of a model's gradients. incoming: gets the number of each random incoming gradient."""
     compared: list[Gradients | None] = []
     with pytest.MonkeyPatch.context() as patch:
-        compare = first_step.compare_gradients
+        compare, tangents = first_step.compare_gradients, gradients._tangents
         patch.setattr(first_step, "compare_gradients", lambda *args: [compared.append(compare(*args)), compared[-1]][1])
-        trained(lambda: (Attend(), (torch.randn(8, 64, 32),)), 8)
+        if incoming is not None:
+            patch.setattr(gradients, "_tangents", lambda *args: [incoming.append(args[-1]), tangents(*args)][1])
+        trained(lambda: (model, (torch.randn(8, 64, 32),)), bits)
     assert compared[0] is not None
-    assert [gradient.module for gradient in compared[0].each] == ["q", "q", "k", "v", "v"]
+    return compared[0]
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_rounding_noise_is_no_gradient(narrow: bool) -> None:
+    """The bias of keys: softmax does not depend on it, so that its gradient is what rounding leaves."""
+    compared = comparisons(Attend(narrow), 8)
+    assert [gradient.module for gradient in compared.each] == ["q", "q", "k", "v", "v"]
+
+
+def test_the_gradient_of_one_number_is_compared_for_several_incoming_ones() -> None:
+    """For one of them it may be close to 0 by chance, or right by chance."""
+    incoming: list[int] = []
+    compared = comparisons(AttendAtTemperature(), 8, incoming)
+    assert len(compared.each) == 6 and set(incoming) == set(range(gradients.DRAWS))
+    incoming.clear()
+    comparisons(Attend(), 8, incoming)
+    assert set(incoming) == {0}
 
 
 class Transposed(nn.Module):
