@@ -7,7 +7,6 @@ computed from, and the caller gets a tensor that computes them, exactly and with
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from ..errors import ApproxFxError
+from ..joint.fake_values import numel, varies
 from .region import is_worth_chunks
 
 # How many elements of each source are compared, beside its sum, to see whether it has changed.
@@ -236,9 +236,10 @@ _IN_PLACE_OPERATORS = frozenset(
 )
 
 
-def _shape(node: Any) -> tuple[Any, ...] | None:
+def _elements(node: Any) -> int:
+    """The number of a value's elements; 0 if it is no tensor of two dimensions or more."""
     value = node.meta.get("example_value")
-    return tuple(value.shape) if isinstance(value, Tensor) else None
+    return numel(value) if isinstance(value, Tensor) and value.ndim > 1 else 0
 
 
 def _is_loss(node: fx.Node) -> bool:
@@ -247,10 +248,8 @@ def _is_loss(node: fx.Node) -> bool:
 
 
 def _is_large(result: fx.Node, hidden: Any) -> bool:
-    shape, source = _shape(result), _shape(hidden)
-    if not shape or not source or len(source) < 2 or not all(isinstance(size, int) for size in (*shape, *source)):
-        return False
-    return is_worth_chunks(math.prod(shape), math.prod(source))
+    elements, source = _elements(result), _elements(hidden)
+    return source > 0 and is_worth_chunks(elements, source, varies(result.meta["example_value"]))
 
 
 def _depends(node: fx.Node, source: fx.Node) -> bool:

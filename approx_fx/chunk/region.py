@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from ..joint.fake_values import numel, tensor
+from ..joint.fake_values import numel, tensor, varies
 from ..joint.op_table import name_of
 from ..torch_compat import aot_partitioner as aot
 from .linear import degrees
@@ -27,6 +27,7 @@ from .rows import (
     Rows,
     demanded,
     is_pointwise,
+    operands,
     reading,
     shape,
 )
@@ -34,6 +35,8 @@ from .rows import (
 # A product is computed in chunks that has at least so many elements, and so many times those of its rows' operand.
 LEAST_ELEMENTS = 2**20
 LEAST_GROWTH = 8
+# If its rows vary, the graph may be traced for a batch this many times smaller than those that it will be used for.
+LEAST_OF_USUAL = 64
 # A value of rows is large that has at least this share of the product's elements.
 LARGE = 0.2
 
@@ -77,13 +80,15 @@ def products(graph: fx.Graph) -> Iterator[fx.Node]:
         fake, source = tensor(node), tensor(node.args[-2])
         if fake is None or source is None or node.kwargs:
             continue
-        if is_worth_chunks(numel(fake), numel(source)):
+        if is_worth_chunks(numel(fake), numel(source), varies(fake)):
             yield node
 
 
-def is_worth_chunks(elements: int, source: int) -> bool:
-    """Return True if a product of so many elements is large. source: elements of its rows' operand."""
-    return elements >= LEAST_ELEMENTS and elements >= LEAST_GROWTH * source
+def is_worth_chunks(elements: int, source: int, varies: bool) -> bool:
+    """Return True if a product of so many elements is large. source: elements of its rows' operand; varies: its sizes
+    are symbols, and the numbers are those that they were traced with."""
+    least = LEAST_ELEMENTS / LEAST_OF_USUAL if varies else LEAST_ELEMENTS
+    return elements >= least and elements >= LEAST_GROWTH * source
 
 
 def region_of(product: fx.Node, backward: frozenset[fx.Node]) -> Region:
@@ -92,13 +97,11 @@ def region_of(product: fx.Node, backward: frozenset[fx.Node]) -> Region:
     Raises:
         Declined: its rows cannot be computed one chunk after the other.
     """
-    if not all(isinstance(size, int) for size in product.meta["val"].shape):
-        raise Declined("its sizes vary")
     try:
         return _region(product, Rows(shape(product)[0]), backward)
     except (Declined, NotByRows):
         views = [user for user in product.users if name_of(user) in REGROUP and len(shape(user)) > 2]
-        for count in {shape(view)[0] for view in views} - {1}:
+        for count in {size for view in views if isinstance(size := shape(view)[0], int)} - {1}:
             with contextlib.suppress(Declined, NotByRows):
                 return _region(product, Rows(count, are_sequences=True), backward)
         raise
@@ -160,17 +163,17 @@ class _Walk:
         self.leading[self.product] = 1
         self._note_operands(self.product, reading(self.product, {}, self.rows))
         for node in list(self.product.graph.nodes):
-            operands = [o for o in node.all_input_nodes if o in self.inside and o not in self.ends]
-            if node.op == "output" and any(self.is_large(operand) for operand in operands):
+            read = [o for o in node.all_input_nodes if o in self.inside and o not in self.ends]
+            if node.op == "output" and any(self.is_large(operand) for operand in read):
                 raise Declined("the graph returns it, as a whole")
-            if node is self.product or not operands or node.op == "output":
+            if node is self.product or not read or node.op == "output":
                 continue
-            known = {operand: self.leading[operand] for operand in operands}
+            known = {operand: self.leading[operand] for operand in read}
             try:
                 result = reading(node, known, self.rows)
                 self._note_operands(node, result)
             except NotByRows as error:
-                if any(self.is_large(operand) for operand in operands):
+                if any(self.is_large(operand) for operand in read):
                     raise Declined(f"{error} reads it otherwise than row by row") from None
                 continue
             self.inside.add(node)
@@ -184,7 +187,7 @@ class _Walk:
     def pull(self) -> list[fx.Node]:
         """Take in what is read that is large, or depends on an incoming gradient; return what is read still."""
         inputs: dict[fx.Node, None] = {}
-        stack = [operand for node in self.inside for operand in node.all_input_nodes]
+        stack = [operand for node in self.inside for operand in operands(node)]
         while stack:
             node = stack.pop()
             if node in self.ends:
@@ -204,7 +207,7 @@ class _Walk:
                     raise Declined(f"it is read together with a value of {error}") from None
                 self.inside.add(node)
                 self.pulled.add(node)
-                stack += node.all_input_nodes
+                stack += operands(node)
             elif leading == TRANSPOSED:
                 raise Declined(
                     f"{name_of(node) or 'an input'}, which is not the transpose of rows, is multiplied with it"

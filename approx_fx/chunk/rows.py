@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..joint.fake_values import tensor
+from ..joint.fake_values import is_size, tensor
 from ..joint.op_table import name_of
+from ..torch_compat.fake_tensors import is_known
 
 TRANSPOSED = -1
 WHOLE = 0
@@ -38,25 +39,26 @@ ALONG = {"gather": 1, "slice": 1, "select": 1, "scatter_add": 1, "select_scatter
 
 @dataclass(frozen=True)
 class Rows:
-    """count: how many rows there are. are_sequences: a row is all that has one index in the first dimension."""
+    """count: how many rows there are, see `shape`. are_sequences: a row is all that has one index in the first
+    dimension."""
 
-    count: int
+    count: Any
     are_sequences: bool = False
 
-    def leading(self, sizes: Sequence[int]) -> int:
+    def leading(self, sizes: Sequence[Any]) -> int:
         """The number of first dimensions that are rows. Raises NotByRows if none are."""
         if self.are_sequences:
-            if sizes and sizes[0] % self.count == 0:
+            if sizes and is_known(sizes[0] % self.count == 0):
                 return 1
             raise NotByRows("view")
         for count in range(1, len(sizes) + 1):
-            if math.prod(sizes[:count]) == self.count:
+            if is_known(math.prod(sizes[:count]) == self.count):
                 return count
         raise NotByRows("view")
 
-    def places(self, sizes: Sequence[int], leading: int) -> int:
+    def places(self, sizes: Sequence[Any], leading: int) -> Any:
         """The places that each row has in the first dimensions of a value; 1 but for sequences."""
-        return math.prod(sizes[:leading]) // self.count
+        return _plain(math.prod(sizes[:leading]) // self.count)
 
 
 class NotByRows(Exception):
@@ -79,7 +81,7 @@ def reading(node: fx.Node, leading: Mapping[fx.Node, int], rows: Rows) -> Readin
         NotByRows: it mixes rows otherwise than by a sum.
     """
     name = name_of(node)
-    known = {source: leading[source] for source in node.all_input_nodes if source in leading}
+    known = {source: leading[source] for source in operands(node) if source in leading}
     if tensor(node) is None or (TRANSPOSED in known.values() and name not in ("permute", "mm")):
         raise NotByRows(name)
     if is_pointwise(node):
@@ -125,28 +127,44 @@ def is_pointwise(node: fx.Node) -> bool:
     return torch.Tag.pointwise in getattr(node.target, "tags", ()) or name_of(node) in POINTWISE
 
 
-def shape(node: fx.Node) -> tuple[int, ...]:
-    """The value's sizes. Raises NotByRows for one that is no tensor, or whose sizes are symbols."""
+def shape(node: fx.Node) -> tuple[Any, ...]:
+    """The value's sizes, numbers or symbolic ones, which only `is_known` may compare. Raises NotByRows for what is no
+    tensor."""
     fake = tensor(node)
-    if fake is None or not all(isinstance(size, int) for size in fake.shape):
-        raise NotByRows(f"{name_of(node)} of varying size")
+    if fake is None:
+        raise NotByRows(name_of(node))
     return tuple(fake.shape)
+
+
+def same(sizes: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether sizes are known to be the same."""
+    return len(sizes) == len(others) and all(is_known(a == b) for a, b in zip(sizes, others, strict=True))
+
+
+def _plain(size: Any) -> Any:
+    """A size; a symbolic one that is a number becomes it."""
+    return int(str(size)) if str(size).isdigit() else size
+
+
+def operands(node: fx.Node) -> list[fx.Node]:
+    """The inputs of a node but for symbolic sizes."""
+    return [source for source in node.all_input_nodes if not is_size(source)]
 
 
 def _pointwise(node: fx.Node, leading: int, rows: Rows) -> Reading:
     if leading == TRANSPOSED:
         raise NotByRows(name_of(node))
     sizes = shape(node)
-    return Reading(leading, {source: _aligned(sizes, shape(source), leading) for source in node.all_input_nodes})
+    return Reading(leading, {source: _aligned(sizes, shape(source), leading) for source in operands(node)})
 
 
-def _aligned(sizes: Sequence[int], operand: Sequence[int], leading: int) -> int:
+def _aligned(sizes: Sequence[Any], operand: Sequence[Any], leading: int) -> int:
     """The leading dimensions of an operand that is broadcast to `sizes`."""
     missing = len(sizes) - len(operand)
     row_sizes = ([1] * missing + list(operand))[:leading]
-    if row_sizes == list(sizes[:leading]) and leading > missing:
+    if same(row_sizes, sizes[:leading]) and leading > missing:
         return leading - missing
-    if all(size == 1 for size in row_sizes):
+    if all(is_known(size == 1) for size in row_sizes):
         return WHOLE
     raise NotByRows("broadcasting")
 
@@ -217,9 +235,9 @@ def _along(node: fx.Node, known: Mapping[fx.Node, int], rows: Rows) -> Reading:
     dim = node.args[position] if len(node.args) > position else 0
     if not isinstance(dim, int) or dim % len(shape(source)) < leading or known.get(source, leading) != leading:
         raise NotByRows(name_of(node))
-    if any(shape(other)[:leading] != shape(source)[:leading] for other in node.all_input_nodes):
+    if not all(same(shape(other)[:leading], shape(source)[:leading]) for other in operands(node)):
         raise NotByRows(f"{name_of(node)} of some rows")
-    return Reading(leading, {other: leading for other in node.all_input_nodes})
+    return Reading(leading, {other: leading for other in operands(node)})
 
 
 def _pad(node: fx.Node, _: Mapping[fx.Node, int], rows: Rows) -> Reading:

@@ -18,16 +18,15 @@ def chunked_rows(
 ) -> tuple[Tensor, ...]:
     """The outputs of a region: sums over all rows, of `sum_dtype`, or values [N, ...].
 
-    bodies: (chunks of `divided`, `whole`) -> outputs, for each different number of rows among `sizes`, of which there
-    are one or two: that of all but the last chunk, and of the last. sums: whether an output is a sum.
+    bodies: (chunks of `divided`, `whole`) -> outputs, for all chunks, or for all but the last and for the last. sums:
+    whether an output is a sum.
     divided: values [N m, ...], of m places for each row; whole: values that all chunks read.
     """
     rows = sum(sizes)
-    by_size = dict(zip(dict.fromkeys(sizes), bodies, strict=True))
     parts = zip(*(value.split([size * len(value) // rows for size in sizes]) for value in divided), strict=True)
     results: list[Any] = [None] * len(sums)
-    for size, chunks in zip(sizes, parts, strict=True):
-        for index, output in enumerate(by_size[size](*chunks, *whole)):
+    for number, chunks in enumerate(parts, 1):
+        for index, output in enumerate(bodies[-1 if number == len(sizes) else 0](*chunks, *whole)):
             if not sums[index]:
                 results[index] = [*(results[index] or ()), output]
             else:

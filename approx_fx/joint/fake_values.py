@@ -21,7 +21,7 @@ def is_size(node: fx.Node) -> bool:
 
 def numel(value: torch.Tensor) -> int:
     """Number of elements; a symbolic size counts with the size it was traced with."""
-    return math.prod(map(_hint, value.shape))
+    return math.prod(map(hint, value.shape))
 
 
 def shape(value: fx.Node | torch.Tensor | None) -> tuple[object, ...] | None:
@@ -39,14 +39,19 @@ def _comparable(size: object) -> int | str:
     return int(text) if text.isdigit() else text
 
 
+def varies(value: torch.Tensor) -> bool:
+    """Whether a size of the tensor is a symbol."""
+    return not all(isinstance(size, int) for size in value.shape)
+
+
 def sizes(value: torch.Tensor) -> tuple[int, ...]:
     """The shape as numbers; a symbolic size is the size it was traced with."""
-    return tuple(map(_hint, value.shape))
+    return tuple(map(hint, value.shape))
 
 
 def strides(value: torch.Tensor) -> tuple[int, ...]:
     """The strides as numbers; a symbolic stride is that of the size it was traced with."""
-    return tuple(map(_hint, value.stride()))
+    return tuple(map(hint, value.stride()))
 
 
 def nbytes(node: fx.Node) -> int:
@@ -78,14 +83,15 @@ def is_whole(dtype: torch.dtype) -> bool:
 
 def memory_order(value: torch.Tensor) -> list[int] | None:
     """The dimensions from outermost to innermost in memory; None if the tensor is not dense and non-overlapping."""
-    order = sorted(range(value.ndim), key=lambda dim: (-_hint(value.stride(dim)), dim))
+    order = sorted(range(value.ndim), key=lambda dim: (-hint(value.stride(dim)), dim))
     expected = 1
     for dim in reversed(order):
-        if _hint(value.shape[dim]) != 1 and _hint(value.stride(dim)) != expected:
+        if hint(value.shape[dim]) != 1 and hint(value.stride(dim)) != expected:
             return None
-        expected *= _hint(value.shape[dim])
+        expected *= hint(value.shape[dim])
     return order
 
 
-def _hint(size: object) -> int:
+def hint(size: object) -> int:
+    """A size as a number; a symbolic one is the size it was traced with."""
     return size if isinstance(size, int) else int(getattr(getattr(size, "node", None), "hint", None) or 1)

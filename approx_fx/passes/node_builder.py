@@ -34,13 +34,14 @@ class Builder:
     """Adds nodes to `graph` at the graph's insertion point.
 
     mode: evaluates them on fake tensors. in_backward: whether they are marked as nodes of the backward. origin: the
-    node whose attribution they get, or None.
+    node whose attribution they get, or None. sizes: symbolic size, as text -> the node that computes it.
     """
 
     graph: fx.Graph
     mode: FakeTensorMode = field(repr=False)
     in_backward: bool = False
     origin: fx.Node | None = None
+    sizes: dict[str, fx.Node] = field(default_factory=dict, repr=False)
 
     @classmethod
     def on(cls, graph: fx.Graph, in_backward: bool = False) -> Builder:
@@ -65,14 +66,20 @@ class Builder:
     def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """Add a node that calls `target`; its meta["val"] is the result on fake tensors.
 
-        A symbolic size among the arguments is replaced by the graph input that is this size.
+        A symbolic size among the arguments is replaced by the graph input that is this size, or a node computed of
+        some.
 
         Raises:
-            PassFailed: no graph input is this size.
+            PassFailed: the graph's inputs do not tell this size.
         """
-        args, kwargs = tree_map(self._without_symbol, (args, kwargs))
+        args, kwargs = tree_map(self.size, (args, kwargs))
+        return self.call_of(fake_tensors.evaluate(self.mode, target, args, kwargs), target, *args, **kwargs)
+
+    def call_of(self, value: Any, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+        """Like `call`, for a result on fake tensors that is known: to compute it of symbolic sizes may add guards."""
+        args, kwargs = tree_map(self.size, (args, kwargs))
         node = self.graph.call_function(target, args, kwargs)
-        node.meta["val"] = fake_tensors.evaluate(self.mode, target, args, kwargs)
+        node.meta["val"] = value
         for key in ATTRIBUTION:
             if self.origin is not None and key in self.origin.meta:
                 node.meta[key] = self.origin.meta[key]
@@ -80,11 +87,23 @@ class Builder:
             aot.keep_in_backward(node)
         return node
 
-    def _without_symbol(self, item: Any) -> Any:
-        """The graph input that is this symbolic size: a SymInt argument would be a constant, the traced size."""
+    def size(self, item: Any) -> Any:
+        """The node that is a symbolic size: a SymInt argument would be a constant, the traced size. Others as they are.
+
+        Raises:
+            PassFailed: the graph's inputs do not tell it.
+        """
         if not isinstance(item, torch.SymInt):
             return item
         for node in self.graph.find_nodes(op="placeholder"):
             if is_size(node) and str(node.meta["val"]) == str(item):
                 return node
-        raise PassFailed(f"no input of the graph is the symbolic size {item}, which a code's length is")
+        text = str(item)
+        if text.isdigit():
+            return int(text)
+        if text not in self.sizes:
+            node = fake_tensors.add_size(self.graph, item)
+            if node is None:
+                raise PassFailed(f"no inputs of the graph tell the symbolic size {item}, which a code's length is")
+            self.sizes[text] = node
+        return self.sizes[text]

@@ -17,6 +17,7 @@ from torch import fx
 
 from ..chunk.rows import PRODUCTS
 from ..chunk.run import chunked_rows
+from ..joint.fake_values import is_size, shape, tensor
 from ..joint.op_table import name_of, traits
 from ..ops.into import COPY_ROWS_INTO, MATMUL_INTO, STORE_INTO, STORE_ROWS_INTO
 from .node_builder import Builder
@@ -62,12 +63,15 @@ class _Unrolled:
     def outputs(self) -> list[fx.Node]:
         """Write all chunks; return the nodes of the call's outputs."""
         arguments: Any = self.call.args
-        attributes, sizes, sums, divided, whole = arguments
+        attributes, numbers, sums, divided, whole = arguments
         bodies = [getattr(self.forward, attribute.target).graph for attribute in attributes]
-        by_size = dict(zip(dict.fromkeys(sizes), bodies, strict=True))
+        sizes = [size.meta["val"] if isinstance(size, fx.Node) else size for size in numbers]
+        starts = list(itertools.accumulate(sizes, initial=0))[:-1]
         chunks = [
-            _Chunk(self, by_size[size], start, sum(sizes), sums).write(divided, whole)
-            for size, start in zip(sizes, itertools.accumulate(sizes, initial=0), strict=False)
+            _Chunk(self, bodies[-1 if number == len(sizes) else 0], start, sum(sizes), number == 1, sums).write(
+                divided, whole
+            )
+            for number, start in enumerate(starts, 1)
         ]
         return [self._joined(index, parts) for index, parts in enumerate(zip(*chunks, strict=True))]
 
@@ -90,12 +94,14 @@ class _Unrolled:
 
 @dataclass
 class _Chunk:
-    """One chunk. body: its graph; start: its first of `count` rows; sums: whether an output is a sum over all rows."""
+    """One chunk. body: its graph; start: its first of `count` rows, both maybe symbolic; is_first: the first chunk;
+    sums: whether an output is a sum over all rows."""
 
     unrolled: _Unrolled
     body: fx.Graph
-    start: int
-    count: int
+    start: Any
+    count: Any
+    is_first: bool
     sums: Sequence[bool]
 
     def write(self, divided: Sequence[fx.Node], whole: Sequence[fx.Node]) -> list[fx.Node]:
@@ -112,6 +118,9 @@ class _Chunk:
             if node.op != "call_function":
                 continue
             build.origin = node
+            if is_size(node):
+                copies[node] = build.size(node.meta["val"])
+                continue
             args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), copies.__getitem__)
             if node is first:
                 product = self._first(node)
@@ -120,7 +129,7 @@ class _Chunk:
             elif name_of(node) == "mm" and set(node.users) == {end}:
                 copies[node] = self._output(node, outputs.index(node), args)
             else:
-                copies[node] = build.call(node.target, *args, **kwargs)  # type: ignore[arg-type]
+                copies[node] = build.call_of(node.meta["val"], node.target, *args, **kwargs)  # type: ignore[arg-type]
                 if gradient is not None and node is gradient:
                     build.call(STORE_INTO, self._first(first), copies[node])
                     copies[node] = self._first(first)
@@ -166,7 +175,7 @@ class _Chunk:
     def _output(self, node: fx.Node, index: int, args: Sequence[fx.Node]) -> fx.Node:
         """Write an output that is a product to its rows of the whole output, or add it to the sum, which is float32."""
         out, is_sum = self._whole(index), self.sums[index]
-        start, add = (0, self.start > 0) if is_sum else (self.start * out.meta["val"].shape[0] // self.count, False)
+        start, add = (0, not self.is_first) if is_sum else (self.start * out.meta["val"].shape[0] // self.count, False)
         self.unrolled.build.call(MATMUL_INTO, out, *args, start, add)
         return out
 
@@ -181,8 +190,8 @@ def _gradient_of(first: fx.Node) -> fx.Node | None:
     last = max((order[reader] for reader in _readers(first)), default=len(nodes))
     product = first.meta["val"]
     for node in reversed(nodes[last:]):
-        fake = node.meta.get("val")
-        if node.op != "call_function" or fake.shape != product.shape or fake.dtype != product.dtype:
+        fake = tensor(node)
+        if node.op != "call_function" or fake is None or shape(fake) != shape(product) or fake.dtype != product.dtype:
             continue
         if not traits(node).view and all(name_of(reader) in ("mm", "sum") for reader in _readers(node)):
             return node

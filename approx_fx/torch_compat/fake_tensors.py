@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._pytree import tree_map
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 
 def mode_of(graph: fx.Graph) -> FakeTensorMode:
@@ -48,6 +51,52 @@ def symbols_of(graph: fx.Graph, values: Sequence[Any]) -> dict[Any, int]:
             pairs: Any = zip(fake.shape, value.shape, strict=False)
             sizes.update({size.node.expr: real for size, real in pairs if isinstance(size, torch.SymInt)})
     return sizes
+
+
+def is_known(condition: Any) -> bool:
+    """Whether a comparison of sizes holds for all sizes that the graph is for; to ask adds no guard."""
+    return statically_known_true(condition)
+
+
+def symbols_in(graph: fx.Graph) -> list[torch.SymInt]:
+    """The symbols that the sizes of a graph's inputs are, or are computed from."""
+    return list({size.node.expr: size for _, _, size in _symbolic_sizes(graph)}.values())
+
+
+def _symbolic_sizes(graph: fx.Graph) -> Iterator[tuple[fx.Node, int | None, torch.SymInt]]:
+    """The sizes of inputs that are a symbol: (the input, the dimension, the size); None for an input that is a size."""
+    for node in graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        sizes: Any = enumerate(value.shape) if isinstance(value, torch.Tensor) else [(None, value)]
+        for dim, size in sizes:
+            if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
+                yield node, dim, size
+
+
+def add_size(graph: fx.Graph, size: torch.SymInt) -> fx.Node | None:
+    """A node that is this size, computed from the graph's inputs at the insertion point; None if they do not tell."""
+    places = {known.node.expr: (node, dim) for node, dim, known in _symbolic_sizes(graph)}
+    places |= {known.node.expr: (node, dim) for node, dim, known in _symbolic_sizes(graph) if dim is None}
+    if not size.node.expr.free_symbols <= places.keys():
+        return None
+    known = {
+        symbol: node if dim is None else graph.call_function(torch.ops.aten.sym_size.int, (node, dim))
+        for symbol, (node, dim) in places.items()
+        if symbol in size.node.expr.free_symbols
+    }
+    symbols = {symbol: fx.Proxy(node) for symbol, node in known.items()}
+    made = sympy_interp(PythonReferenceAnalysis, symbols, size.node.expr)
+    stack = [made.node]
+    while stack:
+        node = stack[-1]
+        missing = [source for source in node.all_input_nodes if "val" not in source.meta]
+        stack += missing
+        if not missing:
+            values = fx.map_arg(node.args, lambda source: source.meta["val"])
+            node.meta.setdefault("val", node.target(*values) if node.op == "call_function" else None)  # type: ignore[operator]
+            stack.pop()
+    result: fx.Node = made.node
+    return result
 
 
 def size_in_step(size: Any, sizes: Mapping[Any, int]) -> int:

@@ -289,10 +289,5 @@ def test_hard_data_in_one_graph_and_in_two(data_of: str, breaks: bool) -> None:
     assert [text for graph in graphs for text in graph.losses] == ["head: in 6 chunks of 16 rows"]
 
 
-def test_sizes_that_vary_leave_it_whole() -> None:
-    torch.manual_seed(0)
-    assert trained(Head(LOSSES["mean"]), data(), dynamic=True) == ["head: not in chunks: its sizes vary"]
-
-
 def cosine(a: Tensor, b: Tensor) -> float:
     return float(nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
