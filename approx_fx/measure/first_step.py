@@ -29,7 +29,7 @@ from ..torch_compat.compiled_graph import Hook
 from ..torch_compat.dynamo import TracedContext
 from ..torch_compat.lazy_graph_module import copy_graph_module
 from .decide import decide
-from .gradients import LEAST_COSINE, MOST_BYTES, Gradients, compare_gradients
+from .gradients import MOST_BYTES, Gradients, compare_gradients
 from .sentences import rows, sentence_of_gradients, sentence_of_small_gradients, sentences
 from .walk import Measured, measure
 
@@ -248,8 +248,7 @@ class _Checked:
                 decisions, gradients, current = wider, better, planned.again(self.config, wider)
             elif gradients.are_off(bits):
                 return Decisions(exact=sentence_of_gradients(gradients)), current
-        off = [] if gradients is None else [each for each in gradients.each if not each.agreement >= LEAST_COSINE[bits]]
-        if off:
+        if gradients is not None and (off := gradients.small_ones_off(bits)):
             log.warning("%s", sentence_of_small_gradients(off))
         return decisions, current
 

@@ -36,6 +36,8 @@ GOOD_COSINE = 0.98
 LARGE = 0.2
 # A large gradient alone may be so many times as far from 1 as all of them together.
 SLACK = 2.0
+# A small gradient is named if its cosine is this part of the allowed distance from 1: on other data it turns by more.
+ALLOWANCE = 0.75
 # A gradient may be so many times too large or too small; a cosine does not see that, of a single number only its sign.
 MOST_OFF_IN_SIZE = 1.25
 # A gradient is rounding noise if it turns by more when its inputs change by one rounding error.
@@ -87,6 +89,11 @@ class Gradients:
         """All of them together, or a large one, are too far from the exact ones for codes of this width."""
         large, least = self.worst(large=True), LEAST_COSINE[bits]
         return not self.whole >= least or (large is not None and not large.agreement >= 1 - SLACK * (1 - least))
+
+    def small_ones_off(self, bits: int) -> list[Gradient]:
+        """The gradients that are, or with other data may be, too far from the exact ones."""
+        least = 1 - ALLOWANCE * (1 - LEAST_COSINE[bits])
+        return [gradient for gradient in self.each if not gradient.agreement >= least]
 
     def are_good(self, bits: int) -> bool:
         """More bits are not needed. Of codes of less than 4 bits not more is asked than that they are not off."""
