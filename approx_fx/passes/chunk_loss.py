@@ -37,6 +37,7 @@ from ..joint.graph import classify
 from ..joint.op_table import name_of
 from ..torch_compat.fake_tensors import symbols_in
 from .node_builder import ATTRIBUTION, Builder
+from .separate_transposes import separate_transposes
 
 aten = torch.ops.aten
 # Bytes of a chunk of the product, on a CPU and on a GPU; a chunk has at least so many rows; the most chunks.
@@ -56,6 +57,7 @@ def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[str]:
     """
     results: list[str] = []
     _read_sizes_off_inputs(module.graph)
+    separate_transposes(module, num_fwd_outputs)
     for product in list(products(module.graph)):
         backward = classify(module, num_fwd_outputs).backward
         if product not in module.graph.nodes or product in backward:  # an earlier region has it

@@ -105,7 +105,11 @@ class _Chunk:
     sums: Sequence[bool]
 
     def write(self, divided: Sequence[fx.Node], whole: Sequence[fx.Node]) -> list[fx.Node]:
-        """Write the chunk's nodes; return those of its outputs. divided, whole: see `chunked_rows`."""
+        """Write the chunk's nodes; return those of its outputs. divided, whole: see `chunked_rows`.
+
+        The gradient is written over the first product behind all that reads that: a compiler reads memory where an
+        elementwise value is used, not where it stands.
+        """
         build = self.unrolled.build
         places = self.body.find_nodes(op="placeholder")
         inputs = [*self._rows(divided, places[: len(divided)]), *whole]
@@ -114,10 +118,19 @@ class _Chunk:
         outputs: Any = end.args[0]
         first = next(node for node in self.body.nodes if name_of(node) in PRODUCTS)
         gradient = _gradient_of(first)
-        for node in self.body.nodes:
-            if node.op != "call_function":
-                continue
+        behind = set() if gradient is None else _behind(gradient)
+        results: dict[int, fx.Node] = {}
+        nodes = [node for node in self.body.nodes if node.op == "call_function"]
+        for node in [*(node for node in nodes if node not in behind), end, *(node for node in nodes if node in behind)]:
             build.origin = node
+            if node is end:
+                ready = [index for index, output in enumerate(outputs) if output not in behind]
+                results.update((index, self._stored(index, copies[outputs[index]])) for index in ready)
+                if gradient is not None:
+                    build.origin = gradient
+                    build.call(STORE_INTO, self._first(first), copies[gradient])
+                    copies[gradient] = self._first(first)
+                continue
             if is_size(node):
                 copies[node] = build.size(node.meta["val"])
                 continue
@@ -130,10 +143,10 @@ class _Chunk:
                 copies[node] = self._output(node, outputs.index(node), args)
             else:
                 copies[node] = build.call_of(node.meta["val"], node.target, *args, **kwargs)  # type: ignore[arg-type]
-                if gradient is not None and node is gradient:
-                    build.call(STORE_INTO, self._first(first), copies[node])
-                    copies[node] = self._first(first)
-        return [self._stored(index, copies[output]) for index, output in enumerate(outputs)]
+        results.update(
+            (index, self._stored(index, copies[output])) for index, output in enumerate(outputs) if output in behind
+        )
+        return [results[index] for index in range(len(outputs))]
 
     def _stored(self, index: int, value: fx.Node) -> fx.Node:
         """A sum, or what is stored already; any other value, which may be a view of the chunk's memory, in its rows."""
@@ -194,8 +207,22 @@ def _gradient_of(first: fx.Node) -> fx.Node | None:
         if node.op != "call_function" or fake is None or shape(fake) != shape(product) or fake.dtype != product.dtype:
             continue
         if not traits(node).view and all(name_of(reader) in ("mm", "sum") for reader in _readers(node)):
-            return node
+            behind, of_product = _behind(node), _behind(first) | {first}
+            others = {source for reader in behind for source in reader.all_input_nodes} - behind - {node}
+            return None if others & of_product else node
     return None
+
+
+def _behind(value: fx.Node) -> set[fx.Node]:
+    """The nodes that depend on a value, but for the output."""
+    behind: set[fx.Node] = set()
+    stack = [value]
+    while stack:
+        for user in stack.pop().users:
+            if user not in behind and user.op != "output":
+                behind.add(user)
+                stack.append(user)
+    return behind
 
 
 def _readers(value: fx.Node) -> list[fx.Node]:

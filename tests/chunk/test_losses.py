@@ -71,6 +71,22 @@ def test_compiled(name: str) -> None:
     assert text.startswith("head: in ")
 
 
+@pytest.mark.parametrize("compiler", ["eager", pytest.param("inductor", marks=pytest.mark.cpp)])
+def test_a_scale_of_the_logits_that_is_learned(compiler: str) -> None:
+    """Its gradient reads logits whose memory their own gradient is written to."""
+
+    class Scaled(Head):
+        def __init__(self) -> None:
+            super().__init__(LOSSES["mean"])
+            self.scale = nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+            return self.loss(self.head(torch.tanh(self.body(x))) * self.scale.exp(), labels)
+
+    torch.manual_seed(0)
+    assert trained(Scaled(), data(), compiler=compiler) == ["head: in 6 chunks of 16 rows"]
+
+
 @pytest.mark.parametrize("scale", [0.25, 65536.0])
 def test_the_incoming_gradient_scales_all(scale: float) -> None:
     torch.manual_seed(0)
