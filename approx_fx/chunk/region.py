@@ -85,8 +85,10 @@ def products(graph: fx.Graph) -> Iterator[fx.Node]:
 
 
 def is_worth_chunks(elements: int, source: int, varies: bool) -> bool:
-    """Return True if a product of so many elements is large. source: elements of its rows' operand; varies: its sizes
-    are symbols, and the numbers are those that they were traced with."""
+    """Return True if a product of so many elements is large.
+
+    source: elements of its rows' operand. varies: its sizes are symbols, and the numbers are as traced.
+    """
     least = LEAST_ELEMENTS / LEAST_OF_USUAL if varies else LEAST_ELEMENTS
     return elements >= least and elements >= LEAST_GROWTH * source
 

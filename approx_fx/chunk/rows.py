@@ -137,17 +137,17 @@ def shape(node: fx.Node) -> tuple[Any, ...]:
 
 
 def same(sizes: Sequence[Any], others: Sequence[Any]) -> bool:
-    """Whether sizes are known to be the same."""
+    """Return True if both lists of sizes are equal for all sizes that the graph may be called with."""
     return len(sizes) == len(others) and all(is_known(a == b) for a, b in zip(sizes, others, strict=True))
 
 
 def _plain(size: Any) -> Any:
-    """A size; a symbolic one that is a number becomes it."""
+    """Return a symbolic size that is a constant as an int, and any other size unchanged."""
     return int(str(size)) if str(size).isdigit() else size
 
 
 def operands(node: fx.Node) -> list[fx.Node]:
-    """The inputs of a node but for symbolic sizes."""
+    """Return the inputs of a node that are values, without those that are symbolic sizes."""
     return [source for source in node.all_input_nodes if not is_size(source)]
 
 

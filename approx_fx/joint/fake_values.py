@@ -40,7 +40,7 @@ def _comparable(size: object) -> int | str:
 
 
 def varies(value: torch.Tensor) -> bool:
-    """Whether a size of the tensor is a symbol."""
+    """Return True if at least one dimension of the tensor has a symbolic size."""
     return not all(isinstance(size, int) for size in value.shape)
 
 

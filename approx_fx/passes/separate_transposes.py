@@ -16,7 +16,7 @@ from torch import fx
 
 from ..chunk.region import Declined, products, region_of
 from ..chunk.rows import NotByRows, permutation
-from ..joint.fake_values import numel, shape, tensor
+from ..joint.fake_values import shape, tensor
 from ..joint.graph import classify
 from ..joint.op_table import name_of
 from ..torch_compat.lazy_graph_module import copy_graph_module
@@ -89,15 +89,16 @@ def _transposes_of(product: fx.Node) -> list[fx.Node]:
 
 
 def _scales(node: fx.Node, operand: fx.Node) -> bool:
-    """Whether a node multiplies one operand by what is the same for all its elements, or casts it."""
+    """Return True if the node casts `operand`, negates it, or multiplies or divides it by a single number."""
     if name_of(node) not in ("mul", "div", "neg", "convert_element_type") or node.args[0] is not operand:
         return name_of(node) == "mul" and node.args[1] is operand and _is_one_number(node.args[0])
     return all(_is_one_number(other) for other in node.args[1:])
 
 
 def _is_one_number(argument: Any) -> bool:
+    """Return True for a number and for a tensor without dimensions."""
     fake = tensor(argument) if isinstance(argument, fx.Node) else None
-    return not isinstance(argument, fx.Node) or (fake is not None and numel(fake) == 1 and fake.ndim == 0)
+    return not isinstance(argument, fx.Node) or (fake is not None and fake.ndim == 0)
 
 
 def _is_transpose(node: fx.Node) -> bool:
@@ -116,7 +117,7 @@ def _with_operands(build: Builder, node: fx.Node, replaced: Mapping[fx.Node, fx.
 
 
 def _parts(node: fx.Node, product: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """The matrices u and w of a sum u + w^T of a product's shape; None for any other node."""
+    """Return the matrices u and w if the node is a sum u + w^T of the product's shape, None otherwise."""
     if name_of(node) != "add" or node.kwargs or shape(node) != shape(product):
         return None
     for straight, transposed in (node.args[:2], node.args[1::-1]):
@@ -126,7 +127,10 @@ def _parts(node: fx.Node, product: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 
 def _read_apart(total: fx.Node, parts: tuple[fx.Node, fx.Node], transposes: Mapping[fx.Node, fx.Node]) -> bool:
-    """Compute what is read of u + w^T of u and of w; False, with the graph half changed, where that is not possible."""
+    """Replace each reader of `total`, which is u + w^T, by its results for u and for w^T, added.
+
+    parts: u and w. Returns False, with the graph left half changed, if a reader is not linear in `total`.
+    """
     graph, (u, w) = total.graph, parts
     build = Builder(graph, Builder.on(graph).mode, origin=total)
     for user in list(total.users):
@@ -157,7 +161,10 @@ def _other(node: fx.Node, operand: fx.Node) -> Any:
 
 
 def _linear(build: Builder, user: fx.Node, total: fx.Node, u: fx.Node, w: fx.Node) -> list[fx.Node] | None:
-    """What a node computes of u, and of w^T, if it is linear in u + w^T and its result is smaller; else None."""
+    """Add the node's op on u and the same op on w^T, if it is a product or a full sum; return None for any other op.
+
+    total: the operand u + w^T of `user`, whose result is the sum of the two that are returned.
+    """
     if name_of(user) == "sum" and len(user.args) == 1:
         return [_with_operands(build, user, {total: part}) for part in (u, w)]
     if name_of(user) != "mm" or user.args[0] is user.args[1]:

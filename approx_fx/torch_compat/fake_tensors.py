@@ -54,7 +54,7 @@ def symbols_of(graph: fx.Graph, values: Sequence[Any]) -> dict[Any, int]:
 
 
 def is_known(condition: Any) -> bool:
-    """Whether a comparison of sizes holds for all sizes that the graph is for; to ask adds no guard."""
+    """Return True if a comparison of sizes holds for all sizes that the graph may be called with; adds no guard."""
     return statically_known_true(condition)
 
 

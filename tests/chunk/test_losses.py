@@ -10,20 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.chunk import region
 from approx_fx.passes import chunk_loss
-from tests.support.losses import LOSSES, MIXED, Distilled, Head
+from tests.support.losses import LOSSES, MIXED, Distilled, Head, compare_step
 
 ROWS = 96  # in chunks of 16
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small products chunked, in chunks of 16 rows."""
-    monkeypatch.setattr(region, "LEAST_ELEMENTS", 4096)
-    monkeypatch.setattr(chunk_loss, "CHUNK_BYTES", {"cpu": 1})
-    monkeypatch.setattr(chunk_loss, "LEAST_ROWS", {"cpu": 16})
-    monkeypatch.setattr(chunk_loss, "CACHED_WEIGHT", 0)
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def step(model: nn.Module, inputs: tuple[Tensor, ...], scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -38,13 +31,7 @@ def trained(model: nn.Module, inputs: tuple[Tensor, ...], scale: float = 1.0, **
     torch._dynamo.reset()
     exact = copy.deepcopy(model)
     approx_fx.convert(model, min_bytes=1 << 40, **{"compiler": "eager", "strict": True, "check": None, **options})
-    loss, gradients = step(model, inputs, scale)
-    expected, exact_gradients = step(exact, inputs, scale)
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-7)
-    assert gradients.keys() == exact_gradients.keys()
-    for name, gradient in gradients.items():
-        error = (gradient - exact_gradients[name]).norm() / exact_gradients[name].norm()
-        assert error < 2e-6, (name, float(error))
+    compare_step(model, exact, inputs, scale)
     return [text for graph in approx_fx.report(model).graphs for text in graph.losses]
 
 

@@ -11,10 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import approx_fx
-from approx_fx.chunk import region
 from approx_fx.chunk.deferred import DeferredLogits
-from approx_fx.passes import chunk_loss
-from tests.support.losses import LOSSES, Head
+from tests.support.losses import LOSSES, Head, compare_step
 from tests.support.measured_step import said
 
 # Rows of the steps; the fourth has a single one for each chunk, for which torch traces another graph.
@@ -23,15 +21,7 @@ ROWS = (96, 120, 88, 8, 96)
 CHUNKS = {"shifted logits": "in 4 chunks"}
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small products chunked, in chunks of 16 rows."""
-    monkeypatch.setattr(region, "LEAST_ELEMENTS", 4096)
-    monkeypatch.setattr(chunk_loss, "CHUNK_BYTES", {"cpu": 1})
-    monkeypatch.setattr(chunk_loss, "LEAST_ROWS", {"cpu": 16})
-    monkeypatch.setattr(chunk_loss, "CACHED_WEIGHT", 0)
-    torch._dynamo.reset()
-    torch.manual_seed(0)
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def trained(model: nn.Module, steps: list[tuple[Tensor, ...]], **options: Any) -> str:
@@ -40,15 +30,7 @@ def trained(model: nn.Module, steps: list[tuple[Tensor, ...]], **options: Any) -
     options = {"min_bytes": 1 << 40, "compiler": "eager", "strict": True, "check": None, "dynamic": True, **options}
     approx_fx.convert(model, **options)
     for inputs in steps:
-        for item in (model, exact):
-            item.zero_grad()
-        loss, expected = model(*inputs), exact(*inputs)
-        loss.backward()
-        expected.backward()
-        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-7)
-        for ours, right in zip(model.parameters(), exact.parameters(), strict=True):
-            assert ours.grad is not None and right.grad is not None
-            assert (ours.grad - right.grad).norm() < 3e-6 * right.grad.norm()
+        compare_step(model, exact, inputs)
     (graph,) = approx_fx.report(model).graphs  # of the last step
     (text,) = graph.losses
     return text

@@ -95,3 +95,21 @@ LOSSES |= {
     "times a vector of one": lambda x, y: (F.cross_entropy(x, y) * torch.ones(1)).sum(),
     "axes from the end": lambda x, y: x.view(4, -1, 8, x.shape[1] // 8).permute(0, 1, -1, -2).square().mean(),
 }
+
+
+def compare_step(model: nn.Module, exact: nn.Module, inputs: tuple[Tensor, ...], scale: float = 1.0) -> None:
+    """Assert that a step of a model in which nothing is coded has the loss and gradients of an exact one's.
+
+    scale: a factor of the loss before the backward.
+    """
+    for item in (model, exact):
+        item.zero_grad()
+    loss, expected = model(*inputs), exact(*inputs)
+    (loss * scale).backward()
+    (expected * scale).backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-7)
+    for (name, ours), right in zip(model.named_parameters(), exact.parameters(), strict=True):
+        assert (ours.grad is None) == (right.grad is None), name
+        if ours.grad is not None and right.grad is not None:
+            error = (ours.grad - right.grad).norm() / right.grad.norm()
+            assert error < 3e-6, (name, float(error))
