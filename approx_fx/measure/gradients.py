@@ -188,11 +188,11 @@ def _flat(values: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _moved(value: Any) -> Any:
-    """A float tensor whose elements are off by about one rounding error; other values as they are.
+    """A float tensor whose elements are off by about one rounding error; other values, float8 as well, as they are.
 
     The noise is the same for the same shape; torch's random state is neither read nor changed.
     """
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype.itemsize == 1:
         return value
     generator = torch.Generator(value.device).manual_seed(0)
     noise = torch.randn(value.shape, generator=generator, dtype=value.dtype, device=value.device)

@@ -13,7 +13,7 @@ from approx_fx.measure import first_step, gradients
 from approx_fx.measure.gradients import Gradient, Gradients
 from approx_fx.measure.sentences import sentence_of_small_gradients
 from tests.support.hard_nets import OutlierStream
-from tests.support.measured_step import said, trained
+from tests.support.measured_step import backward, said, trained
 
 RIGHT = Gradients(0.99, [Gradient("0", 1.0, 0.99)])
 OFF = Gradients(0.94, [Gradient("0", 1.0, 0.94), Gradient("body", 0.5, 0.6)])
@@ -133,7 +133,9 @@ def comparisons(model: nn.Module, bits: int, incoming: list[int] | None = None) 
         patch.setattr(first_step, "compare_gradients", lambda *args: [compared.append(compare(*args)), compared[-1]][1])
         if incoming is not None:
             patch.setattr(gradients, "_tangents", lambda *args: [incoming.append(args[-1]), tangents(*args)][1])
-        trained(lambda: (model, (torch.randn(8, 64, 32),)), bits)
+        torch.manual_seed(0)
+        approx_fx.convert(model, bits=bits, min_bytes=256, compiler="eager", strict=True)
+        backward(model, (torch.randn(8, 64, 32),))
     assert compared[0] is not None
     return compared[0]
 
@@ -153,6 +155,25 @@ def test_the_gradient_of_one_number_is_compared_for_several_incoming_ones() -> N
     incoming.clear()
     comparisons(Attend(), 8, incoming)
     assert set(incoming) == {0}
+
+
+class NarrowProduct(nn.Module):
+    """Layers around a product with a matrix of float8, and a dropout."""
+
+    matrix: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.dropout, self.last = nn.Linear(32, 32), nn.Dropout(0.5), nn.Linear(32, 8)
+        self.register_buffer("matrix", torch.randn(32, 32).to(torch.float8_e4m3fn))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.dropout(torch.tanh(self.first(x)) @ self.matrix.to(x.dtype)))
+
+
+def test_gradients_are_compared_with_dropout_and_beside_float8() -> None:
+    """The same elements are dropped in each run: else all gradients would seem to be rounding noise."""
+    assert [gradient.module for gradient in comparisons(NarrowProduct(), 8).each] == ["first", "first", "last", "last"]
 
 
 class Transposed(nn.Module):
