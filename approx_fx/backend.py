@@ -21,7 +21,7 @@ from .inductor import compile as inductor
 from .inductor import patches, switches
 from .measure.first_step import Compiled, Planned, checked
 from .measure.smaller_peak import no_larger
-from .passes.pipeline import lower, partition
+from .passes.pipeline import lower
 from .passes.state import Partition
 from .peak.generate import generate_code
 from .peak.timeline import predict
@@ -31,6 +31,7 @@ from .recurrent.replace import replace_recurrent_layers
 from .report import registry
 from .report.build import describe, saved_roots
 from .report.data import GraphReport, Kept, Row
+from .report.loss_peak import partition_for_peak
 from .report.partitions import BothPartitions, TorchPartition
 from .report.predicted_peak import predicted_peak
 from .report.runs import CompiledGraph, noted
@@ -198,11 +199,9 @@ class Partitioning:
             if config.bits is None or self.decisions.exact:
                 return self._fall_back(untouched, joint_inputs, options, by_torch, self.decisions.exact)
             static_inputs = options.get("static_lifetime_input_indices")
-            partitioned = partition(
+            partitioned, peak = partition_for_peak(
                 module, options["num_fwd_outputs"], config, static_inputs, self.decisions, self.activations
             )
-            names = {node.name for node in partitioned.plan.joint.activations}
-            peak = predicted_peak(partitioned.forward, partitioned.backward, names)
             report = describe(partitioned, by_torch.bytes, (by_torch.peak, peak), self.key)
             if report.after > by_torch.bytes:
                 return self._fall_back(untouched, joint_inputs, options, by_torch, NO_GAIN)

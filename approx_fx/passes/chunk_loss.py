@@ -46,18 +46,21 @@ LEAST_ROWS = {"cpu": 128, "cuda": 1024}
 # Bytes of a weight that stays in a CPU's cache from chunk to chunk, with its gradient: half as many rows are enough.
 CACHED_WEIGHT = 2**24
 MOST_CHUNKS = 64
+# A loss is computed in chunks if that adds at most this share to the FLOPs of the step.
+MOST_ADDED_FLOPS = 0.03
 # The least if the number of rows varies: there may be more of them than the graph was traced with.
 LEAST_VARYING_CHUNKS = 8
 
 
-def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[str]:
+def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int, most_added_flops: float = MOST_ADDED_FLOPS) -> list[str]:
     """Compute every region of a simplified joint graph in chunks for which that is possible, in place.
 
+    most_added_flops: the share by which the step's FLOPs may grow.
     Returns a text for each product that is large enough: 'head: in 16 chunks of 128 rows', or why not.
     """
     results: list[str] = []
     _read_sizes_off_inputs(module.graph)
-    separate_transposes(module, num_fwd_outputs)
+    too_costly = separate_transposes(module, num_fwd_outputs, most_added_flops)
     for product in list(products(module.graph)):
         backward = classify(module, num_fwd_outputs).backward
         if product not in module.graph.nodes or product in backward:  # an earlier region has it
@@ -65,7 +68,8 @@ def chunk_losses(module: fx.GraphModule, num_fwd_outputs: int) -> list[str]:
         try:
             region = region_of(product, backward)
         except (Declined, NotByRows) as error:
-            results.append(f"{module_of(product) or 'a product'}: not in chunks: {error}")
+            reason = too_costly.get(product, error)
+            results.append(f"{module_of(product) or 'a product'}: not in chunks: {reason}")
             continue
         device = "cpu" if product.meta["val"].device.type == "cpu" else "cuda"
         rows, places = region.rows.count, region.rows.places(shape(product), 1)

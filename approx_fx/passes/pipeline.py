@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import fx
@@ -13,7 +14,7 @@ from ..plan.decisions import NONE, Decisions
 from ..plan.plan import plan
 from ..torch_compat.aot_partitioner import Halves
 from .accumulate_scatters import AccumulateScatters
-from .chunk_loss import chunk_losses
+from .chunk_loss import MOST_ADDED_FLOPS, chunk_losses
 from .concatenate_codes import ConcatenateCodes
 from .fast_tanh import FastTanh
 from .fold_batch_norm import FoldBatchNorm
@@ -64,7 +65,8 @@ def partition(
     buffers; activations: of inputs that another graph computed. decisions: what was decided after measuring an earlier
     plan.
     """
-    losses = chunk_losses(module, num_fwd_outputs) if config.chunk_loss else []
+    most_added_flops = math.inf if config.chunk_loss == "always" else MOST_ADDED_FLOPS
+    losses = chunk_losses(module, num_fwd_outputs, most_added_flops) if config.chunk_loss else []
     state = Partition(
         plan(classify(module, num_fwd_outputs, static or (), activations), config, decisions), losses=losses
     )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..chunk.flops import flops
 from ..chunk.region import Declined, products, region_of
 from ..chunk.rows import NotByRows, permutation
 from ..joint.fake_values import shape, tensor
@@ -25,14 +26,27 @@ from .node_builder import Builder
 aten = torch.ops.aten
 
 
-def separate_transposes(module: fx.GraphModule, num_fwd_outputs: int) -> None:
-    """Separate the transpose of every large product that can be computed in chunks then, but not as it is, in place."""
+def separate_transposes(module: fx.GraphModule, num_fwd_outputs: int, most_added_flops: float) -> dict[fx.Node, str]:
+    """Separate the transpose of every large product that can be computed in chunks then, but not as it is, in place.
+
+    most_added_flops: the share by which the graph's FLOPs may grow for a product.
+    Returns product -> why it is left as it is, for those whose transpose would cost too much.
+    """
+    too_costly = {}
     for product in list(products(module.graph)):
         if _transposes_of(product) and not _can_be_chunked(module, num_fwd_outputs, [product.name]):
             trial = copy_graph_module(module)
             second = _separate(_named(trial.graph, product.name))
             if second is not None and _can_be_chunked(trial, num_fwd_outputs, [product.name, second.name]):
-                _separate(product)
+                added = flops(trial.graph) / max(flops(module.graph), 1) - 1
+                if added <= most_added_flops:
+                    _separate(product)
+                else:
+                    too_costly[product] = (
+                        f"with its transpose computed by itself the step would take {added:.0%} more FLOPs, more than "
+                        f"{most_added_flops:.0%}"
+                    )
+    return too_costly
 
 
 def _named(graph: fx.Graph, name: str) -> fx.Node:

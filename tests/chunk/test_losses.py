@@ -129,6 +129,31 @@ def test_logits_that_are_returned_are_left_whole() -> None:
     assert text == "head: not in chunks: the graph returns it, as a whole"
 
 
+class WideBody(nn.Module):
+    """A body whose values, kept exactly, are far larger than its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(24, 8192), nn.Tanh(), nn.Linear(8192, 24), nn.Tanh())
+        self.head = nn.Linear(24, 512)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.head(self.body(x)), labels)
+
+
+@pytest.mark.parametrize("choice", [True, "always"])
+def test_a_loss_that_is_not_at_the_peak_is_left_whole(choice: bool | str) -> None:
+    torch.manual_seed(0)
+    model, inputs = WideBody(), (torch.randn(96, 24), torch.randint(512, (96,)))
+    exact = copy.deepcopy(model)
+    options: dict[str, Any] = {"chunk_loss": choice, "min_bytes": 1 << 40, "compiler": "eager"}
+    approx_fx.convert(model, **options, strict=True, check=None)
+    compare_step(model, exact, inputs)
+    (text,) = [text for text in approx_fx.report(model).graphs[0].losses if text.startswith("head: ")]
+    is_whole = "head: not in chunks: they would lower the step's predicted peak by 0%, less than 5%"
+    assert text == (is_whole if choice is True else "head: in 6 chunks of 16 rows")
+
+
 def test_a_second_backward_is_refused_or_right() -> None:
     torch.manual_seed(0)
     model = Head(LOSSES["mean"])

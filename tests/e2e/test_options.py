@@ -238,6 +238,11 @@ def test_mode_goes_with_other_options() -> None:
         ({"patches": ["peak_estimat"]}, r"patches='peak_estimat' is not allowed: .* Did you mean 'peak_estimate'"),
         ({"patches": "peak_estimate"}, r"patches is a list of names, or None \(all\)"),
         ({"keep_freed_memory": 1}, r"keep_freed_memory=1 is not allowed: keep_freed_memory is True or False"),
+        (
+            {"chunk_loss": "allways"},
+            r"chunk_loss='allways' is not allowed: chunk_loss is True \(where it lowers the peak\), 'always' "
+            r"\(wherever it is possible\) or False. Did you mean 'always'",
+        ),
     ],
 )
 def test_what_goes_to_inductor_is_checked(options: dict[str, Any], sentence: str) -> None:
