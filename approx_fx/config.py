@@ -21,6 +21,7 @@ COMPILERS = ("inductor", "eager")
 LOWERINGS = ("auto", "fused", "kernel")
 ROWS = ("minmax", "sigma")
 ROUNDINGS = ("nearest", "stochastic")
+CHECKPOINT_INPUTS = ("exact", "coded")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Config:
         that no full copy of the logits exists, where that is possible; the report says where it is not, and why. Logits
         that a model returns beside its loss are then computed when they are read. True: where it lowers the step's
         predicted peak by 5 % or more, and adds at most 3 % to its FLOPs; "always": wherever it is possible.
+    checkpoint_inputs: what a region under torch.utils.checkpoint is recomputed from: its "exact" inputs, or "coded"
+        ones, which are smaller; the gradient is then that of the region at the decoded inputs.
     keep_freed_memory: on a CPU, make glibc's malloc keep freed memory, for the whole process, which avoids page faults
         in each step.
     """
@@ -80,6 +83,7 @@ class Config:
     keep_freed_memory: bool = False
     check: int | str | None = "first"
     chunk_loss: bool | str = True
+    checkpoint_inputs: str = "exact"
 
     def __post_init__(self) -> None:
         for width in self.bits.values() if isinstance(self.bits, Mapping) else [self.bits]:
@@ -99,6 +103,7 @@ class Config:
         _one_of("compiler", self.compiler, COMPILERS)
         _one_of("lowering", self.lowering, LOWERINGS)
         _one_of("rounding", self.rounding, ROUNDINGS)
+        _one_of("checkpoint_inputs", self.checkpoint_inputs, CHECKPOINT_INPUTS)
         if not _is_int(self.seed):
             raise ApproxFxError(f"seed={self.seed!r} is not allowed: seed is a whole number.")
         for name, least in (("group", 8), ("min_bytes", 0), ("stream", 0), ("window", 0)):

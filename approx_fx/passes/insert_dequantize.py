@@ -2,10 +2,12 @@
 
 A decoded value lives for `window` convolutions or matrix products of the backward; a later reader gets a fresh copy.
 That trades a little arithmetic for not holding decoded activations across the backward, which would undo the saving.
+What a checkpointed region computes again by a convolution, a matrix product or an attention lives for all its readers.
 """
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,13 +82,18 @@ class _Copier:
         """
         if not self.is_approximate(value):
             return value
-        if value in last and heavy - last[value][1] <= self.window:
+        if value in last and (heavy - last[value][1] <= self.window or self._is_costly(value)):
             return last[value][0]
         build = Builder(build.graph, build.mode, True, value)
         copy = self._make(value, build, heavy, last)
         last[value] = (copy, heavy)
         self.originals[copy] = value
         return copy
+
+    def _is_costly(self, value: fx.Node) -> bool:
+        """Return True if a copy is a result of a compute-bound op that is run again."""
+        source = value.args[0] if value.target is operator.getitem else value
+        return isinstance(source, fx.Node) and value in self.plan.recompute and traits(source).compute_bound
 
     def _make(self, value: fx.Node, build: Builder, heavy: int, last: LastCopies) -> fx.Node:
         """A new copy of an approximate value."""

@@ -41,7 +41,8 @@ class NormaliseAttention:
             if positions is None or node not in joint.backward or "flex" in name_of(node):
                 continue
             _, query, key, *_ = positions
-            if {node.args[query], node.args[key]} & partition.copies.keys():
+            is_recomputed = _forward_of(node)[1] in partition.copies  # of what the backward reads, in a checkpoint
+            if {node.args[query], node.args[key]} & partition.copies.keys() and not is_recomputed:
                 _normalise(node, positions, builder, partition.copies)
         return partition
 

@@ -17,6 +17,7 @@ from ..joint.graph import JointGraph, is_random
 from ..joint.module_patterns import last_match, named
 from ..joint.op_table import CASTS, VIEWS, skip_ops, traits
 from ..torch_compat import aot_partitioner as aot
+from .checkpoint_regions import RegionsFromCodes, regions_from_codes
 from .rules import recomputable_from_exact, tolerates
 
 
@@ -26,17 +27,21 @@ class Exactness:
 
     available: values that the backward has or derives from inputs. recomputed_exactly: values that are exact whether
     they are kept or recomputed. checkpointed: values that torch.utils.checkpoint recomputes in the backward.
+    from_codes: those of them whose region may be recomputed from codes of its inputs.
     reasons: value -> the key in `encode.exact.REASONS` for which it is not coded. facts: see `Facts`.
     """
 
     available: frozenset[fx.Node]
     recomputed_exactly: frozenset[fx.Node]
     checkpointed: frozenset[fx.Node]
+    from_codes: frozenset[fx.Node]
     reasons: Mapping[fx.Node, str]
     facts: Facts
 
     def exact_in_backward(self, value: fx.Node) -> bool:
         """Whether the backward's copy of the value is exact, whether it is kept or recomputed."""
+        if value in self.from_codes:
+            return False
         exact_sets = (self.available, self.recomputed_exactly, self.checkpointed, self.reasons, self.facts.statistics)
         return any(value in nodes for nodes in exact_sets)
 
@@ -47,6 +52,10 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
     available = frozenset(_derived_from_inputs(joint) | sizes)
     recomputed_exactly = frozenset(_exactly_recomputable(joint, available))
     checkpointed = frozenset(node for node in joint.order if _is_checkpointed(joint, node) and node not in available)
+    regions = RegionsFromCodes()
+    if config.checkpoint_inputs == "coded":
+        regions = regions_from_codes(joint, facts, checkpointed, available | recomputed_exactly)
+        checkpointed -= regions.masks
     weights = _of_parameters(joint)
     reasons: dict[fx.Node, str] = {}
     for node in joint.order:
@@ -55,7 +64,7 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
         readers = joint.demands.get(node, [])
         if node in recomputed_exactly:
             reasons[node] = "parameter" if node in weights else "decision"
-        elif node in checkpointed or any(user in checkpointed for user in node.users):
+        elif node in checkpointed or (node not in regions.inputs and any(user in checkpointed for user in node.users)):
             reasons[node] = "checkpoint"
         elif _is_computed_in_chunks(node):
             reasons[node] = "gradient"
@@ -64,11 +73,12 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
         elif not all(tolerates(reader, node, facts) for reader in readers):
             reasons[node] = "statistic" if node in facts.statistics else "reader"
     for node in reversed(joint.order):
-        if node in reasons and traits(node).view:  # an exact view needs its source to be exact
+        # An exact view needs its source to be exact.
+        if node in reasons and node not in regions.values and traits(node).view:
             source = node.all_input_nodes[0]
             if is_float(source) and source not in available and source not in joint.backward:
                 reasons.setdefault(source, reasons[node])
-    return Exactness(available, recomputed_exactly, checkpointed, reasons, facts)
+    return Exactness(available, recomputed_exactly, checkpointed, regions.values, reasons, facts)
 
 
 def _is_computed_in_chunks(node: fx.Node) -> bool:

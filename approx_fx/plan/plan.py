@@ -144,7 +144,8 @@ def _recompute_sources(
             continue
         inputs = node.all_input_nodes
         if node in exact.checkpointed:
-            sources[node] = tuple(inputs)
+            has_mask = node in exact.from_codes and node in context.relu_masks
+            sources[node] = (*inputs, context.relu_masks[node].node) if has_mask else tuple(inputs)
             continue
         if must_save(node):
             continue
