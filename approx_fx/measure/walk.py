@@ -19,6 +19,7 @@ from ..joint.fake_values import tensor
 from ..joint.op_table import ELEMENT_PRESERVING, VIEWS, skip_ops
 from ..joint.value_kinds import is_softmax
 from ..plan.plan import Plan
+from ..process.glibc_malloc import freed_memory_kept
 from ..torch_compat.dispatch_modes import undispatched
 from ..torch_compat.fake_tensors import symbols_of
 from .errors import attended_error, probability_error, relative_error, score_error
@@ -72,7 +73,7 @@ def measure(plan: Plan, inputs: Sequence[Any]) -> list[Measured]:
     """
     walk = _Walk.of(plan, inputs)
     devices = {value.device for value in inputs if isinstance(value, torch.Tensor) and value.is_cuda}
-    with torch.no_grad(), torch.random.fork_rng(list(devices)), undispatched():
+    with torch.no_grad(), torch.random.fork_rng(list(devices)), undispatched(), freed_memory_kept():
         return [result for node in walk.schedule.order for result in walk.visit(node)]
 
 

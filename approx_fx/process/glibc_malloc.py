@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # mallopt's parameters, in malloc.h
 NEVER = -1
+LARGEST_BY_ITSELF = 1 << 25  # M_MMAP_THRESHOLD's dynamic maximum; that of M_TRIM_THRESHOLD is twice as large
 LARGEST = 1 << 30  # bytes; a larger tensor is still mapped, and returned to the system when freed
 USER_VARIABLES = (
     "MALLOC_TRIM_THRESHOLD_",
@@ -31,16 +33,43 @@ def keep_freed_memory() -> bool:
     Does nothing where malloc is not glibc's, or where the user has configured it, by a variable in `USER_VARIABLES` or
     by GLIBC_TUNABLES that name malloc. So MALLOC_TOP_PAD_=131072, its default value, leaves malloc unchanged.
     """
-    if is_configured_by_user(os.environ):
+    libc = _configurable_glibc()
+    if libc is None:
         return False
+    mmap_set = libc.mallopt(MMAP_THRESHOLD, LARGEST) or libc.mallopt(MMAP_MAX, 0)  # older versions: 32 MiB at most
+    return bool(mmap_set and libc.mallopt(TRIM_THRESHOLD, NEVER))
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Context in which malloc keeps freed memory, where that can be taken back; what was kept is returned behind it.
+
+    The thresholds are then the largest that glibc's malloc comes to by itself, as soon as a tensor of 32 MiB is freed.
+    """
+    is_kept_anyway = keep_freed_memory.cache_info().currsize > 0
+    libc = None if is_kept_anyway else _configurable_glibc()
+    if libc is None or not libc.mallopt(MMAP_THRESHOLD, LARGEST):
+        yield
+        return
+    try:
+        libc.mallopt(TRIM_THRESHOLD, NEVER)
+        yield
+    finally:
+        libc.mallopt(MMAP_THRESHOLD, LARGEST_BY_ITSELF)
+        libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST_BY_ITSELF)
+        libc.malloc_trim(0)
+
+
+def _configurable_glibc() -> ctypes.CDLL | None:
+    """The C library, if it is glibc and the user has not configured its malloc."""
+    if is_configured_by_user(os.environ):
+        return None
     try:
         libc = ctypes.CDLL(None)
-        libc.gnu_get_libc_version  # noqa: B018  (not in other C libraries)
-        mallopt = libc.mallopt
+        libc.gnu_get_libc_version, libc.mallopt, libc.malloc_trim  # noqa: B018  (not in other C libraries)
     except (AttributeError, OSError, TypeError):
-        return False
-    mmap_set = mallopt(MMAP_THRESHOLD, LARGEST) or mallopt(MMAP_MAX, 0)  # older versions allow 32 MiB at most
-    return bool(mmap_set and mallopt(TRIM_THRESHOLD, NEVER))
+        return None
+    return libc
 
 
 def is_configured_by_user(environment: Mapping[str, str]) -> bool:

@@ -23,10 +23,28 @@ for _ in range(5):
 print(done, platform.libc_ver()[0] == "glibc", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
+FOR_A_WHILE = """
+import platform, resource, torch
+from approx_fx.process.glibc_malloc import freed_memory_kept
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(1 << 20)
+before = resident()
+with freed_memory_kept():
+    torch.ones(12 << 20)
+    first = faults()
+    for _ in range(5):
+        torch.ones(12 << 20)
+    inside = faults() - first
+print(True, platform.libc_ver()[0] == "glibc", max(inside, resident() - before))
+"""
 
-def run(**variables: str) -> tuple[bool, bool, int]:
+
+def run(program: str = PROGRAM, **variables: str) -> tuple[bool, bool, int]:
     clean = {name: value for name, value in os.environ.items() if not is_configured_by_user({name: value})}
-    out = subprocess.run([sys.executable, "-c", PROGRAM], env=clean | variables, capture_output=True, text=True)
+    out = subprocess.run([sys.executable, "-c", program], env=clean | variables, capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     done, glibc, faults = out.stdout.split()
     return done == "True", glibc == "True", int(faults)
@@ -38,6 +56,13 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
     assert done == glibc
     if glibc:
         assert faults < 1000  # 5 times 55 MiB are 70,400 pages of 4 KiB
+
+
+@pytest.mark.cpp
+def test_freed_memory_is_kept_for_a_while() -> None:
+    _, glibc, pages = run(FOR_A_WHILE)
+    if glibc:
+        assert pages < 1000  # 48 MiB are 12,288 pages, faulted in once and then returned
 
 
 @pytest.mark.parametrize("asked", [False, True])
