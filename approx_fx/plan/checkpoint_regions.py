@@ -34,11 +34,16 @@ class RegionsFromCodes:
 
 
 def regions_from_codes(
-    joint: JointGraph, facts: Facts, checkpointed: Collection[fx.Node], exact: Collection[fx.Node]
+    joint: JointGraph,
+    facts: Facts,
+    checkpointed: Collection[fx.Node],
+    exact: Collection[fx.Node],
+    named: Collection[fx.Node],
 ) -> RegionsFromCodes:
     """Find the regions that may be recomputed from codes of some of their inputs.
 
-    checkpointed: the values that regions recompute; exact: values that are exact in any case.
+    checkpointed: the values that regions recompute. exact: values that are exact in any case. named: those of modules
+    that the user wants exact.
     """
     candidates = [node for node in joint.order if node not in joint.backward and is_float(node)]
     regions = {
@@ -46,7 +51,11 @@ def regions_from_codes(
         for node in candidates
         if node not in checkpointed and node not in exact and any(user in checkpointed for user in node.users)
     }
-    inputs = {node for node, region in regions.items() if all(_is_continuous(value, facts) for value in region)}
+    inputs = {
+        node
+        for node, region in regions.items()
+        if region.isdisjoint(named) and all(_is_continuous(value, facts) for value in region)
+    }
     reached = {value for node in inputs for value in regions[node]}
     masks = frozenset(filter(is_bool, reached))
     return RegionsFromCodes(frozenset(inputs), frozenset(reached - masks), masks)

@@ -14,7 +14,8 @@ from ..joint.attribution import module_of
 from ..joint.facts import Facts
 from ..joint.fake_values import is_bool, is_float, is_size, is_whole, tensor
 from ..joint.graph import JointGraph, is_random
-from ..joint.module_patterns import last_match, named
+from ..joint.module_patterns import last_match
+from ..joint.module_patterns import named as is_named
 from ..joint.op_table import CASTS, VIEWS, skip_ops, traits
 from ..torch_compat import aot_partitioner as aot
 from .checkpoint_regions import RegionsFromCodes, regions_from_codes
@@ -54,7 +55,8 @@ def exactness(joint: JointGraph, config: Config, facts: Facts) -> Exactness:
     checkpointed = frozenset(node for node in joint.order if _is_checkpointed(joint, node) and node not in available)
     regions = RegionsFromCodes()
     if config.checkpoint_inputs == "coded":
-        regions = regions_from_codes(joint, facts, checkpointed, available | recomputed_exactly)
+        named = {node for node in checkpointed if _is_user_exact(config, node, [])}
+        regions = regions_from_codes(joint, facts, checkpointed, available | recomputed_exactly, named)
         checkpointed -= regions.masks
     weights = _of_parameters(joint)
     reasons: dict[fx.Node, str] = {}
@@ -145,4 +147,4 @@ def _is_user_exact(config: Config, node: fx.Node, readers: list[fx.Node]) -> boo
     path = module_of(node)
     if isinstance(config.bits, Mapping) and last_match(config.bits, path, 4) is None:
         return True
-    return any(named(config.exact, module) for module in (path, *map(module_of, readers)))
+    return any(is_named(config.exact, module) for module in (path, *map(module_of, readers)))

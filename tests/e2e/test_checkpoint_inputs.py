@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -71,13 +72,14 @@ class Stack(nn.Module):
 
 
 def trained(
-    model: nn.Module, bits: int | None, inputs: str = "coded", compiler: str = "eager"
+    model: nn.Module, bits: Any, inputs: str = "coded", compiler: str = "eager", exact: Sequence[str] = ()
 ) -> tuple[Report, Tensor]:
     """The report and the gradient of one step of a copy of the model, with the same data and random numbers."""
     torch._dynamo.reset()
     torch.manual_seed(1)
     model, x = copy.deepcopy(model), torch.randn(8, TOKENS, WIDTH)
-    approx_fx.convert(model, bits=bits, min_bytes=256, compiler=compiler, strict=True, checkpoint_inputs=inputs)
+    options = {"bits": bits, "exact": exact, "compiler": compiler, "checkpoint_inputs": inputs}
+    approx_fx.convert(model, min_bytes=256, strict=True, **options)
     (model(x) * torch.randn(8, TOKENS, 16)).sum().backward()
     return approx_fx.report(model), flat_gradients(model)
 
@@ -138,6 +140,19 @@ def test_a_region_that_decides_or_is_steep_keeps_its_input(function: Function) -
     report, gradient = trained(model, 4)
     assert sum(row.reason == "checkpoint" for row in report.kept) == 3
     assert cosine(gradient, trained(model, 4, "exact")[1]) > 0.9999999
+
+
+@pytest.mark.parametrize(
+    ("bits", "exact", "reasons"),
+    [(4, ["blocks.1.up"], ["checkpoint"]), ({"*": 4, "blocks.1": None}, [], ["checkpoint", "user"])],
+)
+def test_a_region_of_a_module_that_is_to_be_exact_keeps_its_input(
+    bits: Any, exact: list[str], reasons: list[str]
+) -> None:
+    """Without bits it keeps its output, too, which the next region reads."""
+    torch.manual_seed(0)
+    report, _ = trained(Stack(), bits, exact=exact)
+    assert [row.reason for row in report.kept] == reasons
 
 
 @pytest.mark.parametrize("loud", [100.0, 1000.0])
