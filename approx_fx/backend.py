@@ -21,7 +21,7 @@ from .inductor import compile as inductor
 from .inductor import patches, switches
 from .measure.first_step import Compiled, Planned, checked
 from .measure.smaller_peak import no_larger
-from .passes.pipeline import lower
+from .passes.pipeline import lower, partition
 from .passes.state import Partition
 from .peak.generate import generate_code
 from .peak.timeline import predict
@@ -198,10 +198,12 @@ class Partitioning:
             by_torch = self._saved_by_torch(copy_graph_module(module) if self.dry else module, joint_inputs, options)
             if config.bits is None or self.decisions.exact:
                 return self._fall_back(untouched, joint_inputs, options, by_torch, self.decisions.exact)
-            static_inputs = options.get("static_lifetime_input_indices")
-            partitioned, peak = partition_for_peak(
-                module, options["num_fwd_outputs"], config, static_inputs, self.decisions, self.activations
-            )
+            count, static_inputs = options["num_fwd_outputs"], options.get("static_lifetime_input_indices")
+
+            def split(graph: fx.GraphModule, config: Config) -> Partition:
+                return partition(graph, count, config, static_inputs, self.decisions, self.activations)
+
+            partitioned, peak = partition_for_peak(module, config, split)
             report = describe(partitioned, by_torch.bytes, (by_torch.peak, peak), self.key)
             if report.after > by_torch.bytes:
                 return self._fall_back(untouched, joint_inputs, options, by_torch, NO_GAIN)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from torch import fx
 
 from ..chunk.region import products
 from ..config import Config
 from ..joint.fake_values import varies
-from ..passes.pipeline import partition
 from ..passes.state import Partition
-from ..plan.decisions import NONE, Decisions
 from ..torch_compat.lazy_graph_module import copy_graph_module
 from .predicted_peak import predicted_peak
 
@@ -21,30 +19,25 @@ LEAST_LOWERED = 0.05
 
 
 def partition_for_peak(
-    module: fx.GraphModule,
-    num_fwd_outputs: int,
-    config: Config,
-    static: Sequence[int] | None = None,
-    decisions: Decisions = NONE,
-    activations: Sequence[int] = (),
+    module: fx.GraphModule, config: Config, split: Callable[[fx.GraphModule, Config], Partition]
 ) -> tuple[Partition, int]:
-    """Partition a simplified joint graph, and predict the bytes at its peak. The arguments are those of `partition`.
+    """Partition a simplified joint graph, and predict the bytes at its peak.
 
-    A graph with a product that may be computed in chunks is split in both ways; the module is one of the two then. If
-    sizes vary it is split with chunks alone: it may have been traced for a batch that is smaller than the usual.
+    split: partitions a graph by a config, in place. A graph with a product that may be computed in chunks is split in
+    both ways; the module is one of the two then. If sizes vary it is split with chunks alone: it may have been traced
+    for a batch that is smaller than the usual.
     Raises PassFailed if the graph cannot be handled.
     """
 
-    def split(graph: fx.GraphModule, config: Config) -> tuple[Partition, int]:
-        partitioned = partition(graph, num_fwd_outputs, config, static, decisions, activations)
+    def with_peak(partitioned: Partition) -> tuple[Partition, int]:
         names = {node.name for node in partitioned.plan.joint.activations}
         return partitioned, predicted_peak(partitioned.forward, partitioned.backward, names)
 
     untouched = copy_graph_module(module) if config.chunk_loss is True and _is_of_one_size(module.graph) else None
-    partitioned, peak = split(module, config)
+    partitioned, peak = with_peak(split(module, config))
     if untouched is None or not any(": in " in text for text in partitioned.losses):
         return partitioned, peak
-    whole, peak_of_whole = split(untouched, dataclasses.replace(config, chunk_loss=False))
+    whole, peak_of_whole = with_peak(split(untouched, dataclasses.replace(config, chunk_loss=False)))
     lowered = 1 - peak / max(peak_of_whole, 1)
     if lowered >= LEAST_LOWERED:
         return partitioned, peak
