@@ -114,6 +114,26 @@ def test_a_continuous_region(function: Function, attention: Callable[[], nn.Modu
     assert inputs == 3 * 8 * TOKENS * WIDTH * 4 and coded <= inputs / 7
 
 
+class Broken(Stack):
+    """The same with graph breaks: what enters a region is the input of a graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = checkpoint(self.blocks[0], x, use_reentrant=False)
+        torch._dynamo.graph_break()
+        x = checkpoint(self.blocks[1], x, use_reentrant=False)
+        torch._dynamo.graph_break()
+        return self.last(checkpoint(self.blocks[2], x, use_reentrant=False))
+
+
+def test_regions_in_several_graphs() -> None:
+    torch.manual_seed(0)
+    model = Broken()
+    (report, gradient), (_, exact) = trained(model, 4), trained(model, None)
+    assert len(report.graphs) == 3 and not report.kept
+    assert cosine(gradient, exact) > 0.99
+
+
 @pytest.mark.cpp
 def test_compiled_code() -> None:
     torch.manual_seed(0)
