@@ -17,14 +17,14 @@ from torch import fx
 from ..config import Config
 from ..joint.attribution import module_of
 from ..joint.fake_values import memory_order, tensor
-from ..joint.op_table import traits
 from ..passes.pipeline import partition
 from ..plan.decisions import Decisions
 from ..torch_compat import aot_partitioner as aot
 from ..torch_compat.dispatch_modes import undispatched
 from ..torch_compat.fake_tensors import size_in_step, symbols_of
 from ..torch_compat.lazy_graph_module import copy_graph_module
-from .schedule import affects_others, is_write
+from .replay import outputs_of, run_graph
+from .schedule import affects_others
 
 # Graphs whose own partition by torch saves more are not run.
 MOST_BYTES = 2**26
@@ -43,7 +43,6 @@ MOST_OFF_IN_SIZE = 1.25
 # A gradient is rounding noise if it turns by more when its inputs change by one rounding error.
 WELL_CONDITIONED = 0.999
 MOST_MOVED = 0.05  # or grows or shrinks by more
-ROUNDING_ERROR = 2.0**-22  # of float32; of narrower types this part of their epsilon, their mean rounding error
 # A gradient of fewer numbers may be close to 0 for one random incoming gradient by chance: it is compared for several.
 FEW_NUMBERS = 8
 DRAWS = 4
@@ -122,15 +121,16 @@ def compare_gradients(
     copied = aot.simplify_joint_graph(copy_graph_module(joint))
     coded = partition(copied, count, config, static, decisions, activations)
     placeholders, sizes = exact_graph.graph.find_nodes(op="placeholder"), symbols_of(exact_graph.graph, inputs)
-    moved_inputs = [_moved(value) for value in inputs]
+    results = outputs_of(exact_graph)[count:]
+    parameters = [index for index in static if index < len(results) and isinstance(results[index], fx.Node)]
     devices = {value.device for value in inputs if isinstance(value, torch.Tensor) and value.is_cuda}
     draws: list[list[list[Any]]] = []
-    for draw in range(_draws(placeholders, static)):
+    for draw in range(_draws(placeholders, parameters)):
         tangents = _tangents(placeholders, sizes, draw)
         runs = (
             partial(_gradients, exact_graph, count, [*inputs, *tangents.values()]),
             partial(_gradients_by_halves, coded.forward, coded.backward, count, inputs, tangents),
-            partial(_gradients, exact_graph, count, [*moved_inputs, *tangents.values()]),
+            partial(_gradients_of_moved, exact_graph, count, inputs, list(tangents.values())),
         )
         results = []
         for run in runs:
@@ -138,15 +138,15 @@ def compare_gradients(
                 results.append(run())
         draws.append(results)
     rows = []
-    for index in static:
-        if index < len(draws[0][0]) and isinstance(draws[0][0][index], torch.Tensor):
+    for index in parameters:
+        if isinstance(draws[0][0][index], torch.Tensor):
             exact, ours, moved = (_flat([draw[which][index] for draw in draws]) for which in range(3))
             rows.append((_reader(placeholders[index]), exact, ours, moved))
     return _compared(rows)
 
 
 def _draws(placeholders: Sequence[fx.Node], parameters: Sequence[int]) -> int:
-    """How many random incoming gradients to compare for. parameters: indices of placeholders."""
+    """How many random incoming gradients to compare for. parameters: indices of placeholders that have a gradient."""
     sizes = [fake.numel() for index in parameters if (fake := tensor(placeholders[index])) is not None]
     few = any(isinstance(size, int) and size < FEW_NUMBERS for size in sizes)
     incoming = [fake for node in placeholders if aot.is_tangent(node) and (fake := tensor(node)) is not None]
@@ -154,19 +154,25 @@ def _draws(placeholders: Sequence[fx.Node], parameters: Sequence[int]) -> int:
 
 
 def _gradients(graph: fx.GraphModule, count: int, inputs: Sequence[Any]) -> list[Any]:
-    """The gradients by one graph. count: of the forward's results, which come before them."""
-    return _run(graph, inputs)[count:]
+    """The gradients by one graph, sketched. count: of the forward's results, which come before them."""
+    return run_graph(graph, inputs, sketched_from=count)[count:]
+
+
+def _gradients_of_moved(graph: fx.GraphModule, count: int, inputs: Sequence[Any], tangents: Sequence[Any]) -> list[Any]:
+    """The gradients by one graph whose inputs are off by rounding errors, sketched."""
+    return run_graph(graph, [*inputs, *tangents], sketched_from=count, moved=len(inputs))[count:]
 
 
 def _gradients_by_halves(
     forward: fx.GraphModule, backward: fx.GraphModule, count: int, inputs: Sequence[Any], tangents: dict[str, Any]
 ) -> list[Any]:
-    """The gradients by two halves. count: of the forward's own outputs; what it saves follows them."""
-    results = _run(forward, list(inputs))
-    names = [getattr(node, "name", "") for node in _outputs(forward)]
+    """The gradients by two halves, sketched. count: of the forward's own outputs; what it saves follows them."""
+    results = run_graph(forward, list(inputs))
+    names = [getattr(node, "name", "") for node in outputs_of(forward)]
     by_name = {**tangents, **dict(zip(names[count:], results[count:], strict=True))}
     del results
-    return _run(backward, [by_name[node.name] for node in backward.graph.find_nodes(op="placeholder")])
+    values = [by_name.pop(node.name) for node in backward.graph.find_nodes(op="placeholder")]
+    return run_graph(backward, values, sketched_from=0)
 
 
 def _compared(gradients: Sequence[tuple[str, torch.Tensor, torch.Tensor, torch.Tensor]]) -> Gradients | None:
@@ -185,18 +191,6 @@ def _compared(gradients: Sequence[tuple[str, torch.Tensor, torch.Tensor, torch.T
 
 def _flat(values: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([value.double().flatten() for value in values])
-
-
-def _moved(value: Any) -> Any:
-    """A float tensor whose elements are off by about one rounding error; other values, float8 as well, as they are.
-
-    The noise is the same for the same shape; torch's random state is neither read nor changed.
-    """
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype.itemsize == 1:
-        return value
-    generator = torch.Generator(value.device).manual_seed(0)
-    noise = torch.randn(value.shape, generator=generator, dtype=value.dtype, device=value.device)
-    return value * (1 + ROUNDING_ERROR * noise)
 
 
 def _reader(node: fx.Node) -> str:
@@ -232,27 +226,3 @@ def _tangents(placeholders: Sequence[fx.Node], sizes: Mapping[Any, int], draw: i
         noise = noise.permute([order.index(dim) for dim in range(fake.ndim)])
         tangents[node.name] = noise.to(fake.device, fake.dtype)
     return tangents
-
-
-def _outputs(module: fx.GraphModule) -> list[Any]:
-    return list(next(iter(module.graph.find_nodes(op="output"))).args[0])  # type: ignore[arg-type]
-
-
-def _run(module: fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
-    """The outputs of a graph, op by op, without its writes to inputs."""
-    return list(_Replayed(module).run(*inputs))
-
-
-class _Replayed(fx.Interpreter):
-    """Runs a graph without its writes; the same seed gives the same random numbers, as in compiled code."""
-
-    def run_node(self, node: fx.Node) -> Any:
-        if not traits(node).seeded:
-            return super().run_node(node)
-        seed = next(value for value in self.fetch_args_kwargs_from_env(node)[0] if isinstance(value, torch.Tensor))
-        with torch.random.fork_rng([seed.device] if seed.is_cuda else []):
-            torch.manual_seed(int(seed))
-            return super().run_node(node)
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return args[0] if is_write(target) else super().call_function(target, args, kwargs)
