@@ -12,7 +12,6 @@ from torch import Tensor
 ROWS = 4096
 
 
-@torch.library.custom_op("approx_fx::matmul_into", mutates_args=("out",))
 def matmul_into(out: Tensor, a: Tensor, b: Tensor, start: int, add: bool) -> None:
     """Write a b, for a [n, k] and b [k, m], into the rows [start, start + n) of `out` [N, m], or add it to them.
 
@@ -33,12 +32,6 @@ def matmul_into(out: Tensor, a: Tensor, b: Tensor, start: int, add: bool) -> Non
             part.copy_(product)
 
 
-@matmul_into.register_fake
-def _(out: Tensor, a: Tensor, b: Tensor, start: int, add: bool) -> None:
-    return None
-
-
-@torch.library.custom_op("approx_fx::copy_rows_into", mutates_args=("outs",))
 def copy_rows_into(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int, rows: int) -> None:
     """Copy a chunk of each source [rows m, ...], from its row start m on, to its `out` [n m, ...]."""
     for out, source in zip(outs, sources, strict=True):
@@ -46,32 +39,27 @@ def copy_rows_into(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int
         out.copy_(source[first : first + out.shape[0]])
 
 
-@copy_rows_into.register_fake
-def _(outs: Sequence[Tensor], sources: Sequence[Tensor], start: int, rows: int) -> None:
-    return None
-
-
-@torch.library.custom_op("approx_fx::store_into", mutates_args=("out",))
 def store_into(out: Tensor, value: Tensor) -> None:
     """Copy a value to `out`, of the same shape and dtype."""
     out.copy_(value)
 
 
-@store_into.register_fake
-def _(out: Tensor, value: Tensor) -> None:
-    return None
-
-
-@torch.library.custom_op("approx_fx::store_rows_into", mutates_args=("out",))
 def store_rows_into(out: Tensor, value: Tensor, start: int) -> None:
     """Copy a value [n, ...] to the rows [start, start + n) of `out` [N, ...]."""
     out[start : start + value.shape[0]].copy_(value)
 
 
-@store_rows_into.register_fake
-def _(out: Tensor, value: Tensor, start: int) -> None:
-    return None
-
+# Defined without the wrapper of torch.library.custom_op, which takes longer than these ops on a small chunk.
+_LIBRARY = torch.library.Library("approx_fx", "FRAGMENT")
+for schema, op in (
+    ("matmul_into(Tensor(a!) out, Tensor a, Tensor b, SymInt start, bool add) -> ()", matmul_into),
+    ("copy_rows_into(Tensor(a!)[] outs, Tensor[] sources, SymInt start, SymInt rows) -> ()", copy_rows_into),
+    ("store_into(Tensor(a!) out, Tensor value) -> ()", store_into),
+    ("store_rows_into(Tensor(a!) out, Tensor value, SymInt start) -> ()", store_rows_into),
+):
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(op.__name__, op, "CompositeExplicitAutograd")
+    _LIBRARY.impl(op.__name__, lambda *args: None, "Meta")
 
 MATMUL_INTO = torch.ops.approx_fx.matmul_into.default
 COPY_ROWS_INTO = torch.ops.approx_fx.copy_rows_into.default
