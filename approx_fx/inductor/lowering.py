@@ -15,7 +15,6 @@ from torch import fx
 from torch.utils._pytree import tree_map
 
 from ..ops import OPS
-from ..ops.into import STORE_INTO
 from .compile_time_ops import MATERIALIZE, UPCAST
 from .ir_tensor import FUNCTIONS, Functions, IRTensor, box_of
 from .materialize import lower_materialize, lower_upcast
@@ -44,18 +43,8 @@ def register_lowerings() -> None:
     for op in OPS.values():
         lowering.register_lowering(op.overload, type_promotion_kind=None)(lowering_of(op.reference))
         lowering.add_layout_constraint(op.overload, _kernel_layout)
-    for target, lower in ((MATERIALIZE, lower_materialize), (UPCAST, lower_upcast), (STORE_INTO, lower_store_into)):
-        lowering.register_lowering(target, type_promotion_kind=None)(lower)
-
-
-def lower_store_into(out: Any, value: Any) -> None:
-    """Lowering of `STORE_INTO`: the loops that compute the value write it to the memory of `out`.
-
-    The lowering of aten.copy_ would let `out` name the value's own memory, which the next chunk does not write to.
-    """
-    from torch._inductor.ir import MutationLayoutSHOULDREMOVE
-
-    MutationLayoutSHOULDREMOVE.realize_into(value, out)
+    for compile_time_op, lower in ((MATERIALIZE, lower_materialize), (UPCAST, lower_upcast)):
+        lowering.register_lowering(compile_time_op, type_promotion_kind=None)(lower)
 
 
 def _kernel_layout(node: fx.Node, *args: Any, **options: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,8 +1,11 @@
 """Writes the chunks of a loss one after the other into the forward half: ordinary ops, which a compiler fuses.
 
-All chunks of the logits are written to the same memory, which also keeps the chunks in their order; their gradient
-replaces them there, and sums over the rows, such as the gradient of the head's weight, are added to in place. What else
-a chunk reads of its rows is copied to memory of its own, so that all chunks run the same compiled loops.
+All chunks of the logits are written to the same memory, which also keeps the chunks in their order, and sums over the
+rows, such as the gradient of the head's weight, are added to in place. What else a chunk reads of its rows is copied to
+memory of its own, so that all chunks run the same compiled loops.
+
+A gradient that loops read too, as that of a head with a bias, replaces the logits in their memory: a compiler would
+delay these loops, and keep the gradients of all chunks for them. Products alone are never delayed.
 """
 
 from __future__ import annotations
@@ -196,7 +199,7 @@ class _Chunk:
 def _gradient_of(first: fx.Node) -> fx.Node | None:
     """The value that is written to the memory of the first product: its gradient, which products and sums read.
 
-    None if there is no such value behind all that reads the product.
+    None if there is no such value behind all that reads the product, and if only products read it.
     """
     nodes = list(first.graph.nodes)
     order = {node: index for index, node in enumerate(nodes)}
@@ -206,7 +209,10 @@ def _gradient_of(first: fx.Node) -> fx.Node | None:
         fake = tensor(node)
         if node.op != "call_function" or fake is None or shape(fake) != shape(product) or fake.dtype != product.dtype:
             continue
-        if not traits(node).view and all(name_of(reader) in ("mm", "sum") for reader in _readers(node)):
+        readers = {name_of(reader) for reader in _readers(node)}
+        if not traits(node).view and readers <= {"mm", "sum"}:
+            if "sum" not in readers:
+                return None
             behind, of_product = _behind(node), _behind(first) | {first}
             others = {source for reader in behind for source in reader.all_input_nodes} - behind - {node}
             return None if others & of_product else node

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import approx_fx
 from approx_fx.passes import chunk_loss
@@ -51,11 +52,24 @@ def test_a_loss_in_chunks(name: str, bias: bool) -> None:
 
 
 @pytest.mark.cpp
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("name", ["mean", "ignored labels", "z-loss", "weight of each token", "shifted logits"])
-def test_compiled(name: str) -> None:
+def test_compiled(name: str, bias: bool) -> None:
     torch.manual_seed(0)
-    (text,) = trained(Head(LOSSES[name], bias=True), data(), compiler="inductor")
+    (text,) = trained(Head(LOSSES[name], bias=bias), data(), compiler="inductor")
     assert text.startswith("head: in ")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_gradient_is_copied_over_the_logits_only_where_loops_read_it(bias: bool) -> None:
+    """That of a bias is a sum over it, which a compiler would delay; products are in the order of their writes."""
+    model = approx_fx.convert(Head(LOSSES["mean"], bias=bias), compiler="eager", strict=True, check=None)
+    model(*data()).backward()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        model(*data())
+    counts = {row.key: row.count for row in profiler.key_averages()}
+    assert counts["approx_fx::matmul_into"] == 3 * 6
+    assert counts.get("approx_fx::store_into", 0) == (6 if bias else 0)
 
 
 @pytest.mark.parametrize("compiler", ["eager", pytest.param("inductor", marks=pytest.mark.cpp)])

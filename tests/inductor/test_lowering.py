@@ -122,28 +122,3 @@ def test_codes_that_are_kept_lie_as_their_source_does() -> None:
         model(torch.randn(16, 64, 16, 16)).sum().backward()
     found = re.findall(r"empty_strided_cpu\(\(16, 64, 14, 14\), (\(.*?\)), torch.uint8\)", sources[0])
     assert set(found) == {"(12544, 1, 896, 64)"}
-
-
-@pytest.mark.cpp
-def test_a_gradient_is_computed_into_the_memory_that_it_is_stored_in() -> None:
-    """That of the chunk's logits, by the loops that read them; a copy would read and write it once more."""
-    torch.manual_seed(0)
-    weight, rows, targets = torch.randn(4096, 16), torch.randn(512, 16), torch.randint(4096, (512,))
-
-    def loss(rows: Tensor, weight: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(rows @ weight.T, targets)
-
-    results = []
-    for chunks in (True, False):
-        torch._dynamo.reset()
-        x, w = rows.clone().requires_grad_(), weight.clone().requires_grad_()
-        options = {"chunk_loss": "always" if chunks else False, "check": None, "min_bytes": 0}
-        function = torch.compile(loss, backend="approx_fx", options=options)
-        with config.patch(force_disable_caches=True), generated_code() as sources:
-            value = function(x, w)
-            value.backward()
-        results.append((value.detach(), x.grad, w.grad, "\n".join(sources)))
-    assert "approx_fx.matmul_into" in results[0][3] and "matmul_into" not in results[1][3]
-    assert "store_into" not in results[0][3]
-    for ours, right in zip(results[0][:3], results[1][:3], strict=True):
-        assert isinstance(ours, Tensor) and torch.allclose(ours, right, rtol=1e-5, atol=1e-7)
