@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..torch_compat.packed_weight import RepeatedProduct
 from .steps import Steps, previous
 
 
@@ -35,14 +36,14 @@ def _forward(
     width = c0.shape[1]
     gates, cells, outputs = functional.linear(x, w_ih, bias), x.new_empty(x.shape[0], width), x.new_empty(0)
     h, c = h0.clone(), c0.clone()
-    inner = h
+    inner, recurrent = h, RepeatedProduct.of(w_hh, h0.shape[0])
     if w_hr is not None:
         inner, outputs = torch.empty_like(c), x.new_empty(x.shape[0], w_hr.shape[0])
     for gate, cells_step, *outputs_step in steps.forward(gates, cells, *([] if w_hr is None else [outputs])):
         n = gate.shape[0]
         state, cell = h[:n], c[:n]
         i, f, g, o = gate.split(width, 1)
-        gate.addmm_(state, w_hh.t())
+        recurrent.write(state, gate, add=True)
         gate[:, : 2 * width].sigmoid_()
         g.tanh_()
         o.sigmoid_()
@@ -81,6 +82,7 @@ def _backward(
     dh = dy.new_zeros(batch, dy.shape[1]) if dh is None else dh.clone()
     dc = dy.new_zeros(batch, width) if dc is None else dc.clone()
     dh_rows = dy.new_empty(0) if w_hr is None else torch.empty_like(dy)
+    recurrent = RepeatedProduct.of(w_hh.t(), batch)
     by_gate = [value.unflatten(1, (4, width)) for value in (slopes, da)]
     rows = steps.backward(dy, through_cell, forget, da, *by_gate, *([] if w_hr is None else [dh_rows]))
     for dy_step, through, f, da_step, slope, da_gates, *dh_step in rows:
@@ -92,7 +94,7 @@ def _backward(
         cell.addcmul_(inner, through)
         torch.mul(slope[:, 3], inner, out=da_gates[:, 3])
         torch.mul(slope[:, :3], cell.unsqueeze(1), out=da_gates[:, :3])  # i, f, g
-        torch.mm(da_step, w_hh, out=state)
+        recurrent.write(da_step, state)
         cell.mul_(f)
     return da, dh_rows, dh, dc
 
