@@ -2,7 +2,8 @@
 
     python tools/edges.py          a GPT of six blocks of width 512, each way in two processes (gloo, on a CPU)
 
-Ways: one graph; DDP with its usual buckets and with ones of 1 MiB; two graph breaks; each block converted; FSDP2 by
+Ways: one graph; DDP with its usual buckets and with ones of 1 MiB, the latter also without Dynamo's cuts at buckets
+(torch._dynamo.config.optimize_ddp); two graph breaks; each block converted; FSDP2 by
 block. Results go to docs/results/edges.json and into the table of docs/trainers.md.
 """
 
@@ -40,6 +41,7 @@ WAYS = {
     "one graph": "one graph",
     "ddp": "DDP, usual buckets",
     "ddp, 1 MiB": "DDP, buckets of 1 MiB",
+    "ddp, 1 MiB, whole": "DDP, buckets of 1 MiB, `optimize_ddp=False`",
     "breaks": "two graph breaks",
     "blocks": "each block converted",
     "fsdp": "FSDP2, each block converted",
@@ -86,6 +88,7 @@ class Line:
 def prepared(way: str, bits: int | None, depth: int, width: int) -> tuple[nn.Module, nn.Module]:
     """(what is called, the model whose parameters are trained)."""
     torch._dynamo.reset()
+    torch._dynamo.config.optimize_ddp = not way.endswith("whole")
     torch.manual_seed(0)
     model = Trained(depth, width, (0, 1) if way == "breaks" else ())
     options: dict[str, Any] = {"bits": bits, "compiler": "eager", "check": None, "dynamic": False}

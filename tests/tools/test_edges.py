@@ -14,13 +14,14 @@ LOSS = 4  # bytes of the loss itself
 @pytest.mark.slow
 def test_buckets_that_are_really_crossed() -> None:
     """A model of 77 MB in two processes: DDP's usual buckets are of 25 MB."""
-    for one, usual, small, breaks in run(["one graph", "ddp", "ddp, 1 MiB", "breaks"]):
-        assert (one.graphs, breaks.graphs) == (1, 3) and small.graphs > usual.graphs > 1
-        for line in (one, usual, small, breaks):
+    for one, usual, small, whole, breaks in run(["one graph", "ddp", "ddp, 1 MiB", "ddp, 1 MiB, whole", "breaks"]):
+        assert (one.graphs, whole.graphs, breaks.graphs) == (1, 1, 3) and small.graphs > usual.graphs > 1
+        for line in (one, usual, small, whole, breaks):
             assert line.held == line.saved + LOSS
             assert line.cosine > 0.99
         assert usual.held <= 1.1 * one.held
         assert breaks.held <= 1.1 * one.held
+        assert whole.held <= 1.01 * one.held
         assert small.held <= 1.75 * one.held  # a border is coded by both of its sides, and there are 25
 
 
