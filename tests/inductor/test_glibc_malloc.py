@@ -38,7 +38,7 @@ with freed_memory_kept():
     for _ in range(5):
         torch.ones(12 << 20)
     inside = faults() - first
-print(True, platform.libc_ver()[0] == "glibc", max(inside, resident() - before))
+print(resident() - before < 1000, platform.libc_ver()[0] == "glibc", inside)
 """
 
 
@@ -60,9 +60,11 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
 
 @pytest.mark.cpp
 def test_freed_memory_is_kept_for_a_while() -> None:
-    _, glibc, pages = run(FOR_A_WHILE)
+    """48 MiB are 12,288 pages; where the freed block is too small once it is aligned, a second one is faulted in."""
+    is_returned, glibc, faults = run(FOR_A_WHILE)
     if glibc:
-        assert pages < 1000  # 48 MiB are 12,288 pages, faulted in once and then returned
+        assert is_returned
+        assert faults < 2 * 12_288  # 5 times as many if it was not kept
 
 
 @pytest.mark.parametrize("asked", [False, True])
