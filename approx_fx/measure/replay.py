@@ -53,7 +53,7 @@ class _Replay(fx.Interpreter):
     """
 
     def __init__(self, module: fx.GraphModule, last: int, moved: int) -> None:
-        """last: the number of outputs that are not gradients."""
+        """Find the gradients and the views of moved inputs. last: the number of outputs that are not gradients."""
         super().__init__(module)
         outputs = outputs_of(module)
         gradients = {output for output in outputs[last:] if isinstance(output, fx.Node)} - set(outputs[:last])
@@ -90,7 +90,7 @@ class _Replay(fx.Interpreter):
         return fx.map_arg(args, self.env.__getitem__ if n in self.views else self._value)
 
     def _value(self, node: fx.Node) -> Any:
-        """The value of a node for one that is not a view."""
+        """The value that an op reads of a node; a moved input, or a view of one, is computed for this read."""
         if node in self.moved:
             return moved_by_rounding(self.inputs[str(node.target)])
         if node in self.views:

@@ -51,15 +51,15 @@ def store_rows_into(out: Tensor, value: Tensor, start: int) -> None:
 
 # Defined without the wrapper of torch.library.custom_op, which takes longer than these ops on a small chunk.
 _LIBRARY = torch.library.Library("approx_fx", "FRAGMENT")
-for schema, op in (
+for _schema, _op in (
     ("matmul_into(Tensor(a!) out, Tensor a, Tensor b, SymInt start, bool add) -> ()", matmul_into),
     ("copy_rows_into(Tensor(a!)[] outs, Tensor[] sources, SymInt start, SymInt rows) -> ()", copy_rows_into),
     ("store_into(Tensor(a!) out, Tensor value) -> ()", store_into),
     ("store_rows_into(Tensor(a!) out, Tensor value, SymInt start) -> ()", store_rows_into),
 ):
-    _LIBRARY.define(schema)
-    _LIBRARY.impl(op.__name__, op, "CompositeExplicitAutograd")
-    _LIBRARY.impl(op.__name__, lambda *args: None, "Meta")
+    _LIBRARY.define(_schema)
+    _LIBRARY.impl(_op.__name__, _op, "CompositeExplicitAutograd")
+    _LIBRARY.impl(_op.__name__, lambda *args: None, "Meta")
 
 MATMUL_INTO = torch.ops.approx_fx.matmul_into.default
 COPY_ROWS_INTO = torch.ops.approx_fx.copy_rows_into.default

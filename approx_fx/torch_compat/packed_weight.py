@@ -16,7 +16,7 @@ LEAST_NUMEL = 2**16
 
 
 def can_be_packed(weight: Tensor) -> bool:
-    """Whether oneDNN can lay this weight out: float32, on a CPU, large, and not switched off."""
+    """Return True for a large float32 weight on a CPU, which oneDNN can lay out unless it is switched off."""
     return bool(
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
@@ -30,14 +30,17 @@ def can_be_packed(weight: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class RepeatedProduct:
-    """x W' for many x [n, k] and one weight W [m, k]. packed: the weight as oneDNN lays it out, or None."""
+    """Computes x W' for many matrices x [n, k] and one weight W [m, k].
+
+    packed: the weight in oneDNN's layout, or None where it cannot be laid out and torch.addmm is used.
+    """
 
     weight: Tensor
     packed: Tensor | None
 
     @classmethod
     def of(cls, weight: Tensor, rows: int) -> RepeatedProduct:
-        """rows: the usual n."""
+        """Lay the weight [m, k] out if that is possible. rows: n of most of the matrices; others work, too."""
         if not can_be_packed(weight):
             return cls(weight, None)
         return cls(weight, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows))
